@@ -1,0 +1,274 @@
+"""The narrow interfaces between the product and the technologies it uses, each with its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from common.domain.offer import Offer, Wanted
+from common.errors import QueryRefused
+
+Data = dict[str, Any]
+"""A document's content: JSON types plus aware UTC datetimes and nested dicts and lists of them."""
+
+
+# --- the store -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Doc:
+    """One document as it was read. `rev` rises by one with each write; `token` is the backend's own version."""
+
+    collection: str
+    id: str
+    data: Data
+    rev: int
+    token: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Create:
+    """Write a new document; fails with `Exists`."""
+
+    collection: str
+    id: str
+    data: Data
+
+
+@dataclass(frozen=True)
+class Cas:
+    """Replace the content of exactly the version that was read; fails with `Stale` (or `Missing`)."""
+
+    doc: Doc
+    data: Data
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete exactly the version that was read; fails with `Stale` (or `Missing`)."""
+
+    doc: Doc
+
+
+@dataclass(frozen=True)
+class Check:
+    """Write nothing, but fail the whole commit with `Stale` unless the document still is the version that was read."""
+
+    doc: Doc
+
+
+@dataclass(frozen=True)
+class Increment:
+    """Add numbers to top-level fields without a read; the document must exist (`Missing`)."""
+
+    collection: str
+    id: str
+    amounts: Mapping[str, int]
+
+
+Write = Create | Cas | Delete | Check | Increment
+
+Where = tuple[str, Literal["==", "<", "<=", ">", ">="], Any]
+
+MAX_WRITES_PER_COMMIT = 100
+MAX_QUERY_LIMIT = 500
+
+
+class Store(Protocol):
+    """Compare-and-set documents in flat collections; no transactions, no leases.
+
+    All methods raise `StoreUnavailable` when the backend does not answer; a write's outcome is then unknown.
+    """
+
+    def get(self, collection: str, id: str) -> Doc | None:
+        """The document, or None when it does not exist."""
+
+    def create(self, collection: str, id: str, data: Data) -> Doc:
+        """A new document; raises `Exists`."""
+
+    def cas(self, doc: Doc, data: Data) -> Doc:
+        """Replace what was read; raises `Stale` when somebody wrote first, `Missing` when it is gone."""
+
+    def delete(self, doc: Doc) -> None:
+        """Delete what was read; raises `Stale` or `Missing`."""
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        """All writes or none (at most MAX_WRITES_PER_COMMIT, one per document); raises `Exists`, `Stale`, `Missing`."""
+
+    def query(
+        self,
+        collection: str,
+        where: Sequence[Where] = (),
+        *,
+        order_by: str | None = None,
+        limit: int = MAX_QUERY_LIMIT,
+        start_after: str | None = None,
+    ) -> list[Doc]:
+        """Equality filters plus at most one range, in the order of the range field (or `order_by`), then of the id.
+
+        `start_after` is the id of the last document of the page before. A shape that is not in `INDEXES` raises
+        `QueryRefused` on every backend. `limit` above MAX_QUERY_LIMIT is a ValueError.
+        """
+
+    def put(self, collection: str, id: str, data: Data) -> None:
+        """Blind write, for documents that have one writer and no readers' guards (a host's heartbeat)."""
+
+    def increment(self, collection: str, id: str, amounts: Mapping[str, int]) -> None:
+        """Add to top-level integer fields without a read; creates the document when it is missing."""
+
+    def append(self, collection: str, data: Data) -> Doc:
+        """A new document under a random id."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """One permitted shape of query: equality fields, then at most one range or order field."""
+
+    collection: str
+    equal: tuple[str, ...] = ()
+    order: str | None = None
+
+
+INDEXES: tuple[Index, ...] = (
+    Index("instances", equal=("account",)),
+    Index("instances", equal=("active",)),
+    Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("instance_key",)),
+    Index("rentals", equal=("instance_key", "settled")),
+    Index("hosts", order="idle_since"),
+    Index("users", equal=("email",)),
+    Index("users", equal=("account",)),
+    Index("api_keys", equal=("account",)),
+    Index("snapshots", equal=("instance_key",), order="taken_at"),
+    Index("ledger", equal=("instance_key",)),
+    Index("events", equal=("instance_key",), order="at"),
+    Index("operations", equal=("instance_key",)),
+)
+"""The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
+
+
+def refuse_unindexed(collection: str, where: Sequence[Where], order_by: str | None) -> str | None:
+    """The field that orders the answer (None = the id); raises `QueryRefused` for a shape outside INDEXES."""
+    equal = tuple(sorted(name for name, op, _ in where if op == "=="))
+    ranges = {name for name, op, _ in where if op != "=="}
+    order = order_by or next(iter(ranges), None)
+    legal = len(ranges) <= 1 and (not ranges or order in ranges)
+    for index in INDEXES:
+        if legal and (index.collection, tuple(sorted(index.equal)), index.order) == (collection, equal, order):
+            return order
+    raise QueryRefused(f"no index for {collection}: equal {equal}, range {sorted(ranges)}, order {order}")
+
+
+# --- the marketplaces -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One machine on our account as the marketplace lists it."""
+
+    provider_id: str
+    label: str
+    status: Literal["starting", "running", "stopped", "offline", "unknown"]
+    """starting: not up yet; stopped: contract stopped (by us or by the market); offline: the host is lost."""
+    message: str = ""
+    ssh_host: str | None = None
+    ssh_port: int | None = None
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What the provider billed for one machine, kind and span; `amount_usd` is a decimal string."""
+
+    provider_id: str
+    kind: Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]
+    start: datetime
+    end: datetime
+    amount_usd: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a machine is created with."""
+
+    label: str
+    image: str
+    disk_gb: int
+    env: Mapping[str, str]
+    start_script: str
+    bid_usd_per_hour: str | None = None
+    """None = on demand."""
+
+
+class Market(Protocol):
+    """One marketplace account. No method retries.
+
+    Every method may raise `Throttled`, `MarketKeyRefused`, `QuotaExceeded` (definite: nothing was done)
+    or `MarketUnknown` (no information: it may or may not have worked).
+    """
+
+    name: str
+    create_interval_s: float
+    """The vendor's least time between two creates on one account."""
+
+    def search(self, wanted: Wanted) -> list[Offer]:
+        """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""
+
+    def create(self, offer: Offer, launch: Launch) -> str:
+        """Rent; returns the provider's id, which is only a hint.
+
+        Raises `OfferGone`, `NoCredit`, `MarketRefused` (its `provider_id` names a machine that exists all the same).
+        """
+
+    def list(self) -> Sequence[Listed]:
+        """Every machine on the account, all pages, freshly; raises rather than return a part."""
+
+    def get(self, provider_id: str) -> Listed | None:
+        """One machine; None = the marketplace says definitely that it does not exist."""
+
+    def destroy(self, provider_id: str) -> None:
+        """End the contract; succeeds when it is already gone."""
+
+    def credit_usd(self) -> str:
+        """Spendable money on the account as a decimal string."""
+
+    def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
+        """Everything billed in the span, all pages."""
+
+
+# --- the object store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object as the store lists it; `md5` is the store's own single-part checksum where it gives one."""
+
+    key: str
+    size: int
+    md5: str | None
+
+
+class ObjectStore(Protocol):
+    """One bucket. Raises `ObjectStoreError` for every failure that is not a definite answer."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object; raises `ObjectMissing`."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the whole object in one part."""
+
+    def put_file(self, key: str, path: str) -> None:
+        """Upload a local file."""
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in pieces of at most 1 MiB; raises `ObjectMissing`."""
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Every object below the prefix, in key order."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete; deleting what is not there succeeds."""
+
+    def presign_get(self, key: str, expires_s: int) -> str:
+        """A URL that reads the object without credentials until it expires."""

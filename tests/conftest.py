@@ -1,0 +1,48 @@
+"""Shared by all tests: nothing reaches beyond loopback, and every test has a home of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_connect = socket.socket.connect
+_connect_ex = socket.socket.connect_ex
+
+
+class BeyondLoopback(AssertionError):
+    """A test tried to reach another machine."""
+
+
+def _refuse_beyond_loopback(sock: socket.socket, address: Any) -> None:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    host = address[0]
+    if host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return
+    raise BeyondLoopback(f"a test tried to connect to {address}")
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(sock: socket.socket, address: Any) -> None:
+        _refuse_beyond_loopback(sock, address)
+        return _connect(sock, address)
+
+    def connect_ex(sock: socket.socket, address: Any) -> int:
+        _refuse_beyond_loopback(sock, address)
+        return _connect_ex(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    return home
