@@ -24,7 +24,7 @@ test: check
 	@$(BIN)/python -m pytest
 
 demo: setup
-	@$(BIN)/dumont demo
+	@$(BIN)/python -m infra.demo.story
 
 pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh

@@ -1,1 +1,105 @@
 """The composition root: the one place that knows which technology stands behind which port."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import string
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from common.adapters.firestore import FirestoreStore
+from common.adapters.s3 import S3
+from common.adapters.sqlite import SqliteStore
+from common.adapters.vast import Vast
+from common.config import Settings
+from common.errors import Exists, SettingError
+from common.ports import App, Deployment, Market, Store
+
+ID_ALPHABET = string.ascii_lowercase + string.digits
+ID_LENGTH = 12
+DEPLOYMENT_ID_LENGTH = 6
+
+
+@functools.cache
+def app() -> App:
+    """The app of this process, from its environment; raises `SettingError`."""
+    return build(Settings.from_env(os.environ))
+
+
+def build(settings: Settings) -> App:
+    store = store_of(settings.store)
+    return App(
+        settings=settings,
+        store=store,
+        markets=_markets(settings),
+        objects=_objects(settings),
+        clock=now,
+        ids=random_id,
+        deployment=functools.cache(lambda: deployment_of(store, now())),
+        log=log,
+    )
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def store_of(url: str) -> Store:
+    """`sqlite:///path` or `firestore://project[/database]`."""
+    kind, _, rest = url.partition("://")
+    if kind == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        return SqliteStore(rest)
+    if kind == "firestore" and rest:
+        project, _, database = rest.partition("/")
+        return FirestoreStore(project, database or "(default)")
+    raise SettingError(
+        f"DUMONT_STORE is {url!r}. Example: sqlite:////var/lib/dumont/store.db or firestore://my-project"
+    )
+
+
+def deployment_of(store: Store, at: datetime) -> Deployment:
+    """Drawn when the store is new; who comes second reads what the first one drew."""
+    doc = store.get("deployment", "self")
+    if doc is None:
+        drawn = {"id": random_id(DEPLOYMENT_ID_LENGTH), "key": secrets.token_hex(32), "created_at": at}
+        try:
+            doc = store.create("deployment", "self", drawn)
+        except Exists:
+            doc = store.get("deployment", "self")
+    assert doc is not None
+    return Deployment(id=doc.data["id"], key=bytes.fromhex(doc.data["key"]))
+
+
+def random_id(length: int = ID_LENGTH) -> str:
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(length))
+
+
+def log(event: str, **fields: Any) -> None:
+    """One JSON line on stderr, as Cloud Logging reads it."""
+    print(json.dumps({"message": event, **fields}, default=str), file=sys.stderr, flush=True)
+
+
+def _markets(settings: Settings) -> dict[str, Market]:
+    makers: dict[str, tuple[str | None, Callable[[str], Market]]] = {
+        "vast": (settings.vast_api_key, lambda key: Vast(key, base_url=settings.vast_url)),
+    }
+    markets = {name: make(key) for name, (key, make) in makers.items() if key}
+    if not markets:
+        raise SettingError("VAST_API_KEY is not set. Example: the key from your Vast.ai account page")
+    return markets
+
+
+def _objects(settings: Settings) -> S3:
+    return S3(
+        endpoint=settings.storage_endpoint,
+        region=settings.storage_region,
+        bucket=settings.bucket,
+        key_id=settings.storage_key_id,
+        secret=settings.storage_application_key,
+        presign_endpoint=settings.host_storage_endpoint,
+    )

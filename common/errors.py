@@ -131,6 +131,13 @@ class NoOffer(MarketError):
     status = 409
 
 
+class UnknownGpu(MarketError):
+    """No marketplace has a GPU of that name."""
+
+    code = "unknown_gpu"
+    status = 422
+
+
 class NoCredit(MarketError):
     """The marketplace account has no credit: stop all launches."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from common.config import Settings
 from common.domain.offer import Offer, Wanted
 from common.errors import QueryRefused
 
@@ -70,6 +73,7 @@ class Increment:
 
 Write = Create | Cas | Delete | Check | Increment
 
+OPERATORS = ("==", "<", "<=", ">", ">=")
 Where = tuple[str, Literal["==", "<", "<=", ">", ">="], Any]
 
 MAX_WRITES_PER_COMMIT = 100
@@ -80,6 +84,8 @@ class Store(Protocol):
     """Compare-and-set documents in flat collections; no transactions, no leases.
 
     All methods raise `StoreUnavailable` when the backend does not answer; a write's outcome is then unknown.
+    What a document cannot hold (more than 1 MiB, a naive datetime, Decimal, bytes, tuple, NaN, a bad id) is
+    `InvalidInput`.
     """
 
     def get(self, collection: str, id: str) -> Doc | None:
@@ -134,6 +140,7 @@ class Index:
 INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("account",)),
     Index("instances", equal=("active",)),
+    Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
@@ -154,7 +161,7 @@ def refuse_unindexed(collection: str, where: Sequence[Where], order_by: str | No
     equal = tuple(sorted(name for name, op, _ in where if op == "=="))
     ranges = {name for name, op, _ in where if op != "=="}
     order = order_by or next(iter(ranges), None)
-    legal = len(ranges) <= 1 and (not ranges or order in ranges)
+    legal = all(op in OPERATORS for _, op, _ in where) and len(ranges) <= 1 and (not ranges or order in ranges)
     for index in INDEXES:
         if legal and (index.collection, tuple(sorted(index.equal)), index.order) == (collection, equal, order):
             return order
@@ -272,3 +279,35 @@ class ObjectStore(Protocol):
 
     def presign_get(self, key: str, expires_s: int) -> str:
         """A URL that reads the object without credentials until it expires."""
+
+
+# --- the app ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Drawn at random when a store is created, and kept only in that store."""
+
+    id: str
+    key: bytes
+
+    def derive(self, purpose: str, subject: str) -> bytes:
+        """A key for one purpose and subject: HMAC-SHA256 under the deployment's key."""
+        return hmac.new(self.key, f"{purpose}:{subject}".encode(), hashlib.sha256).digest()
+
+
+@dataclass(frozen=True)
+class App:
+    """Everything a workflow may use; made by bootstrap, or by a test."""
+
+    settings: Settings
+    store: Store
+    markets: Mapping[str, Market]
+    objects: ObjectStore
+    clock: Callable[[], datetime]
+    """Aware UTC now."""
+    ids: Callable[[], str]
+    """A random id of twelve characters [a-z0-9]."""
+    deployment: Callable[[], Deployment]
+    log: Callable[..., None]
+    """log(event, **fields): one structured line."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+Usd = Annotated[Decimal, PlainSerializer(str, return_type=str)]
+"""Money and rates: Decimal in the domain, a string in documents and answers."""
 
 HOURS_PER_MONTH = Decimal(720)
 """Marketplaces quote storage per month of 720 hours."""
@@ -19,7 +23,7 @@ class Wanted(BaseModel):
     """The marketplace's own model name, for example `RTX 4090`."""
     num_gpus: int = Field(default=1, ge=1, le=16)
     disk_gb: int = Field(default=32, ge=8, le=16_000)
-    max_usd_per_hour: Decimal | None = None
+    max_usd_per_hour: Usd | None = None
     """Cap on GPU + disk per hour."""
     regions: tuple[str, ...] = ()
     """ISO 3166 alpha-2 country codes; empty = anywhere."""
@@ -37,11 +41,11 @@ class Offer(BaseModel):
     gpu: str
     num_gpus: int
     gpu_ram_mb: int
-    gpu_usd_per_hour: Decimal
+    gpu_usd_per_hour: Usd
     """For the whole slice, without disk."""
-    storage_usd_per_gb_month: Decimal
-    upload_usd_per_gb: Decimal = Decimal(0)
-    download_usd_per_gb: Decimal = Decimal(0)
+    storage_usd_per_gb_month: Usd
+    upload_usd_per_gb: Usd = Decimal(0)
+    download_usd_per_gb: Usd = Decimal(0)
     upload_mbit_s: float = 0.0
     download_mbit_s: float = 0.0
     reliability: float = 0.0

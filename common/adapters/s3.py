@@ -1,0 +1,121 @@
+"""Any S3-compatible object store through boto3: Amazon, Backblaze B2, Cloudflare R2, Wasabi, and rclone in the demo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+from common.errors import ObjectMissing, ObjectStoreError
+from common.ports import Stored
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+MAX_ATTEMPTS = 4
+"""Of each request, the first included."""
+READ_BYTES = 1 << 20
+DELETE_BATCH = 1000
+"""S3's limit for one request."""
+SINGLE_PART_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+"""An ETag of this shape is the MD5 of an object uploaded in one part (multipart ones end in -<parts>)."""
+
+
+class S3:
+    """One bucket, as `ports.ObjectStore`; safe to share between threads."""
+
+    def __init__(
+        self, *, endpoint: str, bucket: str, key_id: str, secret: str, region: str, presign_endpoint: str | None = None
+    ) -> None:
+        """`presign_endpoint`: where the readers of presigned URLs reach the store, when that is another address."""
+        self._bucket = bucket
+        self._client = _client(endpoint, key_id, secret, region)
+        other = presign_endpoint not in (None, endpoint)
+        self._presigner = _client(str(presign_endpoint), key_id, secret, region) if other else self._client
+
+    def get(self, key: str) -> bytes:
+        """The whole object; raises `ObjectMissing`."""
+        return b"".join(self.read(key))
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in pieces of at most 1 MiB; raises `ObjectMissing`."""
+        with _translated(key), closing(self._client.get_object(Bucket=self._bucket, Key=key)["Body"]) as body:
+            yield from body.iter_chunks(READ_BYTES)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the whole object in one part."""
+        with _translated(key):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=data)
+
+    def put_file(self, key: str, path: str) -> None:
+        """Upload a local file, in one part too: at most 5 GiB."""
+        with _translated(key), open(path, "rb") as file:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=file)
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Every object below the prefix, in key order."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        with _translated(prefix):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    md5 = SINGLE_PART_MD5.fullmatch(item.get("ETag", ""))
+                    yield Stored(item["Key"], item["Size"], md5[1] if md5 else None)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete; deleting what is not there succeeds."""
+        for first in range(0, len(keys), DELETE_BATCH):
+            batch = [{"Key": key} for key in keys[first : first + DELETE_BATCH]]
+            with _translated(keys[first]):
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+            failed = [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]
+            if failed:
+                raise ObjectStoreError(f"{len(failed)} of {len(batch)} objects were not deleted: {failed[0]}")
+
+    def presign_get(self, key: str, expires_s: int) -> str:
+        """A URL that reads the object without credentials until it expires."""
+        place = {"Bucket": self._bucket, "Key": key}
+        return str(self._presigner.generate_presigned_url("get_object", Params=place, ExpiresIn=expires_s))
+
+    def close(self) -> None:
+        """Ends the kept connections."""
+        self._client.close()
+        self._presigner.close()
+
+
+def _client(endpoint: str, key_id: str, secret: str, region: str) -> Any:
+    """boto3 is imported here, when the store is first needed: it costs a cold start 0.1 s."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            # B2, R2 and rclone do not take (or give wrongly) the checksums that boto3 adds by itself.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        ),
+    )
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """Only a definite "no such key" is an absence; a missing bucket or a broken answer is not."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+            raise ObjectMissing(f"the store has no {key}") from None
+        raise ObjectStoreError(f"the object store refused {key}: {error}") from error
+    except (BotoCoreError, OSError) as error:
+        raise ObjectStoreError(f"the object store did not answer for {key}: {error}") from error

@@ -1,0 +1,301 @@
+"""Vast.ai over HTTPS: the vendor's words and units stop here. Nothing is ever retried."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+import httpx
+
+from common.domain.offer import Offer, Wanted
+from common.errors import (
+    MarketKeyRefused,
+    MarketRefused,
+    MarketUnknown,
+    NoCredit,
+    OfferGone,
+    QuotaExceeded,
+    Throttled,
+)
+from common.ports import Charge, Launch, Listed
+
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+PAGES_MAX = 200
+"""Of 25 rows each: 5,000 machines on one account."""
+PAGE_ROWS = 25
+CHARGE_ROWS = 500
+DEFAULT_RETRY_AFTER_S = 5.0
+RUNTYPE = "ssh_direc ssh_proxy"
+COUNTRIES = {"United States": "US", "Canada": "CA", "Norway": "NO", "Sweden": "SE", "Germany": "DE", "Japan": "JP"}
+CHARGE_KINDS: Mapping[str, Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]] = {
+    "gpu": "gpu",
+    "disk": "disk",
+    "bwu": "bandwidth_up",
+    "bwd": "bandwidth_down",
+}
+Json = dict[str, Any]
+
+
+class Vast:
+    """`ports.Market` on one Vast.ai account."""
+
+    name = "vast"
+    create_interval_s = 4.5
+
+    def __init__(
+        self, api_key: str, *, base_url: str = "https://console.vast.ai", transport: httpx.BaseTransport | None = None
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def search(self, wanted: Wanted) -> list[Offer]:
+        body = {
+            "verified": {"eq": True},
+            "external": {"eq": False},
+            "rentable": {"eq": True},
+            "gpu_name": {"eq": wanted.gpu},
+            "num_gpus": {"eq": wanted.num_gpus},
+            "disk_space": {"gte": wanted.disk_gb},
+            "order": [["dph_total", "asc"]],
+            "type": "on-demand",
+            "limit": wanted.limit,
+            "allocated_storage": wanted.disk_gb,
+            **({"geolocation": {"in": list(wanted.regions)}} if wanted.regions else {}),
+            **({"dph_total": {"lte": float(wanted.max_usd_per_hour)}} if wanted.max_usd_per_hour else {}),
+        }
+        rows = _rows(self._call("POST", "/api/v0/bundles/", body=body), "offers")
+        offers = [offer for row in rows if (offer := _offer(row)) is not None]
+        cap = wanted.max_usd_per_hour
+        fitting = [offer for offer in offers if cap is None or offer.usd_per_hour(wanted.disk_gb) <= cap]
+        return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
+
+    def create(self, offer: Offer, launch: Launch) -> str:
+        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk."""
+        body = {
+            "client_id": "me",
+            "image": launch.image,
+            "env": dict(launch.env),
+            "price": float(launch.bid_usd_per_hour) if launch.bid_usd_per_hour else None,
+            "disk": launch.disk_gb,
+            "label": launch.label,
+            "onstart": launch.start_script,
+            "runtype": RUNTYPE,
+            "cancel_unavail": True,
+        }
+        answer = self._call("PUT", f"/api/v0/asks/{offer.offer_id}/", body=body)
+        if answer.get("new_contract") is None:
+            raise MarketUnknown("vast.ai accepted the create but named no contract")
+        return str(answer["new_contract"])
+
+    def list(self) -> Sequence[Listed]:
+        rows: dict[int, Json] = {}
+        token: str | None = None
+        for _ in range(PAGES_MAX):
+            query = {"select_filters": "{}", "order_by": '[{"col": "id", "dir": "asc"}]', "limit": str(PAGE_ROWS)}
+            page = self._call("GET", "/api/v1/instances/", query=query | ({"after_token": token} if token else {}))
+            rows |= {int(row["id"]): row for row in _rows(page, "instances")}
+            token = page.get("next_token")
+            if token is None:
+                return _whole([_listed(row) for row in rows.values()], page)
+        raise MarketUnknown(f"vast.ai's listing did not end after {PAGES_MAX} pages")
+
+    def get(self, provider_id: str) -> Listed | None:
+        answer = self._call("GET", f"/api/v0/instances/{provider_id}/", query={"owner": "me"})
+        if "instances" not in answer:
+            raise MarketUnknown("vast.ai answered without the instance")
+        return _listed(answer["instances"]) if answer["instances"] else None
+
+    def destroy(self, provider_id: str) -> None:
+        try:
+            self._call("DELETE", f"/api/v0/instances/{provider_id}/", body={})
+        except MarketRefused as refused:
+            if "no_such_instance" not in str(refused):
+                raise
+
+    def credit_usd(self) -> str:
+        answer = self._call("GET", "/api/v0/users/current")
+        return str(_decimal(answer.get("credit")))
+
+    def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
+        day = {"day": {"gte": since.timestamp(), "lte": until.timestamp()}}
+        query = {"select_filters": json.dumps(day), "limit": str(CHARGE_ROWS), "format": "table"}
+        found: list[Charge] = []
+        token: str | None = None
+        for _ in range(PAGES_MAX):
+            page = self._call("GET", "/api/v0/charges/", query=query | ({"after_token": token} if token else {}))
+            found += [charge for row in _rows(page, "results") for charge in _charges(row)]
+            token = page.get("next_token")
+            if token is None:
+                return found
+        raise MarketUnknown(f"vast.ai's charges did not end after {PAGES_MAX} pages")
+
+    def _call(
+        self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None
+    ) -> Json:
+        """The parsed answer of a call that worked; every other outcome is one of the errors of `ports.Market`."""
+        try:
+            answer = self._http.request(method, path, json=body, params=query)
+        except httpx.HTTPError as error:
+            raise MarketUnknown(f"vast.ai did not answer {method} {path}: {type(error).__name__}") from error
+        parsed = _parsed(answer)
+        if answer.status_code == 429:
+            raise _throttled(answer, parsed)
+        if answer.status_code >= 500 or parsed is None:
+            raise MarketUnknown(f"vast.ai answered {answer.status_code} to {method} {path} without information")
+        if answer.status_code >= 400 or parsed.get("success") is False:
+            raise _refusal(answer.status_code, parsed)
+        if not answer.is_success:
+            raise MarketUnknown(f"vast.ai answered {answer.status_code} to {method} {path}")
+        return parsed
+
+
+def _parsed(answer: httpx.Response) -> Json | None:
+    """The body as an object with exact numbers, or None when it is no such thing."""
+    try:
+        parsed = json.loads(answer.content, parse_float=Decimal)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _throttled(answer: httpx.Response, parsed: Json | None) -> Exception:
+    if parsed and parsed.get("error") == "search_quota_exceeded":
+        return QuotaExceeded("vast.ai's daily search quota is used up; it resets at 00:00 UTC")
+    threshold = re.search(r"threshold=([0-9.]+)", answer.text)
+    return Throttled("vast.ai: too many requests", float(threshold[1]) if threshold else DEFAULT_RETRY_AFTER_S)
+
+
+def _refusal(status: int, parsed: Json) -> Exception:
+    """The vendor's refusals by slug, then by text; one that names a contract left a machine behind."""
+    slug, text = str(parsed.get("error") or ""), str(parsed.get("msg") or parsed.get("error") or "")
+    if slug == "auth_error" or status in (401, 403):
+        return MarketKeyRefused(f"vast.ai refuses the key: {text}")
+    if parsed.get("new_contract") is not None:
+        return MarketRefused(f"{slug}: {text}", provider_id=str(parsed["new_contract"]))
+    if slug == "no_such_ask" or "no_such_ask" in text:
+        return OfferGone(f"the offer was taken: {text}")
+    if slug in ("insufficient_credit", "spend_rate_limit"):
+        # a new account's spending limit is, like an empty one, nothing that another machine would cure
+        return NoCredit(text or slug)
+    return MarketRefused(f"{slug or status}: {text}")
+
+
+def _rows(answer: Json, name: str) -> list[Json]:
+    rows = answer.get(name)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MarketUnknown(f"vast.ai answered without {name}")
+    return rows
+
+
+def _whole(rows: list[Listed], last_page: Json) -> list[Listed]:
+    """A listing whose pages do not add up is no information."""
+    total = last_page.get("total_instances")
+    if isinstance(total, int) and total != len(rows):
+        raise MarketUnknown(f"vast.ai listed {len(rows)} machines of {total}")
+    return rows
+
+
+def _offer(row: Json) -> Offer | None:
+    """None for a row that cannot be trusted: a price that is missing, zero, negative or not a number."""
+    try:
+        gpu, storage = _price(row["dph_base"]), _decimal(row["storage_cost"])
+        place = row.get("geolocation") or None
+        return Offer(
+            provider="vast",
+            offer_id=str(row["id"]),
+            machine_id=str(row["machine_id"]),
+            gpu=row["gpu_name"],
+            num_gpus=row["num_gpus"],
+            gpu_ram_mb=int(row["gpu_ram"]),
+            gpu_usd_per_hour=gpu,
+            storage_usd_per_gb_month=storage,
+            upload_usd_per_gb=_decimal(row.get("inet_up_cost") or 0),
+            download_usd_per_gb=_decimal(row.get("inet_down_cost") or 0),
+            upload_mbit_s=float(row.get("inet_up") or 0),
+            download_mbit_s=float(row.get("inet_down") or 0),
+            reliability=float(row.get("reliability") or row.get("reliability2") or 0),
+            country=country_of(place),
+            geolocation=place,
+            cuda_max=float(row["cuda_max_good"]) if row.get("cuda_max_good") else None,
+            driver_version=row.get("driver_version"),
+            disk_space_gb=float(row.get("disk_space") or 0),
+        )
+    except (KeyError, ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def country_of(place: str | None) -> str | None:
+    """The ISO code of free text that ends in a code or, rarely, in a name."""
+    last = (place or "").rpartition(",")[2].strip()
+    return last.upper() if len(last) == 2 and last.isalpha() else COUNTRIES.get(last)
+
+
+def _price(value: Any) -> Decimal:
+    price = _decimal(value)
+    if not 0 < price < 10_000:
+        raise ValueError(f"not a price: {value}")
+    return price
+
+
+def _decimal(value: Any) -> Decimal:
+    """An exact number; text, NaN and negative numbers are refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise MarketUnknown(f"vast.ai sent {value!r} where a number belongs") if value is None else ValueError(value)
+    try:
+        number = Decimal(value)
+    except InvalidOperation as error:
+        raise ValueError(value) from error
+    if not number.is_finite():
+        raise ValueError(value)
+    return number
+
+
+def _listed(row: Json) -> Listed:
+    try:
+        port = ((row.get("ports") or {}).get("22/tcp") or [{}])[0].get("HostPort")
+        return Listed(
+            provider_id=str(row["id"]),
+            label=str(row.get("label") or ""),
+            status=_status(row),
+            message=str(row.get("status_msg") or ""),
+            ssh_host=str(row["public_ipaddr"]).strip() if port and row.get("public_ipaddr") else None,
+            ssh_port=int(port) if port else None,
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise MarketUnknown(f"vast.ai listed a machine that does not parse: {error}") from error
+
+
+def _status(row: Json) -> Literal["starting", "running", "stopped", "offline", "unknown"]:
+    """Decided on the contract's own words; what the host last told only says whether it is up."""
+    actual, contract = row.get("actual_status"), {row.get("cur_state"), row.get("intended_status")}
+    if contract == {"stopped"}:
+        return "stopped"
+    if actual in ("offline", "unknown", "exited"):
+        return "offline"
+    if actual == "running":
+        return "running"
+    return "starting" if actual in (None, "loading", "created") else "unknown"
+
+
+def _charges(row: Json) -> list[Charge]:
+    try:
+        source = str(row["source"])
+        if row.get("type") != "instance" or not source.startswith("instance-"):
+            return []
+        start, end = (datetime.fromtimestamp(float(row[name]), UTC) for name in ("start", "end"))
+        return [
+            Charge(
+                source.removeprefix("instance-"), CHARGE_KINDS[item["type"]], start, end, str(_decimal(item["amount"]))
+            )
+            for item in row["items"]
+            if item["type"] in CHARGE_KINDS
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise MarketUnknown(f"vast.ai sent a charge that does not parse: {error}") from error

@@ -1,0 +1,134 @@
+"""Passwords, sessions, API keys and the tokens of hosts. One algorithm, required claims, secrets only as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from common.domain.account import ApiKey, Caller, Role, User
+from common.errors import Unauthenticated
+
+ALGORITHM = "HS256"
+ISSUER = "dumont"
+SESSION_FOR = timedelta(hours=12)
+BOOTSTRAP_FOR = timedelta(minutes=10)
+HOST_TOKEN_FOR = timedelta(minutes=15)
+HOST_TOKEN_GRACE = timedelta(minutes=30)
+"""A host that was cut off or frozen may still renew an expired token for so long."""
+SCHEDULER_TOKEN_FOR = timedelta(minutes=5)
+API_KEY_PREFIX = "dk_"
+
+_hasher = PasswordHasher()
+
+
+def hash_password(password: str) -> str:
+    return _hasher.hash(password)
+
+
+def password_is_right(password_hash: str, password: str) -> bool:
+    try:
+        return _hasher.verify(password_hash, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def session_token(user: User, *, secret: str, now: datetime) -> str:
+    claims = {"sub": user.id, "account": user.account, "role": user.role.value}
+    return _sign("session", claims, SESSION_FOR, secret, now)
+
+
+def caller_of_session(token: str, *, secret: str, now: datetime) -> Caller:
+    """Raises `Unauthenticated`."""
+    claims = _read("session", token, secret, now)
+    try:
+        return Caller(account=claims["account"], user_id=claims["sub"], role=Role(claims["role"]))
+    except (KeyError, ValueError):
+        raise Unauthenticated("this session is not valid; sign in again") from None
+
+
+def new_api_key(*, ids: Callable[[], str], caller: Caller, name: str, role: Role, now: datetime) -> tuple[ApiKey, str]:
+    """The record to keep, and the key itself, which is shown once: dk_<id>_<secret>."""
+    id, secret = ids(), ids() + ids() + ids()
+    record = ApiKey(
+        id=id,
+        account=caller.account,
+        user_id=caller.user_id,
+        name=name,
+        role=role,
+        secret_hash=hashlib.sha256(secret.encode()).hexdigest(),
+        created_at=now,
+    )
+    return record, f"{API_KEY_PREFIX}{id}_{secret}"
+
+
+def api_key_id(key: str) -> str | None:
+    """The id inside a key, or None when the text is not a key."""
+    parts = key.removeprefix(API_KEY_PREFIX).split("_")
+    return parts[0] if key.startswith(API_KEY_PREFIX) and len(parts) == 2 and parts[0].isalnum() else None
+
+
+def api_key_is_right(record: ApiKey, key: str) -> bool:
+    secret = key.rpartition("_")[2]
+    return hmac.compare_digest(record.secret_hash, hashlib.sha256(secret.encode()).hexdigest())
+
+
+def bootstrap_token(label: str, *, secret: str, now: datetime) -> str:
+    return _sign("bootstrap", {"sub": label}, BOOTSTRAP_FOR, secret, now)
+
+
+def label_of_bootstrap(token: str, *, secret: str, now: datetime) -> str:
+    """Raises `Unauthenticated`. That it is used once is the store's business."""
+    return str(_read("bootstrap", token, secret, now)["sub"])
+
+
+def host_token(label: str, epoch: int, *, secret: str, now: datetime) -> str:
+    return _sign("host", {"sub": label, "epoch": epoch}, HOST_TOKEN_FOR, secret, now)
+
+
+def label_of_host(token: str, *, secret: str, now: datetime) -> str:
+    """Raises `Unauthenticated`."""
+    return str(_read("host", token, secret, now, grace=HOST_TOKEN_GRACE)["sub"])
+
+
+def scheduler_token(job: str, *, secret: str, now: datetime) -> str:
+    return _sign("scheduler", {"sub": job}, SCHEDULER_TOKEN_FOR, secret, now)
+
+
+def check_scheduler(token: str, *, secret: str, now: datetime) -> str:
+    """The job's name; raises `Unauthenticated`."""
+    return str(_read("scheduler", token, secret, now)["sub"])
+
+
+def bearer(header: str | None) -> str:
+    """The token of an Authorization header; raises `Unauthenticated`."""
+    scheme, _, token = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("send the header: Authorization: Bearer <token or API key>")
+    return token.strip()
+
+
+def _sign(audience: str, claims: dict[str, Any], lifetime: timedelta, secret: str, now: datetime) -> str:
+    times = {"iat": int(now.timestamp()), "exp": int((now + lifetime).timestamp())}
+    return jwt.encode({**claims, **times, "aud": audience, "iss": ISSUER}, secret, algorithm=ALGORITHM)
+
+
+def _read(audience: str, token: str, secret: str, now: datetime, grace: timedelta = timedelta(0)) -> dict[str, Any]:
+    """PyJWT reads a clock of its own, so the times are judged here, by the `now` that was passed in."""
+    options: Any = {"require": ["sub", "exp", "iat", "aud", "iss"], "verify_exp": False, "verify_iat": False}
+    try:
+        claims = jwt.decode(
+            token, secret, algorithms=[ALGORITHM], audience=audience, issuer=ISSUER, options=options
+        )  # fmt: skip
+        expires_at = float(claims["exp"])
+    except (jwt.PyJWTError, TypeError, ValueError):
+        raise Unauthenticated("this token is not valid") from None
+    if now.timestamp() >= expires_at + grace.total_seconds():
+        raise Unauthenticated("this token has expired")
+    return claims

@@ -1,0 +1,142 @@
+"""Settings: the one module that knows the environment's names. A wrong or missing one stops the start with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import SettingError
+
+EXAMPLES = {
+    "DUMONT_STORE": "sqlite:///var/lib/dumont/store.db or firestore://my-project",
+    "DUMONT_URL": "https://europe-west1-my-project.cloudfunctions.net",
+    "JWT_SECRET": "the output of: openssl rand -hex 32",
+    "VAST_API_KEY": "the key from your Vast.ai account page",
+    "STORAGE_PROVIDER": "one of b2, r2, s3, wasabi",
+}
+STORAGE_ENDPOINTS = {
+    "s3": "https://s3.amazonaws.com",
+    "wasabi": "https://s3.wasabisys.com",
+    "b2": None,  # per bucket region: https://s3.<region>.backblazeb2.com
+    "r2": None,  # per account: https://<account>.r2.cloudflarestorage.com
+}
+RETIRED = {
+    "RESTIC_PASSWORD": "RESTIC_PASSWORD is no longer used: each instance's snapshots are authenticated with a "
+    "key of its own, derived from the deployment's key in the store. Remove RESTIC_PASSWORD.",
+}
+
+
+class Timing(BaseModel):
+    """Every waiting time of a deployment, in seconds. The demo only sets them smaller."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    idle_for_s: float = Field(default=180, gt=0)
+    """A GPU quiet for so long is hibernated, unless the instance says otherwise."""
+    snapshot_every_s: float = Field(default=900, gt=0)
+    reconcile_every_s: float = Field(default=60, gt=0)
+    heartbeat_settled_s: float = Field(default=60, gt=0)
+    heartbeat_busy_s: float = Field(default=3, gt=0)
+    silent_after_s: float = Field(default=180, gt=0)
+    """A host that has not reported for so long is silent."""
+    ticker_period_s: float = Field(default=60, gt=0)
+    boot_timeout_s: float = Field(default=600, gt=0)
+    """A rental that is not ready after its create is given up."""
+    round_backoff_s: float = Field(default=30, gt=0)
+    """Between two rounds of provisioning; doubles up to `round_backoff_max_s`."""
+    round_backoff_max_s: float = Field(default=300, gt=0)
+    dead_man_s: float = Field(default=1800, gt=0)
+    destroy_again_s: float = Field(default=15, gt=0)
+    settle_after_s: float = Field(default=120, ge=0)
+    """The provider's bill of a released machine is final after so long."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    url: str
+    """Where hosts reach the functions."""
+    jwt_secret: str = Field(min_length=16, repr=False)
+    vast_api_key: str | None = Field(default=None, repr=False)
+    vast_url: str = "https://console.vast.ai"
+    storage_provider: Literal["b2", "r2", "s3", "wasabi"] = "s3"
+    storage_endpoint: str
+    host_storage_endpoint: str
+    """Where hosts reach the object store."""
+    storage_region: str = "us-east-1"
+    bucket: str
+    storage_key_id: str = Field(repr=False)
+    storage_application_key: str = Field(repr=False)
+    bundle_sha256: str | None = None
+    """Of the host bundle in the bucket at releases/<sha256>."""
+    bundle_glibc: str = "2.36"
+    """The oldest glibc the bundle runs on, as its build measured it."""
+    keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    timing: Timing = Timing()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Settings under the customer's names; raises `SettingError` with the setting's name and an example."""
+        for name, sentence in RETIRED.items():
+            if name in env:
+                raise SettingError(sentence)
+        provider = env.get("STORAGE_PROVIDER", "s3")
+        if provider not in STORAGE_ENDPOINTS:
+            raise SettingError(f"STORAGE_PROVIDER is {provider!r}; set it to {EXAMPLES['STORAGE_PROVIDER']}")
+        prefix = provider.upper()
+        endpoint = env.get(f"{prefix}_ENDPOINT") or STORAGE_ENDPOINTS[provider]
+        values: dict[str, Any] = {
+            "store": _required(env, "DUMONT_STORE"),
+            "url": _required(env, "DUMONT_URL"),
+            "jwt_secret": _required(env, "JWT_SECRET"),
+            "vast_api_key": env.get("VAST_API_KEY"),
+            "storage_provider": provider,
+            "storage_endpoint": endpoint or _required(env, f"{prefix}_ENDPOINT"),
+            "bucket": _required(env, f"{prefix}_BUCKET"),
+            "storage_key_id": _required(env, f"{prefix}_KEY_ID"),
+            "storage_application_key": _required(env, f"{prefix}_APPLICATION_KEY"),
+            "timing": {
+                name: env[f"DUMONT_{name.upper()}"] for name in Timing.model_fields if f"DUMONT_{name.upper()}" in env
+            },
+        }
+        values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
+        optional = {
+            "vast_url": "VAST_URL",
+            "storage_region": f"{prefix}_REGION",
+            "bundle_sha256": "DUMONT_BUNDLE_SHA256",
+            "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
+            "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
+        }
+        values.update({field: env[name] for field, name in optional.items() if name in env})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingError(_sentence(error, {**_names(prefix), **optional})) from None
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    if value := env.get(name):
+        return value
+    example = EXAMPLES.get(name, "the value from your storage provider's console")
+    raise SettingError(f"{name} is not set. Example: {example}")
+
+
+def _names(prefix: str) -> dict[str, str]:
+    return {
+        "store": "DUMONT_STORE",
+        "url": "DUMONT_URL",
+        "jwt_secret": "JWT_SECRET",
+        "bucket": f"{prefix}_BUCKET",
+    }
+
+
+def _sentence(error: ValidationError, names: Mapping[str, str]) -> str:
+    first = error.errors()[0]
+    field = str(first["loc"][-1])
+    name = names.get(field, f"DUMONT_{field.upper()}")
+    example = EXAMPLES.get(name) or Timing.model_fields.get(field, Settings.model_fields.get(field))
+    shown = getattr(example, "default", example)
+    return f"{name} is wrong: {first['msg']}. Example: {shown}"

@@ -1,0 +1,219 @@
+"""Version 1 of the host protocol: what a host reports and what it is told. Level-triggered, idempotent by id."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HostPhase(StrEnum):
+    """What the host says it is doing."""
+
+    READY = "ready"
+    """Up and attested; owns nothing yet."""
+    RESTORING = "restoring"
+    SERVING = "serving"
+    FROZEN = "frozen"
+    """The writers are stopped; the last snapshot is being or has been taken."""
+    HELD = "held"
+    STOPPED = "stopped"
+
+
+class Wanted(StrEnum):
+    """What the record wants of the host."""
+
+    WAIT = "wait"
+    SERVE = "serve"
+    FREEZE = "freeze"
+    HOLD = "hold"
+    STOP = "stop"
+
+
+class Order(BaseModel):
+    """One thing to do; asked again with the same id until the host reports it done."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: Literal["restore", "snapshot"]
+    args: dict[str, Any] = {}
+
+
+class OrderResult(BaseModel):
+    """How the last order ended; `error` names the engine's code (and the chunk of a damaged snapshot)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    ok: bool
+    error: str | None = None
+    detail: str = ""
+    chunk: str | None = None
+
+
+class SnapshotReport(BaseModel):
+    """A snapshot the host says is uploaded; nothing of it is believed before it is verified."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order: str
+    manifest_key: str
+    epoch: int
+    seq: int
+    fz: str | None = None
+    files: int = 0
+    bytes: int = 0
+    stored_bytes: int = 0
+    seconds: float = 0.0
+
+
+class Sync(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    seq: int = 0
+    root: str | None = None
+    lag_s: float | None = None
+
+
+class Signal(BaseModel):
+    """One signal since the last heartbeat."""
+
+    model_config = ConfigDict(frozen=True)
+
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    n: int = 0
+    missing: int = 0
+
+
+class Progress(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    order: str | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    what: str = ""
+    uploaded_bytes: int = 0
+    """By this host since it started, for metering."""
+    downloaded_bytes: int = 0
+    last: OrderResult | None = None
+    snapshot: SnapshotReport | None = None
+
+
+class Heartbeat(BaseModel):
+    """`POST /heartbeat`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    label: str
+    epoch: int = 0
+    """The last epoch the host began to write in (0 = none)."""
+    seq: int = 0
+    """Of the content."""
+    rev: int = 0
+    """Of the newest reply it acted on."""
+    sent_at: datetime
+    """The host's own clock: only differences of it are used."""
+    phase: HostPhase
+    fz: str | None = None
+    """The freeze nonce it has seen and obeyed."""
+    idle_since: datetime | None = None
+    vetoes: list[str] = Field(default=[], max_length=32)
+    disk: dict[str, int] = {}
+    sync: Sync = Sync()
+    progress: Progress = Progress()
+    samples: dict[str, Signal] = {}
+
+    def idle_for(self) -> timedelta | None:
+        """How long the host has been idle by its own clock; None = not idle."""
+        return max(timedelta(0), self.sent_at - self.idle_since) if self.idle_since else None
+
+
+class StorageCredentials(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    region: str = "us-east-1"
+    bucket: str
+    prefix: str
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
+    expires_at: datetime | None = None
+
+
+class Reply(BaseModel):
+    """The answer to a heartbeat. A host ignores one whose rev is lower than the highest it has seen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    rev: int
+    phase_wanted: Wanted
+    epoch: int
+    fz: str | None = None
+    orders: list[Order] = []
+    token: str
+    storage_credentials: StorageCredentials | None = None
+    idle_for_s: float = 180.0
+    next_in_s: float
+
+
+class Boot(BaseModel):
+    """The start-up script's first call: the bootstrap token for a host token. `up_for_s` is a duration by its clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    label: str
+    boot_id: str = Field(min_length=8, max_length=64)
+    up_for_s: float = Field(default=0.0, ge=0, le=86_400)
+    failed: str | None = Field(default=None, max_length=500)
+
+
+class Notice(BaseModel):
+    """A host's last word: its container is being stopped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    label: str
+    reason: str = Field(default="", max_length=500)
+
+
+class Booted(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    token: str
+
+
+class HostRecord(BaseModel):
+    """The document `hosts/<label>`: the last report, apart from the instance so that guards do not move."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    label: str
+    account: str
+    instance_id: str | None
+    instance_key: str | None
+    last_seen_at: datetime
+    phase: HostPhase | None = None
+    epoch: int = 0
+    seq: int = 0
+    fz: str | None = None
+    idle_since: datetime | None = None
+    """By our clock: now less the duration that the host reported."""
+    vetoes: list[str] = []
+    disk: dict[str, int] = {}
+    sync: Sync = Sync()
+    progress: Progress = Progress()
+    samples: dict[str, Signal] = {}
+
+    def silent_for_s(self, now: datetime) -> float:
+        return (now - self.last_seen_at).total_seconds()

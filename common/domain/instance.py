@@ -1,0 +1,253 @@
+"""What the user owns: its record, its lifecycle and the state it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from common.domain.offer import Usd
+from common.domain.rental import Rental, RentalState
+from common.domain.snapshot import Version
+from common.domain.strategy import Strategy
+from common.errors import IllegalMove
+
+
+class Want(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    GONE = "gone"
+
+
+class Phase(StrEnum):
+    """Where the record stands. `up` and `freezing` have a writer; the others have none."""
+
+    DOWN = "down"
+    BOOT = "boot"
+    UP = "up"
+    FREEZING = "freezing"
+    ENDED = "ended"
+
+
+MOVES: Mapping[Phase, frozenset[Phase]] = {
+    Phase.DOWN: frozenset({Phase.BOOT, Phase.ENDED}),
+    Phase.BOOT: frozenset({Phase.UP, Phase.DOWN}),
+    # up -> down: a terminate that discards, or a writer lost while the user wants it down
+    Phase.UP: frozenset({Phase.FREEZING, Phase.BOOT, Phase.DOWN}),
+    Phase.FREEZING: frozenset({Phase.DOWN, Phase.UP, Phase.BOOT}),
+    # a terminated instance is restored
+    Phase.ENDED: frozenset({Phase.DOWN}),
+}
+
+
+class State(StrEnum):
+    """What the user sees; derived, never stored."""
+
+    REQUESTED = "requested"
+    PROVISIONING = "provisioning"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    FREEZING = "freezing"
+    HIBERNATING = "hibernating"
+    HIBERNATED = "hibernated"
+    ON_STANDBY = "on_standby"
+    HANDING_OVER = "handing_over"
+    TERMINATING = "terminating"
+    TERMINATED = "terminated"
+    FAILED = "failed"
+
+
+class Spec(BaseModel):
+    """What the user asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
+    num_gpus: int = Field(default=1, ge=1, le=16)
+    image: str = Field(default="pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime", min_length=1, max_length=256)
+    disk_gb: int = Field(default=32, ge=8, le=16_000)
+    ssh_public_key: str | None = Field(default=None, max_length=4096)
+    max_usd_per_hour: Usd | None = Field(default=None, gt=0)
+    regions: tuple[str, ...] = Field(default=(), max_length=64)
+    strategy: Strategy = Strategy.COLDSTART
+    idle_for_s: float | None = Field(default=None, ge=5, le=86_400)
+    """None = the deployment's setting."""
+    snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
+
+    @field_validator("gpu")
+    @classmethod
+    def _spaces_for_underscores(cls, gpu: str) -> str:
+        return gpu.replace("_", " ").strip()
+
+    @field_validator("regions")
+    @classmethod
+    def _country_codes(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        for region in regions:
+            if len(region) != 2 or not region.isalpha():
+                raise ValueError(f"{region!r} is not a two-letter country code such as US")
+        return tuple(region.upper() for region in regions)
+
+    @field_validator("ssh_public_key")
+    @classmethod
+    def _one_public_key(cls, key: str | None) -> str | None:
+        if key is not None and ("\n" in key.strip() or not key.startswith(("ssh-", "ecdsa-", "sk-"))):
+            raise ValueError("not an OpenSSH public key (one line that starts with ssh-ed25519, ssh-rsa, ...)")
+        return key.strip() if key else None
+
+
+class Failure(BaseModel):
+    """Why the last attempt ended; the user's next verb clears it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    detail: str
+
+
+class Pointer(BaseModel):
+    """The newest verified snapshot: what the next machine gets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    manifest_key: str
+    version: Version
+    """Of the content."""
+    taken_epoch: int
+    at: datetime
+    files: int = 0
+    bytes: int = 0
+
+    @property
+    def order(self) -> tuple[int, Version]:
+        return self.taken_epoch, self.version
+
+
+class RestoredOlder(BaseModel):
+    """The user gets an older snapshot because the newest one is damaged, which is kept."""
+
+    model_config = ConfigDict(frozen=True)
+
+    damaged: str
+    restored: str | None
+    chunk: str
+    missing: dict[str, Any] = {}
+    at: datetime
+
+
+class Instance(BaseModel):
+    """The document `instances/<account>.<id>`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    id: str
+    account: str
+    name: str = ""
+    spec: Spec
+    want: Want = Want.UP
+    phase: Phase = Phase.DOWN
+    at: datetime
+    """Of the last change of phase."""
+    created_at: datetime
+    epoch: int = 0
+    writer: str | None = None
+    standby: str | None = None
+    mirror: str | None = None
+    cand: str | None = None
+    held: str | None = None
+    race: tuple[str, ...] = ()
+    n: int = 0
+    """Label counter; only grows."""
+    pointer: Pointer | None = None
+    start: Literal["restore", "keep"] = "restore"
+    started_epoch: int = 0
+    """The last epoch whose writer reported that it serves."""
+    fz: str | None = None
+    drain: Literal["asked", "going"] | None = None
+    snapshot_attempt: int = 0
+    """Part of a snapshot order's id: rises with every report that was judged."""
+    snapshot_judged: str | None = None
+    """The manifest key of the last report that was judged."""
+    snapshot_due_from: datetime | None = None
+    """The snapshot interval counts from here."""
+    rounds: int = 0
+    """Of provisioning since the writer was last up."""
+    tried: tuple[str, ...] = ()
+    """Machines tried since then."""
+    not_before: datetime | None = None
+    recovering: bool = False
+    """A writer was lost: provisioning goes on until it succeeds or the user says otherwise."""
+    failure: Failure | None = None
+    reason: str = ""
+    """Why the last want was set: a user's verb, idle, lost."""
+    restored_older: RestoredOlder | None = None
+    discard: bool = False
+    purge: bool = False
+    ended_at: datetime | None = None
+    keep_until: datetime | None = None
+    """Snapshots of a terminated instance are kept until then."""
+    purged_at: datetime | None = None
+    active: bool = True
+    """Indexed: something is under way or runs; set by `with_activity` whenever the record is written."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.account}.{self.id}"
+
+    def to(self, phase: Phase, *, at: datetime) -> Self:
+        """The same instance, one legal move later."""
+        if phase not in MOVES[self.phase]:
+            raise IllegalMove(f"{self.id} is {self.phase}; it cannot become {phase}")
+        return self.model_copy(update={"phase": phase, "at": at})
+
+    def having(self, **changes: Any) -> Self:
+        return self.model_copy(update=changes)
+
+    def with_activity(self) -> Self:
+        resting = (
+            (self.phase is Phase.DOWN and self.want is Want.DOWN)
+            or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
+        )  # fmt: skip
+        return self.having(active=not resting)
+
+    def serves(self, label: str) -> bool:
+        return self.writer == label
+
+    @property
+    def is_running(self) -> bool:
+        return self.phase is Phase.UP and self.started_epoch == self.epoch
+
+
+def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = False) -> State:
+    """What the user sees. `rentals` = those not settled; `frozen` = the host has confirmed the freeze."""
+    open_rentals = [r for r in rentals if r.state is not RentalState.RELEASED]
+    match instance.phase:
+        case Phase.ENDED:
+            return State.TERMINATED
+        case _ if instance.want is Want.GONE:
+            return State.TERMINATING
+        case Phase.BOOT:
+            return State.PROVISIONING if instance.race or instance.rounds else State.REQUESTED
+        case Phase.UP:
+            return State.RUNNING if instance.is_running else State.RESTORING
+        case Phase.FREEZING:
+            return State.HIBERNATING if frozen else State.FREEZING
+    if instance.want is Want.UP:
+        return State.REQUESTED
+    if instance.failure:
+        return State.FAILED
+    return State.HIBERNATING if open_rentals else State.HIBERNATED
+
+
+class Protection(StrEnum):
+    UNPROTECTED = "unprotected"
+    """No standby: the loss is at most the snapshot interval."""
+    MIRRORED = "mirrored"
+
+
+def protection_of(instance: Instance) -> Protection:
+    return Protection.MIRRORED if instance.mirror else Protection.UNPROTECTED

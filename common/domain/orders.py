@@ -1,0 +1,66 @@
+"""What a host is told: derived from the record alone, so that the same record always gives the same orders."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
+from common.domain.instance import Instance, Phase
+from common.domain.rental import Rental, RentalState
+from common.domain.snapshot import is_due
+
+
+def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
+    """The phase the record wants of this rental's host."""
+    if not rental.is_live or instance is None:
+        return Wanted.STOP
+    if instance.serves(rental.label):
+        return Wanted.FREEZE if instance.phase is Phase.FREEZING else Wanted.SERVE
+    return Wanted.HOLD if rental.state is RentalState.HELD else Wanted.WAIT
+
+
+def orders_of(
+    instance: Instance, rental: Rental, host: HostRecord | None, *, snapshot_every_s: float, now: datetime
+) -> list[Order]:
+    """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired)."""
+    if not instance.serves(rental.label):
+        return []
+    if instance.started_epoch < instance.epoch:
+        key = instance.pointer.manifest_key if instance.pointer and instance.start == "restore" else None
+        seq = instance.pointer.version.seq if instance.pointer else 0
+        return [Order(id=restore_id(instance), kind="restore", args={"manifest_key": key, "seq": seq})]
+    if instance.phase is Phase.FREEZING:
+        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
+    last_at = instance.snapshot_due_from
+    serving = host is not None and host.phase is HostPhase.SERVING
+    if serving and last_at and is_due(last_at, snapshot_every_s, now):
+        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
+    return []
+
+
+def _snapshot_args(instance: Instance) -> dict[str, str | None]:
+    """`previous`: what the newest verified snapshot holds already need not be stored again."""
+    previous = instance.pointer.manifest_key if instance.pointer else None
+    return {"fz": instance.fz, "previous": previous}
+
+
+def restore_id(instance: Instance) -> str:
+    return f"restore-{instance.epoch}"
+
+
+def snapshot_id(instance: Instance) -> str:
+    """A new id after every judged report and for every freeze: an older order's answer is never mistaken for it."""
+    return f"snapshot-{instance.epoch}-{instance.snapshot_attempt}-{instance.fz or 'live'}"
+
+
+def is_busy(instance: Instance, rental: Rental, host: HostRecord, orders: list[Order]) -> bool:
+    """Something is under way: the host should call again soon."""
+    settled = instance.is_running and instance.serves(rental.label) and host.phase is HostPhase.SERVING
+    return bool(orders) or not settled
+
+
+def failed_restore(instance: Instance, host: HostRecord | None) -> OrderResult | None:
+    """How the restore of the present epoch failed on the writer, if it did."""
+    result = host.progress.last if host else None
+    waiting = instance.phase is Phase.UP and instance.started_epoch < instance.epoch
+    return result if waiting and result and not result.ok and result.id == restore_id(instance) else None

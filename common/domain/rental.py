@@ -1,0 +1,189 @@
+"""One machine we pay for: its label, its lifecycle, its terms and what our own clock says it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from common.domain.offer import Offer
+from common.errors import IllegalMove
+
+TAG_LENGTH = 8
+LABEL_MAX_LENGTH = 63
+_LABEL = re.compile(r"dumont-([a-z0-9]+)-([a-z0-9]+)-([0-9]+)-([0-9a-f]{8})")
+
+BYTES_PER_GB = Decimal(10**9)
+SECONDS_PER_HOUR = Decimal(3600)
+
+
+@dataclass(frozen=True)
+class Label:
+    """`dumont-<deployment>-<owner>-<n>-<tag>`: names one rental attempt for ever."""
+
+    deployment: str
+    owner: str
+    n: int
+    tag: str
+
+    def __str__(self) -> str:
+        return f"dumont-{self.deployment}-{self.owner}-{self.n}-{self.tag}"
+
+    @classmethod
+    def make(cls, *, deployment: str, owner: str, n: int, key: bytes) -> Self:
+        label = cls(deployment, owner, n, _tag(deployment, owner, n, key))
+        if len(str(label)) > LABEL_MAX_LENGTH or not _LABEL.fullmatch(str(label)):
+            raise ValueError(f"not a legal label: {label}")
+        return label
+
+    @classmethod
+    def parse(cls, text: str, *, deployment: str, key: bytes) -> Self | None:
+        """The label, or None when the text is not one that this deployment wrote (foreign or forged)."""
+        match = _LABEL.fullmatch(text)
+        if not match or match[1] != deployment:
+            return None
+        label = cls(match[1], match[2], int(match[3]), match[4])
+        return label if hmac.compare_digest(label.tag, _tag(label.deployment, label.owner, label.n, key)) else None
+
+
+def _tag(deployment: str, owner: str, n: int, key: bytes) -> str:
+    return hmac.new(key, f"{deployment}-{owner}-{n}".encode(), hashlib.sha256).hexdigest()[:TAG_LENGTH]
+
+
+class RentalState(StrEnum):
+    CREATING = "creating"
+    """The label is written; at most one create call was or will be made."""
+    SERVING = "serving"
+    """The instance's writer."""
+    HELD = "held"
+    """Fenced by the epoch, kept until a snapshot of the new epoch covers it."""
+    LOST = "lost"
+    """The market says it is gone or took it; still live until the lifecycle decides."""
+    RELEASING = "releasing"
+    """Retired for ever: anyone may destroy the machine at any time."""
+    RELEASED = "released"
+    """Retired, and absent from a listing made after the destroy."""
+
+
+MOVES: Mapping[RentalState, frozenset[RentalState]] = {
+    RentalState.CREATING: frozenset({RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
+    RentalState.SERVING: frozenset({RentalState.HELD, RentalState.LOST, RentalState.RELEASING}),
+    RentalState.HELD: frozenset({RentalState.LOST, RentalState.RELEASING}),
+    RentalState.LOST: frozenset({RentalState.RELEASING}),
+    RentalState.RELEASING: frozenset({RentalState.RELEASED}),
+    RentalState.RELEASED: frozenset(),
+}
+LIVE = frozenset({RentalState.CREATING, RentalState.SERVING, RentalState.HELD, RentalState.LOST})
+
+Loss = Literal["interrupted", "gone", "offline", "boot_failed"]
+
+
+class Meter(BaseModel):
+    """When the machine's parts ran, by our own records; None = not yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    disk_from: datetime | None = None
+    gpu_from: datetime | None = None
+    gpu_until: datetime | None = None
+    disk_until: datetime | None = None
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+
+    def stopped(self, at: datetime) -> Self:
+        """The GPU no longer runs; the first word counts."""
+        return self.model_copy(update={"gpu_until": self.gpu_until or (at if self.gpu_from else None)})
+
+    def ended(self, at: datetime) -> Self:
+        """Nothing of it runs any more."""
+        return self.stopped(at).model_copy(update={"disk_until": self.disk_until or (at if self.disk_from else None)})
+
+
+class Rental(BaseModel):
+    """The document `rentals/<label>`; its id is the label."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    label: str
+    kind: Literal["gpu", "standby"] = "gpu"
+    account: str
+    instance_id: str | None
+    """None = a pool rental without an owner."""
+    instance_key: str | None
+    provider: str
+    state: RentalState = RentalState.CREATING
+    at: datetime
+    """Of the last move."""
+    created_at: datetime
+    offer: Offer
+    image: str
+    disk_gb: int
+    not_before: datetime
+    """The create call's place in the market's pacing."""
+    create_called_at: datetime | None = None
+    provider_id: str | None = None
+    """A hint; the listing plus the label is the truth."""
+    ready_at: datetime | None = None
+    destroy_called_at: datetime | None = None
+    absent_at: datetime | None = None
+    """First listing, after the record was read, that lacked a live rental."""
+    unreachable_at: datetime | None = None
+    """Listed as running while its host is silent."""
+    loss: Loss | None = None
+    message: str = ""
+    """What the market last said about it, or why the attempt ended."""
+    ssh_host: str | None = None
+    ssh_port: int | None = None
+    meter: Meter = Meter()
+    settled: bool = False
+    """The ledger holds everything the provider will ever bill for it."""
+
+    def to(self, state: RentalState, *, at: datetime, message: str | None = None) -> Self:
+        """The same rental, one legal move later."""
+        if state not in MOVES[self.state]:
+            raise IllegalMove(f"rental {self.label} is {self.state}; it cannot become {state}")
+        update = {"state": state, "at": at, "message": self.message if message is None else message}
+        return self.model_copy(update=update)
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+    def metered_usd(self, now: datetime) -> dict[str, Decimal]:
+        """Cost so far per kind by our own records and the offer's terms."""
+        meter = self.meter
+        return {
+            "gpu": self.offer.gpu_usd_per_hour * _hours(meter.gpu_from, meter.gpu_until or now),
+            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(meter.disk_from, meter.disk_until or now),
+            "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
+            "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
+        }
+
+    def usd_per_second(self, kind: str) -> Decimal:
+        """The rate of one kind: of bandwidth, the line at its full advertised speed."""
+        offer = self.offer
+        rates = {
+            "gpu": offer.gpu_usd_per_hour / SECONDS_PER_HOUR,
+            "disk": offer.disk_usd_per_hour(self.disk_gb) / SECONDS_PER_HOUR,
+            "bandwidth_up": offer.upload_usd_per_gb * _gb_per_second(offer.upload_mbit_s),
+            "bandwidth_down": offer.download_usd_per_gb * _gb_per_second(offer.download_mbit_s),
+        }
+        return rates[kind]
+
+
+def _gb_per_second(mbit_s: float) -> Decimal:
+    return Decimal(str(mbit_s)) / 8000
+
+
+def _hours(start: datetime | None, end: datetime) -> Decimal:
+    seconds = (end - start).total_seconds() if start else 0
+    return Decimal(str(max(0, seconds))) / SECONDS_PER_HOUR

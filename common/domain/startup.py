@@ -1,0 +1,96 @@
+"""The script a rented machine starts with: fetch the bundle, check it, start the agent. At most 4,096 characters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SCRIPT_LIMIT = 4096
+"""The marketplace's limit for onstart and arguments together."""
+AGENT_STARTS_MAX = 1000
+
+SCRIPT = r"""#!/bin/sh
+# Dumont: fetch the host bundle, check it, keep the agent running.
+clock() { cut -d' ' -f1 /proc/uptime | tr -d .; }
+up0=$(clock)
+dir=${DUMONT_HOME:-/opt/dumont}
+mkdir -p "$dir" "${DUMONT_WORKSPACE:=/workspace}"
+cd "$dir" || exit 1
+boot=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
+get() {
+  if command -v curl >/dev/null; then curl -fsSL --retry 5 --max-time 300 -o "$2" "$1"
+  elif command -v wget >/dev/null; then wget -q -t 5 -T 60 -O "$2" "$1"
+  else python3 -c 'import sys,urllib.request as u; u.urlretrieve(sys.argv[1],sys.argv[2])' "$1" "$2"; fi
+}
+json='Content-Type: application/json'
+post() {
+  if command -v curl >/dev/null; then curl -fsS --max-time 20 -H "$3" -H "$json" -d "$2" "$1"
+  elif command -v wget >/dev/null; then wget -q -T 20 -O - --header="$3" --header="$json" --post-data="$2" "$1"
+  else python3 -c 'import sys,urllib.request as u
+k,_,v=sys.argv[3].partition(": ")
+r=u.Request(sys.argv[1],sys.argv[2].encode(),{k:v,"Content-Type":"application/json"})
+print(u.urlopen(r,timeout=20).read().decode())' "$1" "$2" "$3"; fi
+}
+say() {
+  cs=$(($(clock)-up0))
+  body="{\"label\":\"$DUMONT_LABEL\",\"boot_id\":\"$boot\",\"up_for_s\":$((cs/100)).$(printf %02d $((cs%100)))$1}"
+  post "$DUMONT_URL/provision" "$body" "Authorization: Bearer $DUMONT_BOOTSTRAP"
+}
+fail() { echo "dumont: $1" >&2; say ",\"failed\":\"$1\"" >/dev/null; exit 1; }
+if [ ! -s token ]; then
+  i=0
+  until say "" >token.new; do i=$((i+1)); [ $i -ge 20 ] && exit 1; sleep 2; done
+  chmod 600 token.new && mv token.new token
+fi
+unset DUMONT_BOOTSTRAP
+libc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)
+[ -n "$libc" ] || fail "no glibc in the image"
+oldest=$(printf '%s\n' "$DUMONT_GLIBC" "$libc" | sort -V | head -n 1)
+[ "$oldest" = "$DUMONT_GLIBC" ] || fail "glibc $libc is older than $DUMONT_GLIBC"
+if [ ! -x agent/agent ]; then
+  i=0
+  until get "$DUMONT_BUNDLE_URL" bundle.tgz; do
+    i=$((i+1)); [ $i -ge 5 ] && fail "the bundle cannot be fetched"; sleep 2
+  done
+  [ "$(sha256sum bundle.tgz | cut -d' ' -f1)" = "$DUMONT_BUNDLE_SHA256" ] || fail "the bundle's checksum is wrong"
+  tar xzf bundle.tgz || fail "the bundle cannot be unpacked"
+  rm -f bundle.tgz
+fi
+if [ -n "$DUMONT_SSH_KEY" ]; then
+  mkdir -p ~/.ssh && chmod 700 ~/.ssh
+  grep -qxF "$DUMONT_SSH_KEY" ~/.ssh/authorized_keys 2>/dev/null || echo "$DUMONT_SSH_KEY" >>~/.ssh/authorized_keys
+fi
+i=0
+while [ $i -lt @STARTS@ ]; do
+  agent/agent && exit 0
+  i=$((i+1)); sleep 1
+done
+"""
+
+
+def script() -> str:
+    """The same for every rental: what differs stands in the environment."""
+    text = SCRIPT.replace("@STARTS@", str(AGENT_STARTS_MAX))
+    assert len(text) <= SCRIPT_LIMIT, f"the start-up script has {len(text)} characters; the market takes {SCRIPT_LIMIT}"
+    return text
+
+
+def environment(
+    *,
+    url: str,
+    label: str,
+    bootstrap: str,
+    bundle_url: str,
+    bundle_sha256: str,
+    glibc_floor: str,
+    ssh_public_key: str | None,
+) -> Mapping[str, str]:
+    """What a rental's container is given. The provider can read all of it: nothing here lives longer than minutes."""
+    env = {
+        "DUMONT_URL": url,
+        "DUMONT_LABEL": label,
+        "DUMONT_BOOTSTRAP": bootstrap,
+        "DUMONT_BUNDLE_URL": bundle_url,
+        "DUMONT_BUNDLE_SHA256": bundle_sha256,
+        "DUMONT_GLIBC": glibc_floor,
+    }
+    return env | ({"DUMONT_SSH_KEY": ssh_public_key} if ssh_public_key else {})

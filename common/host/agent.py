@@ -1,0 +1,298 @@
+"""The agent on a GPU host: report, obey the record's words, never act on time passing alone.
+
+One loop. Engine work runs in a child process, so that the heartbeat never waits for a snapshot and a killed engine
+is only a failed order. What must survive a restart of the agent stands in `state.json`, written atomically.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from common.domain.host import (
+    Heartbeat,
+    HostPhase,
+    Order,
+    OrderResult,
+    Progress,
+    Reply,
+    Signal,
+    SnapshotReport,
+    Sync,
+    Wanted,
+)
+from common.domain.idle import SAMPLE_EVERY_S, Sample, idle_since
+from common.host.samples import Looks
+from common.host.work import Work, start_work, write_atomically
+
+SAMPLES_KEPT = 1000
+RETRY_AFTER_S = 5.0
+"""Until the next heartbeat when one was not answered."""
+DEAD_MAN_S = 1800.0
+"""Rule R10: a host that has not reached us for so long tries a snapshot, then stops itself."""
+
+
+class Unanswered(Exception):
+    """The control plane gave no usable answer: nothing is known, nothing changes."""
+
+
+class Refused(Exception):
+    """The control plane knows no such rental."""
+
+
+class Control(Protocol):
+    """The way to the control plane."""
+
+    def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
+        """Raises `Unanswered` or `Refused`."""
+
+    def notice(self, label: str, reason: str, token: str) -> None:
+        """Best effort; never raises."""
+
+
+class Writers(Protocol):
+    """The user's processes."""
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+
+class Remembered(BaseModel):
+    """What survives a restart of the agent."""
+
+    token: str
+    rev: int = 0
+    """The highest record rev seen: older replies are ignored."""
+    started_epoch: int = 0
+    """The last epoch it began to write in; set only after the restore of that epoch is complete."""
+    seq: int = 0
+    fz: str | None = None
+    last: OrderResult | None = None
+    snapshot: SnapshotReport | None = None
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+
+
+@dataclass
+class Agent:
+    """`now` is passed into every call; `step` says after how many seconds it wants the next one."""
+
+    label: str
+    home: Path
+    workspace: Path
+    control: Control
+    writers: Writers
+    looks: Looks
+    stop_machine: Callable[[], None]
+    """Stops this machine at its marketplace with the container's own key; best effort."""
+    spawn: Callable[[dict[str, Any], Path], Work] = start_work
+    memory: Remembered = field(init=False)
+    phase: HostPhase = HostPhase.READY
+    work: Work | None = None
+    samples: list[Sample] = field(default_factory=list)
+    signals: dict[str, list[float | None]] = field(default_factory=dict)
+    next_beat_at: datetime | None = None
+    next_sample_at: datetime | None = None
+    heard_at: datetime | None = None
+    dead_man: str = "armed"
+
+    def __post_init__(self) -> None:
+        self.memory = _remember(self.home)
+        if self.memory.fz:
+            self.writers.freeze()
+            self.phase = HostPhase.FROZEN
+        elif self.memory.started_epoch:
+            self.phase = HostPhase.SERVING
+
+    def step(self, now: datetime) -> bool:
+        """Do what is due; False = told to stop and stopped."""
+        self.heard_at = self.heard_at or now
+        if self.next_sample_at is None or now >= self.next_sample_at:
+            self._sample(now)
+        if self.work and self.work.finished():
+            self._take_in(self.work)
+            self.work, self.next_beat_at = None, None
+        if self.next_beat_at is None or now >= self.next_beat_at:
+            self._beat(now)
+        self._watch_the_silence(now)
+        return self.phase is not HostPhase.STOPPED
+
+    def wait_s(self, now: datetime) -> float:
+        """Until the next thing is due; never long, so that a finished order is reported at once."""
+        due = [at for at in (self.next_beat_at, self.next_sample_at) if at]
+        soonest = min((at - now).total_seconds() for at in due) if due else 0.0
+        return max(0.02, min(soonest, 0.2 if self.work else 1.0))
+
+    # --- reporting
+
+    def _sample(self, now: datetime) -> None:
+        look = self.looks.look()
+        self.samples = [*self.samples[-SAMPLES_KEPT:], Sample(at=now, gpu_percent=look.get("gpu_percent"))]
+        for name, value in look.items():
+            self.signals.setdefault(name, []).append(value)
+        self.next_sample_at = now + timedelta(seconds=self.looks.every_s)
+
+    def _beat(self, now: datetime) -> None:
+        try:
+            reply = self.control.beat(self._heartbeat(now), self.memory.token)
+        except Unanswered:
+            self.next_beat_at = now + timedelta(seconds=RETRY_AFTER_S if self.looks.every_s >= SAMPLE_EVERY_S else 1.0)
+            return
+        except Refused:
+            self._stop()
+            return
+        self.heard_at, self.dead_man = now, "armed"
+        self.signals = {}
+        self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
+        if reply.rev >= self.memory.rev:
+            self._obey(reply)
+
+    def _heartbeat(self, now: datetime) -> Heartbeat:
+        memory = self.memory
+        return Heartbeat(
+            label=self.label,
+            epoch=memory.started_epoch,
+            seq=memory.seq,
+            rev=memory.rev,
+            sent_at=now,
+            phase=self.phase,
+            fz=memory.fz,
+            idle_since=self._idle_since(),
+            disk=self.looks.disk(self.workspace),
+            sync=Sync(seq=memory.seq),
+            progress=self._progress(),
+            samples={name: _summary(values) for name, values in self.signals.items()},
+        )
+
+    def _idle_since(self) -> datetime | None:
+        """Only a serving host can be idle: a restore or a freeze is work of ours."""
+        if self.phase is not HostPhase.SERVING:
+            return None
+        return idle_since(self.samples, sample_every_s=self.looks.every_s)
+
+    def _progress(self) -> Progress:
+        memory, running = self.memory, self.work.progress() if self.work else {}
+        return Progress(
+            order=self.work.order.id if self.work else None,
+            done_bytes=int(running.get("done_bytes", 0)),
+            total_bytes=int(running.get("total_bytes", 0)),
+            what=str(running.get("what", "")),
+            uploaded_bytes=memory.uploaded_bytes,
+            downloaded_bytes=memory.downloaded_bytes,
+            last=memory.last,
+            snapshot=memory.snapshot,
+        )
+
+    # --- obeying
+
+    def _obey(self, reply: Reply) -> None:
+        """Act on the record's words; the same words again change nothing."""
+        self._keep(token=reply.token, rev=reply.rev)
+        match reply.phase_wanted:
+            case Wanted.STOP:
+                self._stop()
+                return
+            case Wanted.HOLD:
+                self._freeze(None)
+                self.phase = HostPhase.HELD
+            case Wanted.FREEZE:
+                self._freeze(reply.fz)
+            case Wanted.SERVE if self.memory.fz or self.phase in (HostPhase.FROZEN, HostPhase.HELD):
+                self._thaw()
+        for order in reply.orders:
+            self._carry_out(order, reply)
+
+    def _carry_out(self, order: Order, reply: Reply) -> None:
+        if self.work or (self.memory.last and self.memory.last.id == order.id):
+            return
+        if order.kind == "restore":
+            if self.memory.started_epoch == reply.epoch:
+                return
+            self.phase = HostPhase.RESTORING
+        task = {
+            "kind": order.kind,
+            "args": order.args,
+            "epoch": reply.epoch,
+            "seq": self.memory.seq + 1,
+            "workspace": str(self.workspace),
+            "home": str(self.home),
+            "credentials": reply.storage_credentials.model_dump(mode="json") if reply.storage_credentials else None,
+        }
+        self.work = self.spawn({**task, "order": order.model_dump(mode="json")}, self.home)
+
+    def _take_in(self, work: Work) -> None:
+        """An order ended: what it says is written down before it is reported."""
+        result, order = work.result(), work.order
+        ended = OrderResult(
+            id=order.id,
+            ok=bool(result.get("ok")),
+            error=result.get("error"),
+            detail=str(result.get("detail", ""))[:500],
+            chunk=result.get("chunk"),
+        )
+        traffic = {
+            "uploaded_bytes": self.memory.uploaded_bytes + int(result.get("uploaded_bytes", 0)),
+            "downloaded_bytes": self.memory.downloaded_bytes + int(result.get("downloaded_bytes", 0)),
+        }
+        if ended.ok and order.kind == "snapshot":
+            report = SnapshotReport.model_validate(result["snapshot"])
+            self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
+        elif ended.ok:
+            self._keep(last=ended, started_epoch=work.epoch, seq=int(order.args.get("seq") or 0), **traffic)
+            self.phase = HostPhase.SERVING
+        else:
+            self._keep(last=ended, **traffic)
+
+    def _freeze(self, nonce: str | None) -> None:
+        if self.memory.fz != nonce or self.phase is not HostPhase.FROZEN:
+            self.writers.freeze()
+            self._keep(fz=nonce)
+            self.phase = HostPhase.FROZEN
+
+    def _thaw(self) -> None:
+        self.writers.thaw()
+        self._keep(fz=None)
+        self.phase = HostPhase.SERVING if self.memory.started_epoch else HostPhase.READY
+
+    def _stop(self) -> None:
+        if self.work:
+            self.work.kill()
+        self.phase = HostPhase.STOPPED
+
+    def _watch_the_silence(self, now: datetime) -> None:
+        """Rule R10: cut off for DEAD_MAN_S, it stops the user's processes and itself; it never destroys."""
+        silent = (now - (self.heard_at or now)).total_seconds() > DEAD_MAN_S
+        if silent and self.dead_man == "armed" and self.work is None:
+            self.writers.freeze()
+            self.dead_man = "stopped"
+            self.stop_machine()
+
+    def _keep(self, **changes: Any) -> None:
+        updated = self.memory.model_copy(update=changes)
+        if updated != self.memory:
+            write_atomically(self.home / "state.json", updated.model_dump_json().encode())
+            self.memory = updated
+
+
+def _remember(home: Path) -> Remembered:
+    state = home / "state.json"
+    if state.exists():
+        return Remembered.model_validate_json(state.read_bytes())
+    booted = json.loads((home / "token").read_text())
+    return Remembered(token=booted["token"])
+
+
+def _summary(values: list[float | None]) -> Signal:
+    seen = [value for value in values if value is not None]
+    if not seen:
+        return Signal(n=0, missing=len(values))
+    return Signal(
+        min=min(seen), max=max(seen), mean=sum(seen) / len(seen), n=len(seen), missing=len(values) - len(seen)
+    )  # fmt: skip

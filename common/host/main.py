@@ -1,0 +1,96 @@
+"""Entry point of the host bundle: the agent's loop, or one engine task in a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from pydantic import ValidationError
+
+from common.domain.host import Heartbeat, Reply
+from common.host.agent import Agent, Refused, Unanswered
+from common.host.samples import Looks
+from common.host.work import run_task
+from common.host.writers import Processes
+
+TIMEOUT = httpx.Timeout(20.0, connect=5.0)
+
+
+class HttpControl:
+    """The control plane over HTTP. `http` can be swapped for a client with another transport."""
+
+    def __init__(self, url: str, http: httpx.Client | None = None) -> None:
+        self._http = http or httpx.Client(base_url=url, timeout=TIMEOUT)
+
+    def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
+        try:
+            answer = self._http.post("/heartbeat", content=heartbeat.model_dump_json(), headers=_headers(token))
+            if answer.status_code == 404:
+                raise Refused(answer.text[:200])
+            answer.raise_for_status()
+            return Reply.model_validate_json(answer.content)
+        except (httpx.HTTPError, ValidationError) as error:
+            raise Unanswered(str(error)) from error
+
+    def notice(self, label: str, reason: str, token: str) -> None:
+        try:
+            self._http.post("/failover", json={"label": label, "reason": reason}, headers=_headers(token), timeout=2.0)
+        except httpx.HTTPError:
+            return
+
+
+def _headers(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+
+def stop_machine() -> None:
+    """Stop this machine at its marketplace with the container's own key, which may do no more than that."""
+    contract, key = os.environ.get("CONTAINER_ID"), os.environ.get("CONTAINER_API_KEY")
+    if not (contract and key):
+        return
+    url = f"{os.environ.get('VAST_URL', 'https://console.vast.ai')}/api/v0/instances/{contract}/"
+    try:
+        httpx.put(url, json={"state": "stopped"}, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT)
+    except httpx.HTTPError:
+        return
+
+
+def serve() -> None:
+    env = os.environ
+    home = Path(env.get("DUMONT_HOME", "/opt/dumont"))
+    gpu_file = env.get("DUMONT_GPU_FILE")
+    control = HttpControl(env["DUMONT_URL"])
+    agent = Agent(
+        label=env["DUMONT_LABEL"],
+        home=home,
+        workspace=Path(env.get("DUMONT_WORKSPACE", "/workspace")),
+        control=control,
+        writers=Processes(init=int(env.get("DUMONT_INIT_PID", "1"))),
+        looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
+        stop_machine=stop_machine,
+    )
+
+    def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        control.notice(agent.label, "the container is being stopped", agent.memory.token)
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, on_stop)
+    while agent.step(datetime.now(UTC)):
+        time.sleep(agent.wait_s(datetime.now(UTC)))
+
+
+def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1] == "--task":
+        run_task(Path(sys.argv[2]), datetime.now(UTC))
+    else:
+        serve()
+
+
+if __name__ == "__main__":
+    main()

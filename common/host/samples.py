@@ -1,0 +1,52 @@
+"""What the host shows of itself: GPU, CPU, disk. A signal that cannot be read is None, never zero."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.domain.idle import SAMPLE_EVERY_S
+
+
+@dataclass
+class Looks:
+    """One look at the signals. `gpu_file` holds the utilisation in percent where a machine has no GPU of its own."""
+
+    gpu_file: Path | None = None
+    every_s: float = SAMPLE_EVERY_S
+    _nvml: Any = field(default=None, init=False, repr=False)
+
+    def look(self) -> dict[str, float | None]:
+        return {"gpu_percent": self._gpu_percent(), "load_1m": os.getloadavg()[0]}
+
+    def disk(self, path: Path) -> dict[str, int]:
+        """Bytes of the file system that holds the workspace."""
+        try:
+            usage = shutil.disk_usage(path)
+        except OSError:
+            return {}
+        return {"total_bytes": usage.total, "used_bytes": usage.used, "free_bytes": usage.free}
+
+    def _gpu_percent(self) -> float | None:
+        """The busiest GPU in percent."""
+        if self.gpu_file is not None:
+            try:
+                return float(self.gpu_file.read_text())
+            except (OSError, ValueError):
+                return None
+        return self._nvml_percent()
+
+    def _nvml_percent(self) -> float | None:
+        try:
+            import pynvml
+
+            if self._nvml is None:
+                pynvml.nvmlInit()
+                self._nvml = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            return max((float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu) for gpu in self._nvml), default=None)
+        except (ImportError, pynvml.NVMLError):
+            self._nvml = None
+            return None

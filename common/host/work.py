@@ -1,0 +1,188 @@
+"""One order's engine work in a child process: a task file in, progress and a result file out."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time  # noqa: TID251 - the child measures how long the engine worked
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from common.domain.host import Order, SnapshotReport, StorageCredentials
+from common.errors import DumontError, SnapshotDamaged
+from common.snapshots import engine
+
+NICENESS = 10
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Work:
+    """A running engine child. Its files lie in `folder`; the child dies with the agent."""
+
+    order: Order
+    epoch: int
+    folder: Path
+    child: subprocess.Popen[bytes]
+
+    def finished(self) -> bool:
+        return self.child.poll() is not None
+
+    def progress(self) -> dict[str, Any]:
+        return _read(self.folder / "progress.json")
+
+    def result(self) -> dict[str, Any]:
+        """What the child wrote last; a child that died without a word failed."""
+        died = {"ok": False, "error": "engine_died", "detail": f"the engine ended with {self.child.returncode}"}
+        return _read(self.folder / "result.json") or died
+
+    def kill(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+def start_work(task: dict[str, Any], home: Path) -> Work:
+    """Start `agent --task <folder>` (or this interpreter's own module, when not in a bundle)."""
+    folder = home / "work"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps(task))
+    (folder / "task.json").chmod(0o600)
+    frozen = getattr(sys, "frozen", False)
+    program = [sys.executable] if frozen else [sys.executable, "-m", "common.host.main"]
+    child = subprocess.Popen([*program, "--task", str(folder)], start_new_session=False)
+    return Work(Order.model_validate(task["order"]), int(task["epoch"]), folder, child)
+
+
+def run_task(folder: Path, now: datetime) -> None:
+    """The child: do the task, write the result whole or not at all."""
+    _die_with_the_agent()
+    os.nice(NICENESS)
+    task = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").unlink()  # it holds credentials
+    try:
+        result = _snapshot(task, folder, now) if task["kind"] == "snapshot" else _restore(task, folder)
+    except DumontError as error:
+        chunk = error.chunk if isinstance(error, SnapshotDamaged) else None
+        result = {"ok": False, "error": error.code, "detail": str(error), "chunk": chunk}
+    except OSError as error:
+        result = {"ok": False, "error": "os_error", "detail": str(error)}
+    write_atomically(folder / "result.json", json.dumps(result).encode())
+
+
+def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
+    args, endpoint = task["args"], _endpoint(task)
+    place = _place(task, endpoint)
+    previous = (
+        engine.fetch_manifest(args["previous"], root=Path(task["workspace"]), **place) if args.get("previous") else None
+    )
+    report = engine.take(
+        Path(task["workspace"]),
+        epoch=task["epoch"],
+        seq=task["seq"],
+        taken_at=now,
+        previous=previous,
+        clock=time.monotonic,
+        progress=_progress_to(folder),
+        **place,
+    )
+    snapshot = SnapshotReport(
+        order=task["order"]["id"],
+        manifest_key=report.manifest_key,
+        epoch=task["epoch"],
+        seq=task["seq"],
+        fz=args.get("fz"),
+        files=report.files,
+        bytes=report.bytes,
+        stored_bytes=report.stored_bytes,
+        seconds=report.seconds,
+    )
+    return {
+        "ok": True,
+        "snapshot": snapshot.model_dump(mode="json"),
+        "uploaded_bytes": report.stored_bytes,
+        "torn": len(report.torn),
+    }
+
+
+def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """No snapshot: the workspace starts as it is."""
+    args = task["args"]
+    if not args.get("manifest_key"):
+        Path(task["workspace"]).mkdir(parents=True, exist_ok=True)
+        return {"ok": True}
+    report = engine.restore(
+        args["manifest_key"],
+        Path(task["workspace"]),
+        clock=time.monotonic,
+        progress=_progress_to(folder),
+        **_place(task, _endpoint(task)),
+    )
+    return {"ok": True, "downloaded_bytes": report.bytes_fetched}
+
+
+def _place(task: dict[str, Any], endpoint: engine.Endpoint) -> dict[str, Any]:
+    """Where the instance's objects are, under which key they are authenticated, and what the engine remembers."""
+    args = task["args"]
+    return {
+        "prefix": args["prefix"],
+        "instance_key": bytes.fromhex(args["instance_key"]),
+        "endpoint": endpoint,
+        "state_dir": Path(task["home"]) / "engine",
+    }
+
+
+def _endpoint(task: dict[str, Any]) -> engine.Endpoint:
+    credentials = StorageCredentials.model_validate(task["credentials"])
+    return engine.Endpoint(
+        url=credentials.endpoint,
+        region=credentials.region,
+        bucket=credentials.bucket,
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key,
+        session_token=credentials.session_token,
+    )
+
+
+def _progress_to(folder: Path) -> Any:
+    def write(done_bytes: int, total_bytes: int, what: str) -> None:
+        text = json.dumps({"done_bytes": done_bytes, "total_bytes": total_bytes, "what": what})
+        new = folder / "progress.new"
+        new.write_text(text)
+        new.replace(folder / "progress.json")
+
+    return write
+
+
+def _die_with_the_agent() -> None:
+    """A snapshot by a dead agent's child would be nobody's: the kernel ends the child with its parent."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Whole or not at all, also when the machine dies."""
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -1,0 +1,120 @@
+"""Documents as typed records: loaded with what guards them, written back by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from common.domain.host import HostRecord
+from common.domain.instance import Instance
+from common.domain.rental import LIVE, Rental, RentalState
+from common.errors import NotFound
+from common.ports import App, Cas, Check, Create, Doc, Write
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """A record as it was read, with the document that guards its next write."""
+
+    doc: Doc
+    value: T
+
+    def becomes(self, value: T) -> Cas:
+        return Cas(self.doc, dump(value))
+
+    def unchanged(self) -> Check:
+        return Check(self.doc)
+
+
+def dump(record: BaseModel) -> dict[str, Any]:
+    """A record as a document's content."""
+    if isinstance(record, Instance):
+        record = record.with_activity()
+    plain: dict[str, Any] = _plain(record.model_dump(mode="python"))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Only what a document may hold: lists for tuples, plain strings for enums."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def read(app: App, collection: str, id: str, model: type[T]) -> Kept[T] | None:
+    doc = app.store.get(collection, id)
+    return Kept(doc, model.model_validate(doc.data)) if doc else None
+
+
+@dataclass(frozen=True)
+class World:
+    """One instance with its unsettled rentals and what their hosts last said, read at the start of a step."""
+
+    instance: Kept[Instance]
+    rentals: dict[str, Kept[Rental]]
+    hosts: dict[str, HostRecord]
+
+    def rental(self, label: str | None) -> Kept[Rental] | None:
+        return self.rentals.get(label) if label else None
+
+    @property
+    def writer(self) -> Kept[Rental] | None:
+        return self.rental(self.instance.value.writer)
+
+    @property
+    def writer_host(self) -> HostRecord | None:
+        return self.hosts.get(self.instance.value.writer or "")
+
+    def in_state(self, *states: RentalState) -> list[Kept[Rental]]:
+        return [kept for kept in self.rentals.values() if kept.value.state in states]
+
+
+def load(app: App, key: str) -> World:
+    """Raises `NotFound`."""
+    instance = read(app, "instances", key, Instance)
+    if instance is None:
+        raise NotFound(f"there is no instance {key.rpartition('.')[2]}")
+    rentals = rentals_of(app, key)
+    live = [label for label, kept in rentals.items() if kept.value.state in LIVE]
+    hosts = {label: kept.value for label in live if (kept := read(app, "hosts", label, HostRecord))}
+    return World(instance, rentals, hosts)
+
+
+def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
+    """The instance's rentals that are not settled."""
+    docs = app.store.query("rentals", [("instance_key", "==", key), ("settled", "==", False)])
+    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+
+
+def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:
+    """A line of the instance's story (`dumont instances why`), written in the commit that makes it true."""
+    data = {"account": instance.account, "instance_key": instance.key, "at": now, "kind": kind, "text": text}
+    return Create("events", f"{instance.key}.{app.ids()}", data)
+
+
+def retire(rentals: Sequence[Kept[Rental]], *, now: datetime, why: str) -> list[Write]:
+    """Writes that move live rentals to RELEASING; those already retired are left alone."""
+    return [
+        kept.becomes(kept.value.to(RentalState.RELEASING, at=now, message=why))
+        for kept in rentals
+        if kept.value.is_live
+    ]
+
+
+def prefix_of(instance: Instance) -> str:
+    """Where the instance's objects live in the bucket."""
+    return f"instances/{instance.key}/"
+
+
+def manifest_key_of(app: App, instance: Instance) -> bytes:
+    """The key under which the instance's manifests are authenticated."""
+    return app.deployment().derive("manifest", instance.key)

@@ -1,0 +1,100 @@
+"""Is a snapshot really in the store? Runs in the control plane; asks the store alone, never the host that uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from blake3 import blake3
+
+from common.domain.snapshot import Version
+from common.errors import SnapshotDamaged, SnapshotRefused
+from common.ports import ObjectStore, Stored
+from common.snapshots.manifest import Manifest, Pack, pack_key
+from common.snapshots.seal import unseal
+
+Proof = Literal["md5", "read_back", "known"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """That every object is there and was proven; there is no failed one, `verify` raises instead."""
+
+    proof: Proof
+    """How the new packs were proven: by the store's MD5, by reading them back, or none was new."""
+    packs_new: tuple[str, ...]
+    """Names that this call proved: add them to `proven` of the next."""
+    bytes_read_back: int
+    version: Version
+    files: int
+    bytes: int
+    stored_bytes: int
+    """Of all packs that the snapshot needs."""
+    torn: tuple[str, ...]
+    """Files whose parts may be of different moments."""
+    ok: Literal[True] = True
+
+
+def load_manifest(objects: ObjectStore, key: str, instance_key: bytes) -> Manifest:
+    """The manifest at `key`; raises `ObjectMissing`, `ObjectStoreError`, or `SnapshotRefused`."""
+    return unseal(objects.get(key), key, instance_key)
+
+
+def verify(
+    objects: ObjectStore,
+    manifest_key: str,
+    *,
+    prefix: str,
+    instance_key: bytes,
+    proven: Collection[str],
+) -> Verified:
+    """Proves the snapshot by the store's own answers, with one listing.
+
+    `proven` names the packs whose content was proven before. Raises `SnapshotDamaged` (an object is missing, or not
+    what it should be), `SnapshotRefused` (the manifest is not authentic, or another's), `ObjectStoreError` (no answer:
+    that is no proof of anything).
+    """
+    manifest = load_manifest(objects, manifest_key, instance_key)
+    if manifest.prefix != prefix:
+        raise SnapshotRefused(f"{manifest_key} is a snapshot of {manifest.prefix}, not of {prefix}")
+    listed = {stored.key: stored for stored in objects.list(pack_key(prefix, ""))}
+    new = tuple(name for name in manifest.packs if name not in proven)
+    for name, pack in manifest.packs.items():
+        _check_size(manifest, name, pack, listed.get(pack_key(prefix, name)))
+    read_back = sum(_prove(objects, manifest, name, listed[pack_key(prefix, name)]) for name in new)
+    return Verified(
+        proof="read_back" if read_back else "md5" if new else "known",
+        packs_new=new,
+        bytes_read_back=read_back,
+        version=manifest.version,
+        files=manifest.files,
+        bytes=manifest.bytes,
+        stored_bytes=sum(pack.size for pack in manifest.packs.values()),
+        torn=tuple(manifest.torn),
+    )
+
+
+def _check_size(manifest: Manifest, name: str, pack: Pack, stored: Stored | None) -> None:
+    if stored is None:
+        raise SnapshotDamaged(f"pack {name} is not in the store", manifest.first_chunk_of(name))
+    if stored.size != pack.size:
+        sizes = f"{stored.size} bytes, not {pack.size}"
+        raise SnapshotDamaged(f"pack {name} has {sizes}", manifest.first_chunk_of(name))
+
+
+def _prove(objects: ObjectStore, manifest: Manifest, name: str, stored: Stored) -> int:
+    """Proves one pack's content; the bytes that had to be read back for it."""
+    pack = manifest.packs[name]
+    if stored.md5 is not None:
+        if stored.md5 != pack.md5:
+            raise SnapshotDamaged(f"pack {name} has another content in the store", manifest.first_chunk_of(name))
+        return 0
+    content, md5 = blake3(), hashlib.md5(usedforsecurity=False)
+    for piece in objects.read(stored.key):
+        content.update(piece)
+        md5.update(piece)
+    if (content.hexdigest(), md5.hexdigest()) != (name, pack.md5):
+        raise SnapshotDamaged(f"pack {name} reads back with another content", manifest.first_chunk_of(name))
+    return pack.size

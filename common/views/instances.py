@@ -1,0 +1,243 @@
+"""What a user sees of an instance: state, address, protection, cost so far, and the story of its decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from common.domain.host import HostPhase, HostRecord
+from common.domain.instance import (
+    Failure,
+    Instance,
+    Pointer,
+    Protection,
+    RestoredOlder,
+    Spec,
+    State,
+    Want,
+    protection_of,
+    state_of,
+)
+from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.offer import Usd
+from common.domain.operation import Operation
+from common.domain.rental import Rental, RentalState
+from common.errors import NotFound
+from common.ports import App
+from common.records import World, load, read
+
+EVENTS_SHOWN = 200
+
+
+class Address(BaseModel):
+    """How a person gets in; `direct` changes with the machine."""
+
+    kind: Literal["direct", "standby"]
+    host: str
+    port: int
+    user: str = "root"
+
+
+class RentalOut(BaseModel):
+    label: str
+    provider: str
+    state: RentalState
+    gpu: str
+    machine_id: str
+    usd_per_hour: Usd
+    message: str
+
+
+class Cost(BaseModel):
+    """USD. `ledger` is what providers billed for settled machines; `metered` our own count for all of them so far."""
+
+    ledger_usd: Usd
+    metered_usd: Usd
+    usd_per_hour: Usd
+    """Right now."""
+
+
+class InstanceOut(BaseModel):
+    id: str
+    name: str
+    state: State
+    want: Want
+    reason: str
+    since: datetime
+    created_at: datetime
+    spec: Spec
+    address: Address | None
+    protection: Protection
+    epoch: int
+    snapshot: Pointer | None
+    restored_older: RestoredOlder | None
+    failure: Failure | None
+    progress: dict[str, Any]
+    rentals: list[RentalOut]
+    cost: Cost
+    keep_until: datetime | None
+
+
+class OperationOut(BaseModel):
+    id: str
+    instance_id: str
+    kind: str
+    status: Literal["running", "succeeded", "failed"]
+    progress: float
+    """0 to 1."""
+    detail: str = ""
+
+
+class EventOut(BaseModel):
+    at: datetime
+    kind: str
+    text: str
+
+
+def show(app: App, account: str, id: str, now: datetime) -> InstanceOut:
+    """Raises `NotFound`, also for another tenant's id."""
+    return _out(app, _world(app, account, id), now)
+
+
+def page(
+    app: App, account: str, *, limit: int, cursor: str | None, now: datetime
+) -> tuple[list[InstanceOut], str | None]:
+    """Instances in the order of their ids; the cursor is the last id shown."""
+    start = f"{account}.{cursor}" if cursor else None
+    docs = app.store.query("instances", [("account", "==", account)], limit=limit + 1, start_after=start)
+    shown = [_out(app, load(app, doc.id), now) for doc in docs[:limit]]
+    return shown, shown[-1].id if len(docs) > limit else None
+
+
+def events(app: App, account: str, id: str) -> list[EventOut]:
+    """The newest EVENTS_SHOWN lines of its story, oldest first. Raises `NotFound`."""
+    key = _world(app, account, id).instance.value.key
+    docs = app.store.query("events", [("instance_key", "==", key)], order_by="at")
+    return [EventOut.model_validate(doc.data) for doc in docs][-EVENTS_SHOWN:]
+
+
+def operation(app: App, account: str, id: str) -> OperationOut:
+    """Raises `NotFound`."""
+    kept = read(app, "operations", f"{account}.{id}", Operation)
+    if kept is None:
+        raise NotFound(f"there is no operation {id}")
+    return operation_out(app, kept.value)
+
+
+def operation_out(app: App, operation: Operation) -> OperationOut:
+    world = load(app, operation.instance_key)
+    state = _state(world)
+    status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
+    failure = world.instance.value.failure
+    return OperationOut(
+        id=operation.id,
+        instance_id=operation.instance_id,
+        kind=operation.kind,
+        status=status,
+        progress=progress,
+        detail=failure.detail if failure and status == "failed" else state.value,
+    )
+
+
+_Outcome = tuple[Literal["running", "succeeded", "failed"], float]
+_UP: dict[State, _Outcome] = {
+    State.RUNNING: ("succeeded", 1.0),
+    State.FAILED: ("failed", 1.0),
+    State.HIBERNATED: ("failed", 1.0),
+    State.TERMINATED: ("failed", 1.0),
+}
+_STATUS: dict[str, dict[State, _Outcome]] = {
+    "provision": _UP,
+    "wake": _UP,
+    "restore": _UP,
+    "hibernate": {
+        State.HIBERNATED: ("succeeded", 1.0),
+        State.TERMINATED: ("succeeded", 1.0),
+        State.FAILED: ("failed", 1.0),
+    },
+    "terminate": {State.TERMINATED: ("succeeded", 1.0)},
+    "purge": {State.TERMINATED: ("succeeded", 1.0)},
+}
+_PROGRESS = {
+    State.REQUESTED: 0.05,
+    State.PROVISIONING: 0.3,
+    State.RESTORING: 0.7,
+    State.FREEZING: 0.2,
+    State.HIBERNATING: 0.6,
+    State.TERMINATING: 0.4,
+}
+
+
+def _world(app: App, account: str, id: str) -> World:
+    if not id.isalnum():
+        raise NotFound(f"there is no instance {id}")
+    return load(app, f"{account}.{id}")
+
+
+def _state(world: World) -> State:
+    host = world.writer_host
+    frozen = bool(host and host.phase is HostPhase.FROZEN and host.fz == world.instance.value.fz)
+    return state_of(world.instance.value, [kept.value for kept in world.rentals.values()], frozen=frozen)
+
+
+def _out(app: App, world: World, now: datetime) -> InstanceOut:
+    instance = world.instance.value
+    rentals = [kept.value for kept in world.rentals.values()]
+    return InstanceOut(
+        id=instance.id,
+        name=instance.name,
+        state=_state(world),
+        want=instance.want,
+        reason=instance.reason,
+        since=instance.at,
+        created_at=instance.created_at,
+        spec=instance.spec,
+        address=_address(world.writer.value if world.writer else None),
+        protection=protection_of(instance),
+        epoch=instance.epoch,
+        snapshot=instance.pointer,
+        restored_older=instance.restored_older,
+        failure=instance.failure,
+        progress=_progress(world.writer_host),
+        rentals=[_rental(rental) for rental in rentals],
+        cost=_cost(app, instance, rentals, now),
+        keep_until=instance.keep_until,
+    )
+
+
+def _address(writer: Rental | None) -> Address | None:
+    if writer is None or writer.ssh_host is None or writer.ssh_port is None:
+        return None
+    return Address(kind="direct", host=writer.ssh_host, port=writer.ssh_port)
+
+
+def _progress(host: HostRecord | None) -> dict[str, Any]:
+    if host is None or host.progress.order is None:
+        return {}
+    progress = host.progress
+    return {"what": progress.what, "done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes}
+
+
+def _rental(rental: Rental) -> RentalOut:
+    return RentalOut(
+        label=rental.label,
+        provider=rental.provider,
+        state=rental.state,
+        gpu=rental.offer.gpu,
+        machine_id=rental.offer.machine_id,
+        usd_per_hour=rental.offer.usd_per_hour(rental.disk_gb),
+        message=rental.message,
+    )
+
+
+def _cost(app: App, instance: Instance, open_rentals: Sequence[Rental], now: datetime) -> Cost:
+    docs = app.store.query("ledger", [("instance_key", "==", instance.key)])
+    ledger = sum(LedgerEntry.model_validate(doc.data).micro_usd for doc in docs)
+    every = app.store.query("rentals", [("instance_key", "==", instance.key)])
+    metered = sum((sum(Rental.model_validate(d.data).metered_usd(now).values()) for d in every), Decimal(0))
+    burning = [r.offer.usd_per_hour(r.disk_gb) for r in open_rentals if r.create_called_at and r.is_live]
+    return Cost(ledger_usd=to_usd(ledger), metered_usd=metered, usd_per_hour=sum(burning, Decimal(0)))

@@ -1,0 +1,87 @@
+"""A writer that is lost gives its role back to the record; its machine is retired, or held when it only went silent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from common.domain.instance import Instance, Phase, Want
+from common.domain.orders import failed_restore
+from common.domain.rental import RentalState
+from common.ports import App, Write
+from common.records import World, event, retire
+
+FROM_THE_MARKET = {
+    "interrupted": "the marketplace took the machine",
+    "gone": "the machine is gone",
+    "offline": "the machine's host is offline",
+    "boot_failed": "the machine's container died",
+}
+
+
+def replace_lost(app: App, world: World, now: datetime) -> bool:
+    """up|freezing -> boot (or down): the market confirmed that the writer's machine is gone or taken (rule W5)."""
+    writer = world.writer
+    if writer is None or writer.value.state is not RentalState.LOST:
+        return False
+    why = FROM_THE_MARKET[writer.value.loss or "gone"]
+    writes = retire([writer], now=now, why=why)
+    _commit(app, world, _without_writer(world.instance.value, now), writes, why, now)
+    return True
+
+
+def fence_silent(app: App, world: World, now: datetime) -> bool:
+    """up -> boot: listed as running but silent. The epoch fences it; its machine is held until a snapshot covers it."""
+    instance, writer, host = world.instance.value, world.writer, world.writer_host
+    if writer is None or instance.want is not Want.UP or writer.value.unreachable_at is None:
+        return False
+    if host and host.silent_for_s(now) <= app.settings.timing.silent_after_s:
+        return False
+    why = f"the host has been silent for {host.silent_for_s(now):.0f} s" if host else "the host never reported"
+    older = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
+    writes: list[Write] = retire(older, now=now, why="a newer machine is held")
+    held = writer.value.to(RentalState.HELD, at=now, message=why)
+    writes.append(writer.becomes(held))
+    _commit(app, world, _without_writer(instance, now).having(held=writer.value.label), writes, why, now)
+    return True
+
+
+def drop_lost_held(app: App, world: World, now: datetime) -> bool:
+    """A held machine that is confirmed lost is retired."""
+    lost = [kept for kept in world.in_state(RentalState.LOST) if kept.value.label == world.instance.value.held]
+    if not lost:
+        return False
+    writes = retire(lost, now=now, why="lost while held")
+    app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
+    return True
+
+
+def replace_unfit(app: App, world: World, now: datetime) -> bool:
+    """up -> boot: the restore fails on this machine for a reason of its own (a full disk, no network): another one."""
+    result = failed_restore(world.instance.value, world.writer_host)
+    if result is None or world.writer is None:
+        return False
+    why = f"the restore failed on this machine: {result.detail or result.error}"
+    machine = world.writer.value.offer.machine_id
+    instance = _without_writer(world.instance.value, now).having(tried=(machine,))
+    _commit(app, world, instance, retire([world.writer], now=now, why=why), why, now)
+    return True
+
+
+def _without_writer(instance: Instance, now: datetime) -> Instance:
+    phase = Phase.BOOT if instance.want is Want.UP else Phase.DOWN
+    return instance.to(phase, at=now).having(
+        epoch=instance.epoch + 1,
+        writer=None,
+        mirror=None,
+        fz=None,
+        start="restore",
+        recovering=True,
+        rounds=0,
+        tried=(),
+        not_before=None,
+    )
+
+
+def _commit(app: App, world: World, instance: Instance, writes: list[Write], why: str, now: datetime) -> None:
+    lost = event(app, instance, "lost", f"{why}; going back to the newest verified snapshot", now)
+    app.store.commit([*writes, world.instance.becomes(instance), lost])

@@ -1,0 +1,177 @@
+"""Snapshots become the pointer only when verified; a frozen, verified instance lets its machine go in that commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from common.domain.host import HostRecord, SnapshotReport
+from common.domain.idle import is_idle
+from common.domain.instance import Instance, Phase, Pointer, Want
+from common.domain.orders import snapshot_id
+from common.domain.rental import RentalState
+from common.domain.snapshot import SnapshotRecord, Version
+from common.errors import IllegalMove, ObjectMissing, SnapshotError
+from common.ports import App, Create, Write
+from common.records import World, dump, event, manifest_key_of, prefix_of, retire
+from common.snapshots import engine
+
+PROVEN_FROM_LAST = 200
+"""Snapshots whose verification may have proved an object that a new one needs."""
+
+
+def request(app: App, world: World, *, reason: str, now: datetime, also: Sequence[Write] = ()) -> Instance:
+    """The wish to hibernate; raises `IllegalMove` when it is ending."""
+    instance = world.instance.value
+    if instance.want is Want.GONE:
+        raise IllegalMove(f"{instance.id} is being terminated")
+    wished = instance.having(want=Want.DOWN, reason=reason, failure=None)
+    app.store.commit([world.instance.becomes(wished), event(app, instance, "hibernate", reason, now), *also])
+    return wished
+
+
+def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
+    """Idle for the instance's whole window, freshly reported by its present writer, and nothing else under way."""
+    timing = app.settings.timing
+    window_s = instance.spec.idle_for_s or timing.idle_for_s
+    fresh = host.silent_for_s(now) <= timing.silent_after_s
+    serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
+    return serving and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
+
+
+def freeze(app: App, world: World, now: datetime) -> bool:
+    """up -> freezing, with a nonce that only this freeze can answer."""
+    instance = world.instance.value
+    if instance.want is Want.UP or not instance.is_running:
+        return False
+    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids())
+    app.store.commit(
+        [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
+    )  # fmt: skip
+    return True
+
+
+def unfreeze(app: App, world: World, now: datetime) -> bool:
+    """freezing -> up, when the user wants it after all: the nonce is dead."""
+    instance = world.instance.value
+    if instance.want is not Want.UP:
+        return False
+    up = instance.to(Phase.UP, at=now).having(fz=None)
+    app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", "wanted again", now)])
+    return True
+
+
+def accept_snapshot(app: App, world: World, now: datetime) -> bool:
+    """Verify the writer's newest report; then ONE commit moves the pointer and, after a freeze, retires the machine."""
+    instance, host = world.instance.value, world.writer_host
+    report = host.progress.snapshot if host else None
+    if report is None or report.manifest_key == instance.snapshot_judged or not _may_count(instance, report):
+        return False
+    try:
+        verified = engine.verify(
+            app.objects,
+            report.manifest_key,
+            prefix=prefix_of(instance),
+            instance_key=manifest_key_of(app, instance),
+            proven=_proven(app, instance),
+        )
+        _agree(report, verified.version)
+    except (SnapshotError, ObjectMissing) as error:
+        # the store says definitely what is wrong; an answer that failed is another error, and ends the step
+        return _refuse(app, world, report, f"{error.code}: {error}", now)
+    record = SnapshotRecord(
+        id=f"{instance.key}.{report.epoch}-{report.seq}",
+        account=instance.account,
+        instance_id=instance.id,
+        instance_key=instance.key,
+        manifest_key=report.manifest_key,
+        version=Version(epoch=report.epoch, seq=report.seq),
+        taken_epoch=report.epoch,
+        taken_at=now,
+        files=verified.files,
+        bytes=verified.bytes,
+        stored_bytes=report.stored_bytes,
+        new_packs=list(verified.packs_new),
+        proof=verified.proof,
+    )
+    _move_pointer(app, world, report, record, now)
+    return True
+
+
+def _may_count(instance: Instance, report: SnapshotReport) -> bool:
+    """Rule P2: taken in the record's epoch by its writer, and newer than the pointer. Others are noise, not errors."""
+    if report.epoch != instance.epoch or instance.started_epoch != instance.epoch:
+        return False
+    version = Version(epoch=report.epoch, seq=report.seq)
+    pointer = instance.pointer
+    return pointer is None or (version >= pointer.version and (report.epoch, version) > pointer.order)
+
+
+def _agree(report: SnapshotReport, version: Version) -> None:
+    if version != Version(epoch=report.epoch, seq=report.seq):
+        raise SnapshotError(f"the manifest is of version {version}, the host says ({report.epoch}, {report.seq})")
+
+
+def _proven(app: App, instance: Instance) -> set[str]:
+    docs = app.store.query(
+        "snapshots", [("instance_key", "==", instance.key)], order_by="taken_at", limit=PROVEN_FROM_LAST
+    )  # fmt: skip
+    return {name for doc in docs for name in doc.data["new_packs"]}
+
+
+def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
+    instance = world.instance.value
+    judged = instance.having(snapshot_judged=report.manifest_key, snapshot_attempt=instance.snapshot_attempt + 1)
+    app.store.commit([world.instance.becomes(judged), event(app, instance, "snapshot_refused", why, now)])
+    return True
+
+
+def _move_pointer(app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime) -> None:
+    instance = world.instance.value
+    pointer = Pointer(
+        id=record.id,
+        manifest_key=record.manifest_key,
+        version=record.version,
+        taken_epoch=record.taken_epoch,
+        at=now,
+        files=record.files,
+        bytes=record.bytes,
+    )
+    moved = instance.having(
+        pointer=pointer,
+        snapshot_judged=report.manifest_key,
+        snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_due_from=now,
+        held=None,
+        restored_older=None,
+    )
+    # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
+    covered = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
+    writes: list[Write] = retire(covered, now=now, why="covered by a newer snapshot")
+    text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
+    if is_final(instance, report):
+        moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
+        assert world.writer
+        writes += retire([world.writer], now=now, why="hibernated")
+        text += "; the machine is released"
+    writes += [world.instance.becomes(moved), Create("snapshots", record.id, dump(record))]
+    app.store.commit([*writes, event(app, instance, "snapshot", text, now)])
+
+
+def is_final(instance: Instance, report: SnapshotReport) -> bool:
+    """Does this report answer the freeze that stands now? Never assumed from elapsed time."""
+    frozen = instance.phase is Phase.FREEZING and instance.fz is not None
+    return frozen and report.fz == instance.fz and report.order == snapshot_id(instance)
+
+
+def give_up_freezing(app: App, world: World, now: datetime) -> bool:
+    """freezing -> down without a last snapshot, only when the host was silent for the whole dead man's time."""
+    instance, host = world.instance.value, world.writer_host
+    limit = timedelta(seconds=app.settings.timing.dead_man_s)
+    if now - instance.at < limit or (host and host.silent_for_s(now) < limit.total_seconds()):
+        return False
+    down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
+    why = f"the host was silent for {limit}; the newest verified snapshot stands"
+    writes = retire([world.writer] if world.writer else [], now=now, why=why)
+    app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", why, now)])
+    return True

@@ -1,0 +1,138 @@
+"""Hosts call us: the bootstrap token for a host token, the heartbeat for its orders."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from common import auth
+from common.domain.host import Boot, Booted, Heartbeat, HostPhase, HostRecord, Reply, StorageCredentials, Wanted
+from common.domain.instance import Instance
+from common.domain.orders import is_busy, orders_of, wanted_of
+from common.domain.rental import Rental
+from common.errors import Exists, NotFound, Unauthenticated
+from common.ports import App, Doc
+from common.records import Kept, dump, manifest_key_of, prefix_of, read
+from common.workflows.rentals import note_boot
+
+STORAGE_CREDENTIALS_FOR_S = 3600
+
+
+def boot(app: App, call: Boot, token: str, now: datetime) -> tuple[Booted | None, Rental | None]:
+    """The first call of a machine. The bootstrap token is used up by one `boot_id`; raises `Unauthenticated`."""
+    label = auth.label_of_bootstrap(token, secret=app.settings.jwt_secret, now=now)
+    if label != call.label:
+        raise Unauthenticated("this bootstrap token is for another rental")
+    if not call.failed:
+        _use_up(app, label, call.boot_id, now)
+    rental = note_boot(app, label, call.up_for_s, call.failed, now)
+    if rental is None:
+        raise NotFound(f"{label} is not a live rental")
+    if call.failed:
+        return None, rental
+    return Booted(token=auth.host_token(label, 0, secret=app.settings.jwt_secret, now=now)), rental
+
+
+def _use_up(app: App, label: str, boot_id: str, now: datetime) -> None:
+    """One use; the same machine may repeat its call when the answer was lost."""
+    try:
+        app.store.create("boots", label, {"boot_id": boot_id, "at": now})
+    except Exists:
+        doc = app.store.get("boots", label)
+        if doc is None or doc.data["boot_id"] != boot_id:
+            raise Unauthenticated("this bootstrap token was used before") from None
+
+
+def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply, Rental, bool]:
+    """Record what the host says and answer with what the record wants of it.
+
+    Returns the reply, the rental, and whether something changed that the lifecycle should look at now.
+    Raises `Unauthenticated` and `NotFound` (no such rental: a host that hears it stops asking).
+    """
+    label = auth.label_of_host(token, secret=app.settings.jwt_secret, now=now)
+    if label != beat.label:
+        raise Unauthenticated("this token is for another rental")
+    kept = read(app, "rentals", label, Rental)
+    if kept is None:
+        raise NotFound(f"there is no rental {label}")
+    before = app.store.get("hosts", label)
+    record = _record(kept.value, beat, now)
+    changed = before is None or _says_something_new(HostRecord.model_validate(before.data), record)
+    if changed or before is None or _is_stale(app, before, now):
+        app.store.put("hosts", label, dump(record))
+    instance = read(app, "instances", kept.value.instance_key, Instance) if kept.value.instance_key else None
+    return _reply(app, kept.value, record, instance, now), kept.value, changed
+
+
+def _record(rental: Rental, beat: Heartbeat, now: datetime) -> HostRecord:
+    idle_for = beat.idle_for()
+    return HostRecord(
+        label=rental.label,
+        account=rental.account,
+        instance_id=rental.instance_id,
+        instance_key=rental.instance_key,
+        last_seen_at=now,
+        phase=beat.phase,
+        epoch=beat.epoch,
+        seq=beat.seq,
+        fz=beat.fz,
+        idle_since=now - idle_for if idle_for is not None else None,
+        vetoes=beat.vetoes,
+        disk=beat.disk,
+        sync=beat.sync,
+        progress=beat.progress,
+        samples=beat.samples,
+    )
+
+
+def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
+    """Facts that a decision depends on; a sequence number or a sample alone is none."""
+
+    def facts(record: HostRecord) -> tuple[object, ...]:
+        progress = record.progress
+        is_idle = record.idle_since is not None
+        return record.phase, record.epoch, record.fz, is_idle, progress.last, progress.snapshot, tuple(record.vetoes)
+
+    return facts(before) != facts(after)
+
+
+def _is_stale(app: App, before: Doc, now: datetime) -> bool:
+    """Written at least three times within `silent_after_s`, so that silence is told from an unchanged host."""
+    return bool(now - before.data["last_seen_at"] >= timedelta(seconds=app.settings.timing.silent_after_s / 3))
+
+
+def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] | None, now: datetime) -> Reply:
+    timing = app.settings.timing
+    record = instance.value if instance else None
+    wanted = wanted_of(record, rental)
+    every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
+    orders = orders_of(record, rental, host, snapshot_every_s=every_s, now=now) if record else []
+    busy = record is None or is_busy(record, rental, host, orders)
+    epoch = record.epoch if record else 0
+    serves = record is not None and record.serves(rental.label)
+    if record and serves:
+        secret = {"instance_key": manifest_key_of(app, record).hex(), "prefix": prefix_of(record)}
+        orders = [order.model_copy(update={"args": order.args | secret}) for order in orders]
+    return Reply(
+        rev=instance.doc.rev if instance else 0,
+        phase_wanted=wanted,
+        epoch=epoch if serves else 0,
+        fz=record.fz if record and wanted is Wanted.FREEZE else None,
+        orders=orders,
+        token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
+        storage_credentials=_credentials(app, record, now) if record and orders else None,
+        idle_for_s=(record and record.spec.idle_for_s) or timing.idle_for_s,
+        next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
+    )
+
+
+def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials:
+    settings = app.settings
+    return StorageCredentials(
+        endpoint=settings.host_storage_endpoint,
+        region=settings.storage_region,
+        bucket=settings.bucket,
+        prefix=prefix_of(instance),
+        access_key=settings.storage_key_id,
+        secret_key=settings.storage_application_key,
+        expires_at=now + timedelta(seconds=STORAGE_CREDENTIALS_FOR_S),
+    )

@@ -1,0 +1,112 @@
+"""The one function that moves an instance: steps from one table, each load -> decide -> one call -> guarded write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeAlias
+
+from common.domain.instance import Instance, Phase
+from common.domain.rental import Rental, RentalState
+from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable
+from common.ports import App
+from common.records import Kept, World, load
+from common.workflows import deploy, failover, hibernate, rentals, restore, terminate
+
+BUDGET_S = 20.0
+STEPS_MAX = 12
+
+Step: TypeAlias = Callable[[App, World, datetime], bool]
+"""True = something was written: load again. Raises `Stale` when somebody wrote first."""
+
+STEPS: Mapping[Phase, tuple[Step, ...]] = {
+    Phase.DOWN: (deploy.begin, terminate.end),
+    Phase.BOOT: (
+        deploy.stop_booting,
+        deploy.choose_winner,
+        deploy.drop_failed,
+        rentals.create_due,
+        failover.drop_lost_held,
+        deploy.plan_round,
+    ),
+    Phase.UP: (
+        failover.replace_lost,
+        failover.fence_silent,
+        terminate.discard,
+        restore.fall_back,
+        failover.replace_unfit,
+        restore.note_started,
+        hibernate.freeze,
+        hibernate.accept_snapshot,
+        failover.drop_lost_held,
+    ),
+    Phase.FREEZING: (
+        failover.replace_lost,
+        terminate.discard,
+        hibernate.unfreeze,
+        hibernate.accept_snapshot,
+        hibernate.give_up_freezing,
+    ),
+    Phase.ENDED: (terminate.purge,),
+}
+"""What may happen in each phase, first come first served."""
+
+RENTAL_STEPS: Mapping[RentalState, str] = {
+    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
+    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
+    RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",
+    RentalState.RELEASING: "rentals.destroy_due, sweep (confirmed)",
+    RentalState.RELEASED: "settle.run",
+}
+"""Who moves a rental on from each state: every state has an owner."""
+
+
+def advance(app: App, key: str) -> Instance:
+    """Repeat steps until nothing is due or the budget is spent. Harmless to repeat, to race and to kill anywhere.
+
+    Raises `NotFound`.
+    """
+    started_at = app.clock()
+    instance: Instance | None = None
+    for _ in range(STEPS_MAX):
+        world = load(app, key)
+        instance = world.instance.value
+        if (app.clock() - started_at).total_seconds() > BUDGET_S or not _one_step(app, world):
+            break
+    assert instance is not None
+    return instance
+
+
+def _one_step(app: App, world: World) -> bool:
+    """Do the first thing that is due. A step that met another writer counts: the next one loads afresh."""
+    now = app.clock()
+    for step in STEPS[world.instance.value.phase]:
+        try:
+            if step(app, world, now):
+                app.log("step", instance=world.instance.value.id, step=step.__name__)
+                return True
+        except (Stale, Exists, Missing) as error:
+            app.log("stale", instance=world.instance.value.id, step=step.__name__, error=str(error))
+            return True
+        except (ObjectStoreError, StoreUnavailable) as error:
+            # no information: the step ends, and the next advance looks again (rule E4)
+            app.log("unknown", instance=world.instance.value.id, step=step.__name__, error=str(error))
+            return False
+    return any(_release(app, kept, now) for kept in world.in_state(RentalState.RELEASING))
+
+
+def _release(app: App, kept: Kept[Rental], now: datetime) -> bool:
+    try:
+        return rentals.destroy_due(app, kept, now)
+    except Stale:
+        return True
+
+
+def hint(app: App, key: str | None) -> None:
+    """A webhook or a report says that something changed; losing it costs at most one reconcile."""
+    try:
+        if key is not None:
+            advance(app, key)
+    except DumontError as error:
+        app.log("hint_failed", key=key, error=str(error))

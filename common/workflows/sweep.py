@@ -1,0 +1,178 @@
+"""The provider's listing against our records: orphans are destroyed, losses noted, releases confirmed.
+
+Two orders of reading, and they are opposite. ORPHAN: list first, then read the record of each row. LOST: read the
+records first, then list. So: read, list, read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+
+from common.domain.host import HostRecord
+from common.domain.rental import Label, Loss, Rental, RentalState
+from common.errors import MarketError, Stale
+from common.ports import App, Listed, Market
+from common.records import Kept, dump, read
+from common.workflows import rentals
+
+DESTROYS_PER_RUN_MAX = 25
+SECOND_LISTING_AFTER_S = 1.0
+"""Two listings that lack a machine count as two only when they are at least so far apart."""
+
+
+@dataclass
+class Summary:
+    """What one sweep saw and did."""
+
+    listed: int = 0
+    foreign: int = 0
+    orphans: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    """Markets that gave no information."""
+
+
+def run(app: App, now: datetime) -> Summary:
+    """One pass over every market. A market that does not answer, or not whole, changes nothing."""
+    summary = Summary()
+    for market in app.markets.values():
+        docs = app.store.query("rentals", [("settled", "==", False)])
+        before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+        ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
+        try:
+            rows = market.list()
+        except MarketError as error:
+            app.log("listing_failed", market=market.name, error=str(error))
+            summary.unknown.append(market.name)
+            continue
+        summary.listed += len(rows)
+        listed = _ours(app, rows, summary)
+        _destroy_orphans(app, listed, summary, now)
+        for label, kept in ours.items():
+            _note(app, market, kept, listed.get(label), summary, now)
+    return summary
+
+
+def _ours(app: App, rows: Sequence[Listed], summary: Summary) -> Mapping[str, Listed]:
+    """Rows whose label verifies. Foreign and unlabelled machines are counted, never touched."""
+    deployment = app.deployment()
+    verified: dict[str, Listed] = {}
+    for row in rows:
+        if Label.parse(row.label, deployment=deployment.id, key=deployment.key):
+            verified[row.label] = row
+        else:
+            summary.foreign += 1
+    return verified
+
+
+def _destroy_orphans(app: App, listed: Mapping[str, Listed], summary: Summary, now: datetime) -> None:
+    """Listed, then read: retired -> destroyed, any number of times. A verified label without a record is an alarm."""
+    for label, row in listed.items():
+        kept = read(app, "rentals", label, Rental)
+        if kept is None:
+            summary.alarms.append(label)
+            app.log("alarm_label_without_record", label=label)
+        elif not kept.value.is_live and len(summary.orphans) < DESTROYS_PER_RUN_MAX:
+            called = kept.value.destroy_called_at
+            if called and (now - called).total_seconds() < app.settings.timing.destroy_again_s:
+                continue
+            _unless_stale(app, label, partial(rentals.destroy, app, kept, row.provider_id, now))
+            summary.orphans.append(label)
+
+
+def _note(
+    app: App, market: Market, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
+) -> None:  # fmt: skip
+    """What the listing says about one rental that was read before it; written under the guard of that read."""
+    rental = kept.value
+    if rental.state is RentalState.RELEASING and rentals.released(rental, listed=row is not None, now=now):
+        _save(app, kept, rental.to(RentalState.RELEASED, at=now))
+        summary.released.append(rental.label)
+    elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
+        found = read(app, "hosts", rental.label, HostRecord)
+        host = found.value if found else None
+        noted = _with_row(rental, row) if row else _absent(app, market, rental, host, now)
+        noted = _judged(app, noted, row, host, now)
+        if noted is not None and noted != rental:
+            _save(app, kept, noted)
+            if noted.state is RentalState.LOST:
+                summary.lost.append(rental.label)
+
+
+def _with_row(rental: Rental, row: Listed) -> Rental:
+    update = {"provider_id": row.provider_id, "ssh_host": row.ssh_host, "ssh_port": row.ssh_port, "absent_at": None}
+    return rental.model_copy(update=update)
+
+
+def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
+    """GONE only when two listings, a GET by id and a silent heartbeat agree."""
+    if rental.absent_at is None:
+        return rental.model_copy(update={"absent_at": now})
+    if (now - rental.absent_at).total_seconds() < SECOND_LISTING_AFTER_S or not _is_silent(app, rental, host, now):
+        return rental
+    if rental.provider_id is None or market_has(app, market, rental.provider_id):
+        return rental
+    return _lost(rental, "gone", host, now, both=True)
+
+
+def market_has(app: App, market: Market, provider_id: str) -> bool:
+    """Does a GET by id still show it? An answer that failed counts as yes: it is no information."""
+    try:
+        return market.get(provider_id) is not None
+    except MarketError as error:
+        app.log("get_failed", provider_id=provider_id, error=str(error))
+        return True
+
+
+def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | None, now: datetime) -> Rental:
+    """INTERRUPTED: listed as stopped, not by us, credit > 0. UNREACHABLE: listed as up, silent."""
+    if row is None or rental.state is RentalState.LOST:
+        return rental
+    if row.status == "stopped":
+        return _lost(rental, "interrupted", host, now) if _has_credit(app, rental) else rental
+    booting_died = rental.state is RentalState.CREATING and row.status == "offline"
+    if booting_died:
+        return rental.model_copy(update={"loss": "boot_failed", "message": row.message or "the container died"})
+    if _is_silent(app, rental, host, now) and rental.state is RentalState.SERVING:
+        return rental.model_copy(update={"unreachable_at": rental.unreachable_at or now, "message": row.message})
+    return rental.model_copy(update={"unreachable_at": None})
+
+
+def _has_credit(app: App, rental: Rental) -> bool:
+    """Without credit every machine stops: that is not an interruption, and replacing them would not work."""
+    try:
+        return Decimal(rentals.market(app, rental.provider).credit_usd()) > 0
+    except MarketError as error:
+        app.log("credit_unknown", error=str(error))
+        return False
+
+
+def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime) -> bool:
+    if host is None:
+        return (now - rental.at).total_seconds() > app.settings.timing.silent_after_s
+    return host.silent_for_s(now) > app.settings.timing.silent_after_s
+
+
+def _lost(rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, both: bool = False) -> Rental:
+    """The GPU's meter stops when the host was last heard of: the best estimate our own records give."""
+    heard = host.last_seen_at if host else now
+    meter = rental.meter.ended(heard) if both else rental.meter.stopped(heard)
+    return rental.to(RentalState.LOST, at=now).model_copy(update={"loss": loss, "meter": meter})
+
+
+def _save(app: App, kept: Kept[Rental], rental: Rental) -> None:
+    _unless_stale(app, rental.label, lambda: app.store.cas(kept.doc, dump(rental)))
+
+
+def _unless_stale(app: App, label: str, write: Callable[[], object]) -> None:
+    """Somebody moved the rental meanwhile: the next sweep looks again."""
+    try:
+        write()
+    except Stale:
+        app.log("sweep_stale", label=label)

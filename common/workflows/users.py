@@ -1,0 +1,80 @@
+"""Users of an account; the e-mail address is unique over all accounts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+
+from common import auth
+from common.domain.account import ApiKey, Role, User
+from common.errors import BadRequest, Exists, NotFound
+from common.ports import App, Create, Delete, Store
+from common.records import Kept, dump
+
+NOBODYS_HASH = auth.hash_password("nobody's password")
+
+
+class EmailTaken(BadRequest):
+    """The address already belongs to a user."""
+
+    code = "email_taken"
+    status = 409
+
+
+def first_admin(store: Store, *, ids: Callable[[], str], email: str, password: str, now: datetime) -> User:
+    """The first user of a new account, which is its admin. Raises `EmailTaken`."""
+    return _add(store, ids(), ids(), email, password, Role.ADMIN, now)
+
+
+def add(app: App, *, account: str, email: str, password: str, role: Role, now: datetime) -> User:
+    """Raises `EmailTaken`."""
+    return _add(app.store, app.ids(), account, email, password, role, now)
+
+
+def save_api_key(store: Store, key: ApiKey) -> None:
+    store.create("api_keys", key.id, dump(key))
+
+
+def _add(store: Store, id: str, account: str, email: str, password: str, role: Role, now: datetime) -> User:
+    email = email.strip().lower()
+    user = User(
+        id=id,
+        account=account,
+        email=email,
+        role=role,
+        password_hash=auth.hash_password(password),
+        created_at=now,
+    )
+    claim = Create("emails", _email_id(email), {"user": f"{account}.{user.id}"})
+    try:
+        store.commit([claim, Create("users", f"{account}.{user.id}", dump(user))])
+    except Exists:
+        raise EmailTaken(f"{email} is already a user") from None
+    return user
+
+
+def find(app: App, email: str) -> User | None:
+    claim = app.store.get("emails", _email_id(email.strip().lower()))
+    doc = app.store.get("users", claim.data["user"]) if claim else None
+    return User.model_validate(doc.data) if doc else None
+
+
+def of_account(app: App, account: str) -> list[Kept[User]]:
+    docs = app.store.query("users", [("account", "==", account)])
+    return [Kept(doc, User.model_validate(doc.data)) for doc in docs]
+
+
+def remove(app: App, account: str, id: str) -> None:
+    """With the user's API keys; raises `NotFound`."""
+    doc = app.store.get("users", f"{account}.{id}")
+    if doc is None:
+        raise NotFound(f"there is no user {id}")
+    claim = app.store.get("emails", _email_id(doc.data["email"]))
+    keys = [key for key in app.store.query("api_keys", [("account", "==", account)]) if key.data["user_id"] == id]
+    app.store.commit([Delete(doc), *([Delete(claim)] if claim else []), *(Delete(key) for key in keys)])
+
+
+def _email_id(email: str) -> str:
+    """Addresses hold characters that document ids may not."""
+    return hashlib.sha256(email.encode()).hexdigest()

@@ -1,0 +1,46 @@
+"""The simulator's HTTP face: a WSGI callable around the same state machine that tests use in process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from infra.demo.vast import Request, VastSim
+
+REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 410: "Gone"}
+
+
+class HttpFace:
+    """`lock` is held while the simulator works and while `after` carries out what it decided."""
+
+    def __init__(
+        self,
+        sim: VastSim,
+        *,
+        clock: Callable[[], datetime],
+        lock: contextlib.AbstractContextManager[Any],
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._sim, self._clock, self._lock, self._after = sim, clock, lock, after
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        request = Request(
+            method=environ["REQUEST_METHOD"],
+            path=environ["PATH_INFO"],
+            query=dict(parse_qsl(environ.get("QUERY_STRING", ""))),
+            headers={
+                name[5:].replace("_", "-").title(): value for name, value in environ.items() if name.startswith("HTTP_")
+            },
+            body=environ["wsgi.input"].read(length) if length else b"",
+        )
+        with self._lock:
+            answer = self._sim.handle(request, self._clock())
+            self._after()
+        reason = REASONS.get(answer.status, "Error")
+        headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
+        start_response(f"{answer.status} {reason}", headers)
+        return [answer.body]

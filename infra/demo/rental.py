@@ -1,0 +1,106 @@
+"""A rented machine of the demo world: a real process tree in its own directory, running the real start-up script."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+BUSY_PERCENT = 80
+INIT = 'export DUMONT_INIT_PID=$$; cd "$HOME" && exec sh "$0"'
+"""The tree's root knows its own pid, as a container's init is 1."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that is told from a later one with the same pid by its start time."""
+
+    pid: int
+    started_ticks: int
+
+    @property
+    def alive(self) -> bool:
+        return started_ticks(self.pid) == self.started_ticks
+
+
+def started_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat; None when there is no such process (a zombie counts as none)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass
+class Rental:
+    """One machine's directory: home, workspace, the GPU's utilisation, a log."""
+
+    folder: Path
+    process: Process | None = None
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace"
+
+    def start(self, env: Mapping[str, str], script: str) -> None:
+        """What a container runtime does: the image's start-up script with the contract's environment."""
+        for name in ("home", "workspace", "dumont"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "onstart.sh").write_text(script)
+        if not self.gpu_file.exists():
+            self.set_gpu(BUSY_PERCENT)
+        container = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": str(self.folder / "home"),
+            "DUMONT_HOME": str(self.folder / "dumont"),
+            "DUMONT_WORKSPACE": str(self.workspace),
+            "DUMONT_GPU_FILE": str(self.gpu_file),
+        }
+        with open(self.folder / "log", "ab") as log:
+            child = subprocess.Popen(
+                ["sh", "-c", INIT, str(self.folder / "onstart.sh")],
+                env={**container, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.process = Process(child.pid, started_ticks(child.pid) or 0)
+
+    @property
+    def gpu_file(self) -> Path:
+        return self.folder / "gpu_percent"
+
+    def set_gpu(self, percent: float) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = self.gpu_file.with_suffix(".new")
+        new.write_text(str(percent))
+        new.replace(self.gpu_file)
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def signal(self, what: signal.Signals) -> None:
+        """To the whole tree: it is one process group."""
+        if self.process and self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, what)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.process:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.process.pid, 0)
+        self.process = None
+
+    def wipe(self) -> None:
+        """The machine is gone, and its disk with it."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,362 @@
+"""`dumont demo`: the whole story against a `dumont up` of its own, every step checked and measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.adapters.s3 import S3
+from common.adapters.sqlite import SqliteStore
+from common.bootstrap import now
+from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.rental import Rental
+from common.ports import Deployment
+from common.snapshots import engine
+from infra.demo import material
+from infra.local.config import DEMO_TIMING, timing_table
+
+GPU = "H100 SXM"
+USD_PER_HOUR_MIN = Decimal("1.50")
+STEP_WITHIN_S = 120.0
+POLL_S = 0.25
+SECOND = Decimal(1)
+err = Console(stderr=True)
+
+
+class CheckFailed(Exception):
+    """The story is not true: what was expected and what was found."""
+
+
+def command(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it up, with URL, user and key printed.")] = False,
+    state: Annotated[Path | None, typer.Option(help="State directory; a new one below .dumont by default.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Only the last line.")] = False,
+) -> None:
+    """Play the whole story on this machine and check every step."""
+    folder = state or Path(tempfile.mkdtemp(prefix="demo-", dir=_parent()))
+    folder.mkdir(parents=True, exist_ok=True)
+    story = Story(folder.resolve(), quiet=json_)
+    try:
+        ok = story.play()
+    finally:
+        if not keep:
+            story.end()
+            if state is None:
+                shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        err.print(f"left up: {story.facts['api']}  user {story.facts['user']}  key {story.facts['api_key']}")
+    raise SystemExit(0 if ok else 1)
+
+
+def _parent() -> Path:
+    parent = Path(".dumont")
+    parent.mkdir(exist_ok=True)
+    return parent
+
+
+@dataclass
+class Story:
+    folder: Path
+    quiet: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    up: subprocess.Popen[str] | None = None
+    api: httpx.Client = field(default_factory=httpx.Client)
+    world: httpx.Client = field(default_factory=httpx.Client)
+    instance: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def play(self) -> bool:
+        """True only if every check held. The last line of stdout is the result as JSON."""
+        chapters: list[tuple[str, Callable[[], str]]] = [
+            ("start", self._start),
+            ("sign in and list offers", self._sign_in),
+            ("deploy by race", self._deploy),
+            ("write the workspace", self._write),
+            ("idle: hibernated by itself", self._idle),
+            ("wake on another machine", self._wake),
+            ("work goes on, periodic snapshot", self._work),
+            ("machine taken: back by itself", self._taken),
+            ("terminate", self._terminate),
+            ("compare the money", self._money),
+        ]
+        ok, why = True, ""
+        for name, chapter in chapters:
+            started = time.monotonic()
+            try:
+                said = chapter()
+            except (CheckFailed, httpx.HTTPError) as error:
+                ok, why = False, f"{name}: {error}"
+            seconds = round(time.monotonic() - started, 2)
+            self.steps.append({"name": name, "seconds": seconds})
+            if not ok:
+                err.print(f"[red]failed[/red]  {why}", highlight=False)
+                break
+            if not self.quiet:
+                err.print(f"{seconds:7.2f} s  {name}: {said}", highlight=False)
+        self._table()
+        print(json.dumps({"ok": ok, "steps": self.steps, **self.result, **({} if ok else {"why": why})}), flush=True)
+        return ok
+
+    def end(self) -> None:
+        """SIGTERM to `up` ends every process it started."""
+        if self.up and self.up.poll() is None:
+            self.up.send_signal(signal.SIGTERM)
+            try:
+                self.up.wait(40)
+            except subprocess.TimeoutExpired:
+                self.up.kill()
+
+    # --- the chapters
+
+    def _start(self) -> str:
+        self.up = subprocess.Popen(
+            [sys.executable, "-m", "infra.local.up", "--json", "--port", "0", "--state", str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=open(self.folder / "up.log", "w"),  # noqa: SIM115 - the child's own
+            text=True,
+            env={**os.environ, "DEMO_MODE": "true"},
+        )
+        assert self.up.stdout
+        line = self.up.stdout.readline()
+        if not line:
+            raise CheckFailed(f"dumont up did not start: {(self.folder / 'up.log').read_text()[-500:]}")
+        self.facts = json.loads(line)
+        self.api = httpx.Client(base_url=self.facts["api"] + "/api/v1", timeout=30)
+        self.world = httpx.Client(base_url=self.facts["world"], timeout=30)
+        return f"the world and the control plane answer at {self.facts['api']}"
+
+    def _sign_in(self) -> str:
+        session = self._post("/auth/login", {"email": self.facts["user"], "password": self.facts["password"]}, 200)
+        self.api.headers["Authorization"] = f"Bearer {session['access_token']}"
+        offers = self._get(f"/offers?gpu={GPU}")["items"]
+        _check(len(offers) >= 5, f"{len(offers)} offers of {GPU}, not 5")
+        return f"{len(offers)} offers of {GPU} from {offers[0]['usd_per_hour'][:6]} USD/h"
+
+    def _deploy(self) -> str:
+        body = {"gpu": GPU, "strategy": "race", "name": "demo", "disk_gb": 64}
+        plan = self._post("/instances/plan", body, 200)
+        _check(Decimal(plan["usd_per_hour"]) >= USD_PER_HOUR_MIN, f"{plan['usd_per_hour']} USD/h is below the story's")
+        headers = {"Idempotency-Key": "the-demo"}
+        operation = self._post("/instances/provision", body, 202, headers)["operation"]
+        again = self._post("/instances/provision", body, 202, headers)["operation"]
+        _check(again["id"] == operation["id"], "the same Idempotency-Key started a second operation")
+        self.instance = operation["instance_id"]
+        shown = self._until("running")
+        label = self._writer()["label"]
+        losers = [row for row in self._rentals() if row["label"] != label]
+        lost_usd = sum(Decimal(row["billed_usd"]) for row in losers)
+        price = next(r["usd_per_hour"] for r in shown["rentals"] if r["label"] == label)
+        return f"{price[:6]} USD/h, {len(losers) + 1} raced, the losers cost {lost_usd:.4f} USD so far"
+
+    def _write(self) -> str:
+        root = Path(self._writer()["workspace"])
+        material.write(root, seed=1)
+        tree = material.look(root)
+        self.result.update(files=tree.files, bytes=tree.bytes)
+        _check(tree.files >= material.FILES_MIN, f"{tree.files} files")
+        _check(tree.bytes >= material.BYTES_MIN, f"{tree.bytes} bytes")
+        self.tree = tree
+        return f"{tree.files} files, {tree.bytes / 2**30:.2f} GiB"
+
+    def _idle(self) -> str:
+        self._gpu(self._writer()["label"], 0)
+        self._until("hibernated")
+        _check(not self._billing(), f"something still bills: {self._billing()}")
+        snapshot = self._instance()["snapshot"]
+        return f"snapshot of {snapshot['files']} files verified, machine destroyed, nothing bills"
+
+    def _wake(self) -> str:
+        before = {row["machine_id"] for row in self._instance()["rentals"]}
+        self._post(f"/instances/{self.instance}/wake", {}, 202)
+        self._until("running")
+        writer = self._writer()
+        self._same(Path(writer["workspace"]))
+        return f"byte-identical on {writer['label']} (machines before: {len(before)})"
+
+    def _work(self) -> str:
+        root = Path(self._writer()["workspace"])
+        before = self._instance()["snapshot"]
+        material.change(root, seed=2)
+        self.tree = material.look(root)
+        written_at = now()
+
+        def covered() -> bool:
+            snapshot = self._instance()["snapshot"]
+            newer = snapshot and (not before or snapshot["id"] != before["id"])
+            return bool(newer and self._taken_at(snapshot["manifest_key"]) >= written_at)
+
+        self._wait(covered, "a periodic snapshot taken after the change")
+        return f"snapshot {self._instance()['snapshot']['version']} holds the change"
+
+    def _taken(self) -> str:
+        lost = self._writer()
+        self.world.post(f"/rentals/{lost['label']}/fault", json={"kind": "lose"}).raise_for_status()
+        self._wait(lambda: self._instance()["state"] != "running", "the loss to be noticed")
+        self._until("running")
+        self._same(Path(self._writer()["workspace"]))
+        return f"from {lost['label']} to {self._writer()['label']}, byte-identical to the newest verified snapshot"
+
+    def _terminate(self) -> str:
+        self._post(f"/instances/{self.instance}/terminate", {"discard": False}, 202)
+        self._until("terminated")
+        self._wait(lambda: not self._rentals(), "every rental to be gone")
+        self.result["rentals_left"] = len(self._rentals())
+        self.result["identical"] = True
+        return "last snapshot verified, nothing is left running"
+
+    def _money(self) -> str:
+        self._wait(self._all_settled, "the bills to be settled")
+        ledger, metered, seconds = self._books()
+        bill = {tuple(row["key"]): Decimal(row["usd"]) for row in self.world.get("/bills").json()}
+        _check(ledger == bill, f"the ledger is not the bill: {_differences(ledger, bill)}")
+        for key, usd in metered.items():
+            off = abs(usd - bill.get(key, Decimal(0)))
+            _check(off <= seconds[key] * SECOND + Decimal("0.000001"), f"metered {key}: off by {off} USD")
+        totals = {"ledger_usd": ledger, "metered_usd": metered, "provider_usd": bill}
+        self.result.update({name: str(round(sum(table.values()), 6)) for name, table in totals.items()})
+        return ", ".join(f"{name} {self.result[name]}" for name in totals)
+
+    # --- looking
+
+    def _get(self, path: str) -> Any:
+        answer = self.api.get(path)
+        _check(answer.status_code == 200, f"GET {path}: {answer.status_code} {answer.text[:300]}")
+        return answer.json()
+
+    def _post(self, path: str, body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Any:
+        answer = self.api.post(path, json=body, headers=headers)
+        _check(answer.status_code == status, f"POST {path}: {answer.status_code} {answer.text[:300]}")
+        return answer.json()
+
+    def _instance(self) -> Any:
+        return self._get(f"/instances/{self.instance}")
+
+    def _rentals(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.world.get("/rentals").json()
+        return rows
+
+    def _writer(self) -> dict[str, Any]:
+        serving = [r["label"] for r in self._instance()["rentals"] if r["state"] == "serving"]
+        return next(row for row in self._rentals() if row["label"] in serving)
+
+    def _billing(self) -> list[str]:
+        return [row["label"] for row in self._rentals() if Decimal(row["usd_per_hour"]) > 0]
+
+    def _gpu(self, label: str, percent: float) -> None:
+        self.world.post(f"/gpu/{label}", json={"percent": percent}).raise_for_status()
+
+    def _until(self, state: str) -> Any:
+        self._wait(lambda: self._instance()["state"] in (state, "failed"), f"state {state}")
+        shown = self._instance()
+        _check(shown["state"] == state, f"{shown['state']}: {shown['failure']}")
+        return shown
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + STEP_WITHIN_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"waited {STEP_WITHIN_S:.0f} s for {what}; it is {self._instance()['state']}")
+            time.sleep(POLL_S)
+
+    def _same(self, root: Path) -> None:
+        found = material.look(root)
+        _check(found == self.tree, f"the tree differs: {found} is not {self.tree}")
+
+    def _store(self, collection: str) -> list[dict[str, Any]]:
+        """The instance's records, read beside the running control plane."""
+        store = SqliteStore(str(self.folder / "store.db"))
+        try:
+            return [doc.data for doc in store.query(collection, [("instance_key", "==", self._key())])]
+        finally:
+            store.close()
+
+    def _key(self) -> str:
+        return str(self._documents("instances")[0]["account"]) + "." + self.instance
+
+    def _documents(self, collection: str) -> list[dict[str, Any]]:
+        id = "self" if collection == "deployment" else None
+        store = SqliteStore(str(self.folder / "store.db"))
+        try:
+            found = [store.get(collection, id)] if id else store.query(collection, [("active", "==", True)])
+            found = found or store.query(collection, [("active", "==", False)])
+            return [doc.data for doc in found if doc]
+        finally:
+            store.close()
+
+    def _taken_at(self, manifest_key: str) -> datetime:
+        """When the snapshot began, as its authenticated manifest says."""
+        deployment = self._documents("deployment")[0]
+        key = Deployment(deployment["id"], bytes.fromhex(deployment["key"])).derive("manifest", self._key())
+        objects = S3(
+            endpoint=self.facts["s3"],
+            bucket=self.facts["bucket"],
+            key_id=self.facts["s3_access_key"],
+            secret=self.facts["s3_secret_key"],
+            region="us-east-1",
+        )
+        try:
+            return datetime.fromisoformat(engine.load_manifest(objects, manifest_key, key).taken_at)
+        finally:
+            objects.close()
+
+    def _all_settled(self) -> bool:
+        return all(rental["settled"] for rental in self._store("rentals"))
+
+    def _books(self) -> tuple[dict[Any, Decimal], dict[Any, Decimal], dict[Any, Decimal]]:
+        """(ledger, metered, USD per second of tolerance), each per (rental, kind)."""
+        ledger: dict[Any, Decimal] = {}
+        for data in self._store("ledger"):
+            entry = LedgerEntry.model_validate(data)
+            key = (entry.label, entry.kind)
+            ledger[key] = ledger.get(key, Decimal(0)) + to_usd(entry.micro_usd)
+        metered, tolerance = {}, {}
+        for data in self._store("rentals"):
+            rental = Rental.model_validate(data)
+            for kind, usd in rental.metered_usd(now()).items():
+                metered[rental.label, kind] = usd
+                tolerance[rental.label, kind] = rental.usd_per_second(kind)
+        return {k: v for k, v in ledger.items() if v}, metered, tolerance
+
+    def _table(self) -> None:
+        if self.quiet:
+            return
+        table = Table("step", "seconds")
+        for step in self.steps:
+            table.add_row(step["name"], f"{step['seconds']:.2f}")
+        err.print(table)
+        times = Table("setting", "here", "production")
+        for name, here, production in timing_table(DEMO_TIMING):
+            times.add_row(name, f"{here:g} s", f"{production:g} s")
+        err.print(times)
+
+
+def _check(held: bool, otherwise: str) -> None:
+    if not held:
+        raise CheckFailed(otherwise)
+
+
+def _differences(ledger: dict[Any, Decimal], bill: dict[Any, Decimal]) -> list[Any]:
+    keys = sorted(set(ledger) | set(bill))
+    return [(key, str(ledger.get(key)), str(bill.get(key))) for key in keys if ledger.get(key) != bill.get(key)]
+
+
+if __name__ == "__main__":
+    typer.run(command)

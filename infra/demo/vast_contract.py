@@ -1,0 +1,182 @@
+"""One contract on the simulated Vast.ai: its four status fields and its bill, second by second."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any, Self
+
+MICRO = Decimal("0.000001")
+HOUR = timedelta(hours=1)
+SECONDS_PER_HOUR = Decimal(3600)
+BYTES_PER_GB = Decimal(10**9)
+HOURS_PER_MONTH = 720
+KINDS = {"gpu": "gpu", "disk": "disk", "bandwidth_up": "bwu", "bandwidth_down": "bwd"}
+"""Our word for a kind of charge -> the vendor's."""
+
+
+@dataclass
+class Contract:
+    """`actual` is what the host last told; `cur`, `next` and `intended` are the contract's own words."""
+
+    id: int
+    machine: dict[str, Any]
+    """The offer's terms at the time of the create."""
+    label: str
+    image: str
+    disk_gb: int
+    env: dict[str, str]
+    onstart: str
+    is_bid: bool
+    bid: str | None
+    created_at: datetime
+    boots: list[tuple[str, float]]
+    """(actual_status, seconds after creation), in order."""
+    actual: str | None = None
+    cur: str = "running"
+    next: str = "running"
+    intended: str = "running"
+    message: str = ""
+    gpu_since: datetime | None = None
+    disk_since: datetime | None = None
+    offline: bool = False
+    ended_at: datetime | None = None
+    """Destroyed or lost: no longer listed."""
+    raw: dict[str, Decimal] = field(default_factory=dict)
+    """Unrounded dollars per '<kind>/<hour>'."""
+
+    @property
+    def listed(self) -> bool:
+        return self.ended_at is None
+
+    @property
+    def state(self) -> str:
+        if not self.listed:
+            return "gone"
+        return "stopped" if self.cur == "stopped" else self.actual or "created"
+
+    def accrue(self, now: datetime) -> None:
+        """Move the meters up to now."""
+        if self.gpu_since:
+            self._add("gpu", Decimal(self.machine["dph_base"]) / SECONDS_PER_HOUR, self.gpu_since, now)
+            self.gpu_since = now
+        if self.disk_since:
+            per_hour = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
+            self._add("disk", per_hour / SECONDS_PER_HOUR, self.disk_since, now)
+            self.disk_since = now
+
+    def transfer(self, up_bytes: int, down_bytes: int, now: datetime) -> None:
+        for kind, size, price in (
+            ("bandwidth_up", up_bytes, self.machine["inet_up_cost"]),
+            ("bandwidth_down", down_bytes, self.machine["inet_down_cost"]),
+        ):
+            key = f"{kind}/{_hour(now):%Y%m%d%H}"
+            self.raw[key] = self.raw.get(key, Decimal(0)) + Decimal(price) * size / BYTES_PER_GB
+
+    def run(self, now: datetime) -> None:
+        self.actual, self.message = "running", f"success, running {self.image}/ssh"
+        self.gpu_since = self.gpu_since or now
+
+    def stop(self, now: datetime, message: str = "") -> None:
+        """The GPU is given back, the disk goes on billing."""
+        self.accrue(now)
+        self.gpu_since = None
+        self.actual, self.message = ("exited" if self.actual == "running" else self.actual), message
+        self.cur = self.next = self.intended = "stopped"
+
+    def end(self, now: datetime) -> None:
+        self.accrue(now)
+        self.gpu_since = self.disk_since = None
+        self.ended_at = now
+
+    def billed(self, now: datetime) -> dict[tuple[str, datetime], Decimal]:
+        """(kind, hour) -> dollars, rounded once, half-even, to micro-dollars."""
+        self.accrue(now)
+        rounded: dict[tuple[str, datetime], Decimal] = {}
+        for key, amount in self.raw.items():
+            kind, _, hour = key.partition("/")
+            usd = amount.quantize(MICRO, rounding=ROUND_HALF_EVEN)
+            if usd:
+                rounded[kind, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)] = usd
+        return rounded
+
+    def usd_per_hour(self) -> Decimal:
+        """What bills right now."""
+        gpu = Decimal(self.machine["dph_base"]) if self.gpu_since else Decimal(0)
+        disk = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH if self.disk_since else Decimal(0)
+        return gpu + disk
+
+    def charge_rows(self, now: datetime) -> Iterator[dict[str, Any]]:
+        """The charges call's rows: one per UTC hour."""
+        hours: dict[datetime, list[dict[str, Any]]] = defaultdict(list)
+        for (kind, hour), usd in self.billed(now).items():
+            item = {"type": KINDS[kind], "description": f"{kind} of instance {self.id}", "amount": float(usd)}
+            hours[hour].append(item)
+        for hour, items in sorted(hours.items()):
+            total = sum((Decimal(str(item["amount"])) for item in items), Decimal(0))
+            yield {
+                "start": max(hour, self.created_at).timestamp(),
+                "end": min(hour + HOUR, self.ended_at or now).timestamp(),
+                "type": "instance",
+                "source": f"instance-{self.id}",
+                "amount": float(total),
+                "metadata": {"label": self.label},
+                "items": items,
+            }
+
+    def row(self, now: datetime) -> dict[str, Any]:
+        """As the list and the show calls give it."""
+        port = 40000 + self.id % 20000
+        return {
+            **self.machine,
+            "id": self.id,
+            "label": self.label,
+            "actual_status": "offline" if self.offline else self.actual,
+            "cur_state": self.cur,
+            "next_state": self.next,
+            "intended_status": self.intended,
+            "status_msg": self.message,
+            "is_bid": self.is_bid,
+            "image_uuid": self.image,
+            "disk_space": self.disk_gb,
+            "start_date": self.created_at.timestamp(),
+            "duration": (now - self.created_at).total_seconds(),
+            "extra_env": [[name, value] for name, value in self.env.items()],
+            "onstart": self.onstart,
+            "public_ipaddr": "127.0.0.1 ",
+            "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(port)}]} if self.actual == "running" else {},
+            "ssh_host": "127.0.0.1",
+            "ssh_port": port,
+        }
+
+    def _add(self, kind: str, usd_per_second: Decimal, since: datetime, until: datetime) -> None:
+        """Split at the hours, so that each hour is rounded once."""
+        while since < until:
+            hour = _hour(since)
+            edge = min(until, hour + HOUR)
+            key = f"{kind}/{hour:%Y%m%d%H}"
+            seconds = Decimal(str((edge - since).total_seconds()))
+            self.raw[key] = self.raw.get(key, Decimal(0)) + usd_per_second * seconds
+            since = edge
+
+    def to_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        for name in ("created_at", "gpu_since", "disk_since", "ended_at"):
+            plain[name] = plain[name].isoformat() if plain[name] else None
+        return {**plain, "raw": {key: str(usd) for key, usd in self.raw.items()}}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        times = {
+            name: datetime.fromisoformat(plain[name]) if plain[name] else None
+            for name in ("created_at", "gpu_since", "disk_since", "ended_at")
+        }
+        raw = {key: Decimal(usd) for key, usd in plain["raw"].items()}
+        return cls(**{**plain, **times, "raw": raw, "boots": [tuple(step) for step in plain["boots"]]})
+
+
+def _hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,299 @@
+"""The simulated world as one program: the market's API, an S3 server, the rentals' processes, and a control face.
+
+Its state is a journal under the state directory, written whenever the market changes. After a kill -9 it comes back
+from it: rentals that still run are taken up again, one whose processes are gone is a crashed machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flask import Flask, Response, request
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from common.adapters.s3 import S3
+from infra.demo.http_face import HttpFace
+from infra.demo.rental import Process, Rental
+from infra.demo.s3_server import s3_server
+from infra.demo.uplink import Uplink
+from infra.demo.vast import VastSim
+from infra.gpu_host import bundle
+from infra.local.config import BUCKET, Local
+
+TICK_S = 0.2
+NOTICE_S = 3.0
+"""Between a rental's SIGTERM and its SIGKILL."""
+FAULTS = {
+    "kill": "every process of the machine is killed at once (the container died)",
+    "cut": "the machine's network is silently cut",
+    "freeze": "every process is stopped, as when the host hangs",
+    "notice": "SIGTERM, then killed a few seconds later",
+    "outbid": "the marketplace stops the machine; its disk stays and bills",
+    "lose": "the machine vanishes from the marketplace without notice",
+}
+
+
+class World:
+    """The simulator with its real consequences. One lock: the market's state and the processes change together."""
+
+    def __init__(self, local: Local) -> None:
+        self._folder = Path(local.state) / "world"
+        (self._folder / "rentals").mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._local = local
+        self._rentals: dict[str, Rental] = {}
+        self.vast = self._come_back()
+        self.uplink = Uplink(self._groups)
+        self.face = HttpFace(self.vast, clock=_now, lock=self._lock, after=self._settle)
+
+    # --- state
+
+    def _come_back(self) -> VastSim:
+        journal = self._folder / "journal.json"
+        rng = random.Random(self._local.seed)
+        if not journal.exists():
+            return VastSim(rng=rng, api_key=self._local.vast_api_key)
+        kept = json.loads(journal.read_text())
+        for label, process in kept["processes"].items():
+            rental = self._rental(label)
+            rental.process = Process(**process)
+            if not rental.alive:
+                rental.process = None
+        return VastSim.from_json(kept["vast"], rng=rng)
+
+    def _keep(self) -> None:
+        processes = {
+            label: {"pid": rental.process.pid, "started_ticks": rental.process.started_ticks}
+            for label, rental in self._rentals.items()
+            if rental.process
+        }
+        journal = self._folder / "journal.json"
+        new = journal.with_suffix(".new")
+        new.write_text(json.dumps({"vast": self.vast.to_json(), "processes": processes}))
+        new.replace(journal)
+
+    def _rental(self, label: str) -> Rental:
+        return self._rentals.setdefault(label, Rental(self._folder / "rentals" / label))
+
+    def _groups(self) -> dict[str, int]:
+        return {label: r.process.pid for label, r in list(self._rentals.items()) if r.process}
+
+    # --- time
+
+    def tick(self) -> None:
+        """Let time pass in the market, bill what went over the uplink, and look for machines that died."""
+        with self._lock:
+            now = _now()
+            self._bill_traffic(now)
+            self._note_deaths(now)
+            self.vast.tick(now)
+            self._settle()
+
+    def _bill_traffic(self, now: datetime) -> None:
+        for label, traffic in self.uplink.take_traffic().items():
+            if contract := self.vast.contract_of(label):
+                self.vast.traffic(contract, traffic.up_bytes, traffic.down_bytes, now)
+
+    def _note_deaths(self, now: datetime) -> None:
+        for label, rental in self._rentals.items():
+            if rental.process and not rental.alive:
+                rental.kill()
+                if contract := self.vast.contract_of(label):
+                    self.vast.exited(contract, now)
+
+    def _settle(self) -> None:
+        """Carry out what the market decided, then write it down."""
+        effects = self.vast.drain()
+        for effect in effects:
+            rental = self._rental(effect.label)
+            match effect.kind:
+                case "start":
+                    rental.start({**effect.env, **self._container(effect.contract_id)}, effect.onstart)
+                case "stop":
+                    rental.kill()
+                case "vanish":
+                    rental.wipe()
+                    self._rentals.pop(effect.label, None)
+        if effects:
+            self._keep()
+
+    def _container(self, contract_id: int) -> dict[str, str]:
+        return {"CONTAINER_ID": str(contract_id), "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}"}
+
+    # --- the control face
+
+    def rows(self) -> list[dict[str, Any]]:
+        with self._lock:
+            now = _now()
+            return [self._row(contract, now) for contract in self.vast.contracts()]
+
+    def _row(self, contract: Any, now: datetime) -> dict[str, Any]:
+        rental = self._rentals.get(contract.label)
+        billed = self.vast.billed(contract.id, now)
+        return {
+            "label": contract.label,
+            "provider": "vast",
+            "provider_id": str(contract.id),
+            "state": contract.state,
+            "pid": rental.process.pid if rental and rental.process else None,
+            "workspace": str(rental.workspace) if rental else None,
+            "usd_per_hour": str(contract.usd_per_hour()),
+            "billed_usd": str(sum(billed.values())),
+            "billed": {kind: str(amount) for kind, amount in billed.items()},
+        }
+
+    def bills(self) -> list[dict[str, Any]]:
+        """The market's own bill of every machine that ever was, per label and kind."""
+        with self._lock:
+            now = _now()
+            return [
+                {"key": [contract.label, kind], "usd": str(usd)}
+                for contract in self.vast.all_contracts()
+                for kind, usd in self.vast.billed(contract.id, now).items()
+            ]
+
+    def fault(self, label: str, kind: str) -> bool:
+        """False when there is no such rental."""
+        with self._lock:
+            contract, now = self.vast.contract_of(label), _now()
+            rental = self._rentals.get(label)
+            if contract is None or rental is None:
+                return False
+            match kind:
+                case "kill":
+                    rental.signal(signal.SIGKILL)
+                case "freeze":
+                    rental.signal(signal.SIGSTOP)
+                case "cut":
+                    self.uplink.cut(label)
+                case "notice":
+                    rental.signal(signal.SIGTERM)
+                    threading.Timer(NOTICE_S, rental.signal, [signal.SIGKILL]).start()
+                case "outbid":
+                    self.vast.outbid(contract, now)
+                case "lose":
+                    self.vast.lose(contract, now)
+            self._settle()
+            return True
+
+    def set_gpu(self, label: str, percent: float) -> bool:
+        rental = self._rentals.get(label)
+        if rental is None:
+            return False
+        rental.set_gpu(percent)
+        return True
+
+    def end(self) -> None:
+        with self._lock:
+            for rental in self._rentals.values():
+                rental.kill()
+            self._keep()
+
+
+def control_face(world: World) -> Flask:
+    flask = Flask("world")
+
+    @flask.get("/healthz")
+    def healthz() -> dict[str, bool]:
+        return {"ok": True}
+
+    @flask.get("/rentals")
+    def rentals() -> Response:
+        return Response(json.dumps(world.rows()), mimetype="application/json")
+
+    @flask.get("/bills")
+    def bills() -> Response:
+        return Response(json.dumps(world.bills()), mimetype="application/json")
+
+    @flask.get("/faults")
+    def faults() -> dict[str, str]:
+        return FAULTS
+
+    @flask.post("/rentals/<label>/fault")
+    def fault(label: str) -> tuple[dict[str, str], int]:
+        kind = str((request.get_json(silent=True) or {}).get("kind"))
+        if kind not in FAULTS:
+            return {"error": f"kind must be one of {', '.join(FAULTS)}"}, 422
+        if not world.fault(label, kind):
+            return {"error": f"there is no rental {label}"}, 404
+        return {"label": label, "kind": kind}, 200
+
+    @flask.post("/gpu/<label>")
+    def gpu(label: str) -> tuple[dict[str, str], int]:
+        percent = (request.get_json(silent=True) or {}).get("percent")
+        if not isinstance(percent, (int, float)) or not 0 <= percent <= 100:
+            return {"error": "percent must be a number from 0 to 100"}, 422
+        if not world.set_gpu(label, float(percent)):
+            return {"error": f"there is no rental {label}"}, 404
+        return {"label": label}, 200
+
+    return flask
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """The world's log tells what happened, not who asked."""
+
+
+def _serve(port: int, app: Any) -> BaseWSGIServer:
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def main() -> None:
+    local = Local(**json.loads((Path(os.environ["DUMONT_STATE"]) / "config.json").read_text()))
+    stopping = threading.Event()
+
+    def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, on_stop)
+    keys = {"access_key": local.s3_access_key, "secret_key": local.s3_secret_key}
+    with s3_server(Path(local.state) / "world" / "s3", port=local.s3_port, bucket=BUCKET, **keys):
+        _publish_bundle(local)
+        world = World(local)
+        world.uplink.forward(local.host_api_port, local.api_port)
+        world.uplink.forward(local.host_s3_port, local.s3_port)
+        _serve(local.vast_port, world.face)
+        _serve(local.world_port, control_face(world))
+        print(json.dumps({"message": "world_ready", "port": local.world_port}), file=sys.stderr, flush=True)
+        while not stopping.is_set():
+            world.tick()
+            time.sleep(TICK_S)
+        world.end()
+
+
+def _publish_bundle(local: Local) -> None:
+    """Put the host bundle at releases/<sha256>, as a deploy does."""
+    objects = S3(
+        endpoint=f"http://127.0.0.1:{local.s3_port}",
+        region="us-east-1",
+        bucket=BUCKET,
+        key_id=local.s3_access_key,
+        secret=local.s3_secret_key,
+    )
+    built = bundle.build()
+    key = f"releases/{built.sha256}"
+    if not any(stored.key == key for stored in objects.list(key)):
+        objects.put_file(key, built.path)
+
+
+if __name__ == "__main__":
+    main()

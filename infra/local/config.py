@@ -1,0 +1,145 @@
+"""One state directory: its ports, secrets and settings of time. The demo sets times small; nothing else differs."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from common.config import Timing
+from infra.gpu_host.bundle import Bundle
+
+API_PORT = 8766
+DEMO_TIMING: dict[str, float] = {
+    "idle_for_s": 12,
+    "snapshot_every_s": 20,
+    "reconcile_every_s": 2,
+    "ticker_period_s": 2,
+    "heartbeat_settled_s": 1,
+    "heartbeat_busy_s": 1,
+    "silent_after_s": 5,
+    "boot_timeout_s": 60,
+    "round_backoff_s": 2,
+    "round_backoff_max_s": 10,
+    "destroy_again_s": 5,
+    "settle_after_s": 2,
+}
+BUCKET = "dumont-demo"
+
+
+@dataclass
+class Local:
+    """What `up` decided once for this state directory."""
+
+    state: str
+    api_port: int
+    vast_port: int
+    s3_port: int
+    world_port: int
+    host_api_port: int
+    """The uplink to the functions, as rentals see it."""
+    host_s3_port: int
+    jwt_secret: str
+    s3_access_key: str
+    s3_secret_key: str
+    vast_api_key: str
+    user: str
+    password: str
+    seed: int
+    timing: dict[str, float]
+    api_key: str | None = None
+    bundle_sha256: str = ""
+    bundle_glibc: str = ""
+
+    @classmethod
+    def at(cls, state: Path, *, port: int, timing: dict[str, float], seed: int) -> Self:
+        """The directory's own settings, or new ones."""
+        path = state / "config.json"
+        if path.exists():
+            return cls(**json.loads(path.read_text()))
+        free = _free_ports(6)
+        return cls(
+            state=str(state),
+            api_port=port or free[0],
+            vast_port=free[1],
+            s3_port=free[2],
+            world_port=free[3],
+            host_api_port=free[4],
+            host_s3_port=free[5],
+            jwt_secret=secrets.token_hex(32),
+            s3_access_key=f"DEMO{secrets.token_hex(8)}",
+            s3_secret_key=secrets.token_hex(20),
+            vast_api_key=secrets.token_hex(32),
+            user="demo@dumont.local",
+            password=secrets.token_urlsafe(12),
+            seed=seed,
+            timing=timing,
+        )
+
+    def save(self) -> None:
+        path = Path(self.state) / "config.json"
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self), indent=1))
+        new.chmod(0o600)
+        new.replace(path)
+
+    @property
+    def store(self) -> str:
+        return f"sqlite://{Path(self.state).resolve() / 'store.db'}"
+
+    def control_env(self) -> dict[str, str]:
+        """The control plane's settings, under the customer's names."""
+        times = {f"DUMONT_{name.upper()}": str(value) for name, value in self.timing.items()}
+        return {
+            "DUMONT_PORT": str(self.api_port),
+            "DUMONT_STORE": self.store,
+            "DUMONT_URL": f"http://127.0.0.1:{self.host_api_port}",
+            "JWT_SECRET": self.jwt_secret,
+            "VAST_API_KEY": self.vast_api_key,
+            "VAST_URL": f"http://127.0.0.1:{self.vast_port}",
+            "STORAGE_PROVIDER": "s3",
+            "S3_ENDPOINT": f"http://127.0.0.1:{self.s3_port}",
+            "S3_BUCKET": BUCKET,
+            "S3_KEY_ID": self.s3_access_key,
+            "S3_APPLICATION_KEY": self.s3_secret_key,
+            "DUMONT_HOST_STORAGE_ENDPOINT": f"http://127.0.0.1:{self.host_s3_port}",
+            "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
+            "DUMONT_BUNDLE_GLIBC": self.bundle_glibc,
+            **times,
+        }
+
+    def with_bundle(self, bundle: Bundle) -> None:
+        self.bundle_sha256, self.bundle_glibc = bundle.sha256, bundle.glibc
+
+    def facts(self) -> dict[str, str | None]:
+        """What `dumont up --json` prints: so that any program can drive and judge it."""
+        return {
+            "api": f"http://127.0.0.1:{self.api_port}",
+            "vast": f"http://127.0.0.1:{self.vast_port}",
+            "s3": f"http://127.0.0.1:{self.s3_port}",
+            "s3_access_key": self.s3_access_key,
+            "s3_secret_key": self.s3_secret_key,
+            "bucket": BUCKET,
+            "user": self.user,
+            "password": self.password,
+            "api_key": self.api_key,
+            "vast_api_key": self.vast_api_key,
+            "world": f"http://127.0.0.1:{self.world_port}",
+        }
+
+
+def timing_table(timing: dict[str, float]) -> list[tuple[str, float, float]]:
+    """(setting, here, production default), for every setting of time."""
+    production = Timing().model_dump()
+    return [(name, timing.get(name, default), default) for name, default in production.items()]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports

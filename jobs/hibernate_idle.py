@@ -1,0 +1,59 @@
+"""Every minute: which GPUs have been idle for their window? One indexed query; the idle clock runs in the agents."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import functions_framework
+from flask import Request
+from flask.typing import ResponseReturnValue
+
+from common import bootstrap
+from common.domain.host import HostRecord
+from common.errors import DumontError
+from common.ports import App
+from common.records import load
+from common.web import problem
+from common.workflows import hibernate, lifecycle
+
+SHORTEST_WINDOW_S = 5.0
+"""The least `idle_for_s` an instance may ask for."""
+
+
+@functions_framework.http
+def hibernate_idle(request: Request) -> ResponseReturnValue:
+    app = bootstrap.app()
+    return problem.answered(app, lambda: _hibernate_idle(app, request))
+
+
+def _hibernate_idle(app: App, request: Request) -> ResponseReturnValue:
+    problem.only_the_scheduler(app, request)
+    summary = run(app)
+    app.log("hibernate_idle", **summary)
+    return summary
+
+
+def run(app: App) -> dict[str, object]:
+    """Ask once, then one workflow per idle instance."""
+    before = app.clock() - timedelta(seconds=SHORTEST_WINDOW_S)
+    hosts = [HostRecord.model_validate(doc.data) for doc in app.store.query("hosts", [("idle_since", "<=", before)])]
+    hibernated = [host.instance_id for host in hosts if _hibernated(app, host)]
+    return {"idle": len(hosts), "hibernated": hibernated}
+
+
+def _hibernated(app: App, host: HostRecord) -> bool:
+    if host.instance_key is None:
+        return False
+    try:
+        world = load(app, host.instance_key)
+        now = app.clock()
+        if not hibernate.wants_hibernation(app, world.instance.value, host, now):
+            return False
+        assert host.idle_since
+        idle_for_s = (now - host.idle_since).total_seconds()
+        hibernate.request(app, world, reason=f"idle for {idle_for_s:.0f} s", now=now)
+        lifecycle.advance(app, host.instance_key)
+    except DumontError as error:
+        app.log("hibernate_failed", key=host.instance_key, error=str(error))
+        return False
+    return True

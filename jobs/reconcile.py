@@ -1,0 +1,58 @@
+"""Every minute: the truth. Listing against records, every active instance advanced, released machines settled."""
+
+from __future__ import annotations
+
+import functions_framework
+from flask import Request
+from flask.typing import ResponseReturnValue
+
+from common import bootstrap
+from common.domain.rental import RentalState
+from common.errors import DumontError
+from common.ports import App
+from common.web import problem
+from common.workflows import lifecycle, settle, sweep
+from common.workflows.terminate import keys_due_for_purge
+
+
+@functions_framework.http
+def reconcile(request: Request) -> ResponseReturnValue:
+    app = bootstrap.app()
+    return problem.answered(app, lambda: _reconcile(app, request))
+
+
+def _reconcile(app: App, request: Request) -> ResponseReturnValue:
+    problem.only_the_scheduler(app, request)
+    summary = run(app)
+    app.log("reconcile", **summary)
+    return summary
+
+
+def run(app: App) -> dict[str, object]:
+    """One pass; a part that fails is logged and the others go on."""
+    swept = sweep.run(app, app.clock())
+    keys = _keys(app)
+    failed = [key for key in keys if not _advanced(app, key)]
+    settled = settle.run(app, app.clock())
+    return {**swept.__dict__, "instances": len(keys), "failed": len(failed), "settled": settled}
+
+
+def _keys(app: App) -> list[str]:
+    """Active instances, those with a machine still to release, and those whose snapshots' time is over."""
+    active = [doc.id for doc in app.store.query("instances", [("active", "==", True)])]
+    rentals = app.store.query("rentals", [("settled", "==", False)])
+    releasing = [
+        doc.data["instance_key"]
+        for doc in rentals
+        if doc.data["state"] == RentalState.RELEASING and doc.data["instance_key"]
+    ]
+    return list(dict.fromkeys([*active, *releasing, *keys_due_for_purge(app, app.clock())]))
+
+
+def _advanced(app: App, key: str) -> bool:
+    try:
+        lifecycle.advance(app, key)
+    except DumontError as error:
+        app.log("advance_failed", key=key, error=str(error))
+        return False
+    return True
