@@ -25,10 +25,19 @@ ID_LENGTH = 12
 DEPLOYMENT_ID_LENGTH = 6
 
 
-@functools.cache
+_used: list[App] = []
+
+
 def app() -> App:
-    """The app of this process, from its environment; raises `SettingError`."""
-    return build(Settings.from_env(os.environ))
+    """The app of this process, from its environment unless another was given to `use`; raises `SettingError`."""
+    if not _used:
+        use(build(Settings.from_env(os.environ)))
+    return _used[-1]
+
+
+def use(given: App) -> None:
+    """Let this process's functions work with that app: what a test or a local run has built."""
+    _used[:] = [given]
 
 
 def build(settings: Settings) -> App:

@@ -15,6 +15,8 @@ from common.records import Kept, dump, manifest_key_of, prefix_of, read
 from common.workflows.rentals import note_boot
 
 STORAGE_CREDENTIALS_FOR_S = 3600
+SEEN_WRITES = 6
+"""Of `last_seen_at` within `silent_after_s`, at most; a report that says nothing new is not written more often."""
 
 
 def boot(app: App, call: Boot, token: str, now: datetime) -> tuple[Booted | None, Rental | None]:
@@ -96,8 +98,9 @@ def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
 
 
 def _is_stale(app: App, before: Doc, now: datetime) -> bool:
-    """Written at least three times within `silent_after_s`, so that silence is told from an unchanged host."""
-    return bool(now - before.data["last_seen_at"] >= timedelta(seconds=app.settings.timing.silent_after_s / 3))
+    """Written several times within `silent_after_s`, so that silence is told from an unchanged host."""
+    every_s = app.settings.timing.silent_after_s / SEEN_WRITES
+    return bool(now - before.data["last_seen_at"] >= timedelta(seconds=every_s))
 
 
 def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] | None, now: datetime) -> Reply:

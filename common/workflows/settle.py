@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from common.domain.host import HostRecord
 from common.domain.ledger import LedgerEntry, hour_of, to_micro
-from common.domain.rental import Rental, RentalState
+from common.domain.rental import Meter, Rental, RentalState
 from common.errors import MarketError, Stale
 from common.ports import App, Charge
-from common.records import Kept, dump
+from common.records import Kept, dump, read
 
 
 def run(app: App, now: datetime) -> int:
@@ -39,11 +40,22 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge], now: dateti
         app.store.put("ledger", entry.id, dump(entry))
     final = now - rental.at >= timedelta(seconds=app.settings.timing.settle_after_s)
     if final:
+        settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(app, rental)})
         try:
-            app.store.cas(kept.doc, dump(rental.model_copy(update={"settled": True})))
+            app.store.cas(kept.doc, dump(settled))
         except Stale:
             return False
     return final
+
+
+def _with_traffic(app: App, rental: Rental) -> Meter:
+    """The bytes that the host counted itself, as it last reported them."""
+    host = read(app, "hosts", rental.label, HostRecord)
+    if host is None:
+        return rental.meter
+    progress = host.value.progress
+    traffic = {"uploaded_bytes": progress.uploaded_bytes, "downloaded_bytes": progress.downloaded_bytes}
+    return rental.meter.model_copy(update=traffic)
 
 
 def entries_of(rental: Rental, charges: Sequence[Charge]) -> list[LedgerEntry]:

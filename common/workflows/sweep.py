@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -118,7 +118,7 @@ def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, n
         return rental
     if rental.provider_id is None or market_has(app, market, rental.provider_id):
         return rental
-    return _lost(rental, "gone", host, now, both=True)
+    return _lost(rental, "gone", host, now, beat_s=app.settings.timing.heartbeat_settled_s, both=True)
 
 
 def market_has(app: App, market: Market, provider_id: str) -> bool:
@@ -135,7 +135,8 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     if row is None or rental.state is RentalState.LOST:
         return rental
     if row.status == "stopped":
-        return _lost(rental, "interrupted", host, now) if _has_credit(app, rental) else rental
+        beat_s = app.settings.timing.heartbeat_settled_s
+        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if _has_credit(app, rental) else rental
     booting_died = rental.state is RentalState.CREATING and row.status == "offline"
     if booting_died:
         return rental.model_copy(update={"loss": "boot_failed", "message": row.message or "the container died"})
@@ -159,9 +160,11 @@ def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime)
     return host.silent_for_s(now) > app.settings.timing.silent_after_s
 
 
-def _lost(rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, both: bool = False) -> Rental:
-    """The GPU's meter stops when the host was last heard of: the best estimate our own records give."""
-    heard = host.last_seen_at if host else now
+def _lost(
+    rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, beat_s: float, both: bool = False
+) -> Rental:
+    """The GPU's meter stops half a heartbeat after the host was last heard of: our own records' best estimate."""
+    heard = min(now, host.last_seen_at + timedelta(seconds=beat_s / 2)) if host else now
     meter = rental.meter.ended(heard) if both else rental.meter.stopped(heard)
     return rental.to(RentalState.LOST, at=now).model_copy(update={"loss": loss, "meter": meter})
 

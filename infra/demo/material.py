@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ FILES_MIN = 20_000
 BYTES_MIN = 1 << 30
 TENSOR_BYTES = 64 << 20
 COMMITS = 5
+COPIES_MAX = 20
 EXCLUDED = {"__pycache__"}
 
 
@@ -82,14 +84,16 @@ def _content(path: Path) -> bytes:
 
 
 def _packages(root: Path) -> None:
-    """Copies of this interpreter's packages, as often as FILES_MIN needs."""
+    """Copies of this interpreter's packages, one after the other, until there are FILES_MIN files."""
     source = Path(sysconfig.get_path("purelib"))
-    count, copy = 0, 0
-    while count < FILES_MIN:
-        target = root / f"env-{copy}"
-        shutil.copytree(source, target, symlinks=True, ignore=_only_small)
+    packages = sorted(path for path in source.iterdir() if path.is_dir() and path.name not in EXCLUDED)
+    count = 0
+    for copy, package in itertools.product(range(COPIES_MAX), packages):
+        target = root / f"env-{copy}" / package.name
+        shutil.copytree(package, target, symlinks=True, ignore=_only_small)
         count += sum(1 for path in _walk(target) if path.is_file())
-        copy += 1
+        if count >= FILES_MIN:
+            return
 
 
 def _only_small(folder: str, names: list[str]) -> set[str]:

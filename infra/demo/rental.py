@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,10 @@ class Rental:
         self.process = None
 
     def wipe(self) -> None:
-        """The machine is gone, and its disk with it."""
+        """The machine is gone, and its disk with it: at once out of sight, deleted behind the market's answer."""
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        trash = self.folder.parent.parent / "trash" / self.folder.name
+        trash.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(trash)
+            threading.Thread(target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True}, daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from infra.local.config import DEMO_TIMING, timing_table
 GPU = "H100 SXM"
 USD_PER_HOUR_MIN = Decimal("1.50")
 STEP_WITHIN_S = 120.0
+ANSWER_WITHIN_S = 30.0
 POLL_S = 0.25
 SECOND = Decimal(1)
 err = Console(stderr=True)
@@ -208,7 +210,7 @@ class Story:
 
     def _taken(self) -> str:
         lost = self._writer()
-        self.world.post(f"/rentals/{lost['label']}/fault", json={"kind": "lose"}).raise_for_status()
+        self._world("POST", f"/rentals/{lost['label']}/fault", json={"kind": "lose"})
         self._wait(lambda: self._instance()["state"] != "running", "the loss to be noticed")
         self._until("running")
         self._same(Path(self._writer()["workspace"]))
@@ -225,7 +227,7 @@ class Story:
     def _money(self) -> str:
         self._wait(self._all_settled, "the bills to be settled")
         ledger, metered, seconds = self._books()
-        bill = {tuple(row["key"]): Decimal(row["usd"]) for row in self.world.get("/bills").json()}
+        bill = {tuple(row["key"]): Decimal(row["usd"]) for row in self._world("GET", "/bills").json()}
         _check(ledger == bill, f"the ledger is not the bill: {_differences(ledger, bill)}")
         for key, usd in metered.items():
             off = abs(usd - bill.get(key, Decimal(0)))
@@ -237,21 +239,44 @@ class Story:
     # --- looking
 
     def _get(self, path: str) -> Any:
-        answer = self.api.get(path)
+        answer = self._call("GET", path)
         _check(answer.status_code == 200, f"GET {path}: {answer.status_code} {answer.text[:300]}")
         return answer.json()
 
     def _post(self, path: str, body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Any:
-        answer = self.api.post(path, json=body, headers=headers)
+        """Every POST carries an Idempotency-Key, so that it may be repeated when the answer was lost."""
+        key = {"Idempotency-Key": secrets.token_hex(8)}
+        answer = self._call("POST", path, json=body, headers=key | (headers or {}))
         _check(answer.status_code == status, f"POST {path}: {answer.status_code} {answer.text[:300]}")
         return answer.json()
+
+    def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Asked again while nobody answers: a control plane that died is started again."""
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while True:
+            try:
+                return self.api.request(method, path, **more)
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
 
     def _instance(self) -> Any:
         return self._get(f"/instances/{self.instance}")
 
     def _rentals(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.world.get("/rentals").json()
+        rows: list[dict[str, Any]] = self._world("GET", "/rentals").json()
         return rows
+
+    def _world(self, method: str, path: str, **more: Any) -> httpx.Response:
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while True:
+            try:
+                return self.world.request(method, path, **more).raise_for_status()
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
 
     def _writer(self) -> dict[str, Any]:
         serving = [r["label"] for r in self._instance()["rentals"] if r["state"] == "serving"]
@@ -261,7 +286,7 @@ class Story:
         return [row["label"] for row in self._rentals() if Decimal(row["usd_per_hour"]) > 0]
 
     def _gpu(self, label: str, percent: float) -> None:
-        self.world.post(f"/gpu/{label}", json={"percent": percent}).raise_for_status()
+        self._world("POST", f"/gpu/{label}", json={"percent": percent})
 
     def _until(self, state: str) -> Any:
         self._wait(lambda: self._instance()["state"] in (state, "failed"), f"state {state}")

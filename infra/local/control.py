@@ -19,6 +19,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import auth, bootstrap
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
+from infra.local import kill_points
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULER_JOB = "X-CloudScheduler-JobName"
@@ -86,6 +87,8 @@ class _Quiet(WSGIRequestHandler):
 
 def main() -> None:
     port = int(os.environ["DUMONT_PORT"])
+    if points := os.environ.get("DUMONT_KILL_POINTS"):
+        bootstrap.use(kill_points.wrapped(bootstrap.app(), points.split(","), Path(os.environ["DUMONT_STATE"])))
     app = bootstrap.app()
     server = make_server("127.0.0.1", port, dispatcher(), threaded=True, request_handler=_Quiet)
     Ticker(f"http://127.0.0.1:{port}", app.settings.jwt_secret, app.settings.timing.ticker_period_s).start()

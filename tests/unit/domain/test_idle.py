@@ -1,0 +1,48 @@
+"""When a GPU is idle."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from common.domain.idle import Sample, idle_since, is_idle
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def samples(*percents: float | None, every_s: float = 5.0) -> list[Sample]:
+    return [Sample(at=START + timedelta(seconds=every_s * n), gpu_percent=p) for n, p in enumerate(percents)]
+
+
+def test_a_gpu_quiet_for_three_minutes_is_idle() -> None:
+    since = idle_since(samples(*[1.0] * 37))
+
+    assert since == START
+    assert is_idle(since, idle_for_s=180, now=START + timedelta(seconds=180))
+
+
+def test_a_gpu_quiet_for_less_is_not_idle() -> None:
+    assert not is_idle(START, idle_for_s=180, now=START + timedelta(seconds=179))
+
+
+def test_one_busy_sample_restarts_the_wait() -> None:
+    assert idle_since(samples(0, 0, 60, 0, 0)) == START + timedelta(seconds=15)
+
+
+def test_a_gpu_that_is_busy_now_is_not_idle() -> None:
+    assert idle_since(samples(0, 0, 0, 5.0)) is None
+
+
+def test_a_missing_sample_is_never_idle() -> None:
+    assert idle_since(samples(0, 0, None)) is None
+    assert idle_since(samples(0, None, 0)) == START + timedelta(seconds=10)
+    assert idle_since([]) is None
+
+
+def test_a_gap_in_the_telemetry_restarts_the_wait() -> None:
+    early, late = samples(0, 0)[0], Sample(at=START + timedelta(minutes=5), gpu_percent=0)
+
+    assert idle_since([early, late]) == late.at
+
+
+def test_a_negative_utilisation_is_not_believed() -> None:
+    assert idle_since(samples(0, -1)) is None

@@ -1,0 +1,57 @@
+"""A wrong or missing setting stops the start with its name and an example."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.config import Settings
+from common.errors import SettingError
+
+GOOD = {
+    "DUMONT_STORE": "sqlite:////tmp/x.db",
+    "DUMONT_URL": "https://functions.example",
+    "JWT_SECRET": "0123456789abcdef0123",
+    "VAST_API_KEY": "k",
+    "STORAGE_PROVIDER": "b2",
+    "B2_KEY_ID": "id",
+    "B2_APPLICATION_KEY": "secret",
+    "B2_BUCKET": "bucket",
+    "B2_ENDPOINT": "https://s3.us-west-000.backblazeb2.com",
+}
+
+
+def test_the_customers_names_are_understood() -> None:
+    settings = Settings.from_env(GOOD)
+
+    assert (settings.bucket, settings.storage_key_id) == ("bucket", "id")
+    assert settings.host_storage_endpoint == settings.storage_endpoint
+    assert settings.timing.idle_for_s == 180
+
+
+@pytest.mark.parametrize("name", sorted(set(GOOD) - {"VAST_API_KEY", "STORAGE_PROVIDER"}))
+def test_a_missing_setting_is_named_with_an_example(name: str) -> None:
+    with pytest.raises(SettingError, match=rf"{name} is not set.*Example"):
+        Settings.from_env({key: value for key, value in GOOD.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STORAGE_PROVIDER", "ftp"),
+        ("JWT_SECRET", "short"),
+        ("DUMONT_IDLE_FOR_S", "soon"),
+        ("DUMONT_SILENT_AFTER_S", "0"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        Settings.from_env(GOOD | {name: value})
+
+
+def test_restic_password_is_refused_with_its_successor() -> None:
+    with pytest.raises(SettingError, match=r"RESTIC_PASSWORD is no longer used.*key"):
+        Settings.from_env(GOOD | {"RESTIC_PASSWORD": "x"})
+
+
+def test_secrets_do_not_show_in_a_printed_setting() -> None:
+    assert GOOD["JWT_SECRET"] not in repr(Settings.from_env(GOOD))
