@@ -48,6 +48,8 @@ class Timing(BaseModel):
     """Between two rounds of provisioning; doubles up to `round_backoff_max_s`."""
     round_backoff_max_s: float = Field(default=300, gt=0)
     dead_man_s: float = Field(default=1800, gt=0)
+    late_create_s: float = Field(default=1800, gt=0)
+    """A create whose answer was lost may still be applied for so long."""
     destroy_again_s: float = Field(default=15, gt=0)
     settle_after_s: float = Field(default=120, ge=0)
     """The provider's bill of a released machine is final after so long."""

@@ -224,7 +224,8 @@ class Instance(BaseModel):
 
 def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = False) -> State:
     """What the user sees. `rentals` = those not settled; `frozen` = the host has confirmed the freeze."""
-    open_rentals = [r for r in rentals if r.state is not RentalState.RELEASED]
+    # an attempt that no listing ever showed is watched by the sweep; the user need not wait for that
+    open_rentals = [r for r in rentals if r.state is not RentalState.RELEASED and r.provider_id]
     match instance.phase:
         case Phase.ENDED:
             return State.TERMINATED

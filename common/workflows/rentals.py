@@ -25,8 +25,6 @@ from common.records import Kept, World, dump, event, read
 
 BUNDLE_URL_FOR_S = 3600
 NOTE_ATTEMPTS = 5
-LATE_CREATE_S = 1800
-"""A create whose answer was lost may still be applied for so long."""
 
 
 def market(app: App, provider: str) -> Market:
@@ -185,14 +183,14 @@ def _note_end(app: App, label: str, ended_at: datetime) -> None:
             continue
 
 
-def released(rental: Rental, *, listed: bool, now: datetime) -> bool:
+def released(rental: Rental, *, listed: bool, late_create_s: float, now: datetime) -> bool:
     """Is a retired rental certainly gone? `listed` is from a listing made after the record was read."""
     if rental.create_called_at is None:
         return True  # the call was never made, and a retired label is never created
     if listed:
         return False
     if rental.provider_id is None and definite_refusal(rental) is None:
-        return (now - rental.create_called_at).total_seconds() > LATE_CREATE_S
+        return (now - rental.create_called_at).total_seconds() > late_create_s
     return rental.destroy_called_at is not None or rental.loss is not None or definite_refusal(rental) is not None
 
 

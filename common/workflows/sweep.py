@@ -91,7 +91,10 @@ def _note(
 ) -> None:  # fmt: skip
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
-    if rental.state is RentalState.RELEASING and rentals.released(rental, listed=row is not None, now=now):
+    late_create_s = app.settings.timing.late_create_s
+    if rental.state is RentalState.RELEASING and rentals.released(
+        rental, listed=row is not None, late_create_s=late_create_s, now=now
+    ):
         _save(app, kept, rental.to(RentalState.RELEASED, at=now))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:

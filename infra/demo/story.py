@@ -125,17 +125,22 @@ class Story:
                 self.up.wait(40)
             except subprocess.TimeoutExpired:
                 self.up.kill()
+        if self.up and self.up.stdout:
+            self.up.stdout.close()
+        self.api.close()
+        self.world.close()
 
     # --- the chapters
 
     def _start(self) -> str:
-        self.up = subprocess.Popen(
-            [sys.executable, "-m", "infra.local.up", "--json", "--port", "0", "--state", str(self.folder)],
-            stdout=subprocess.PIPE,
-            stderr=open(self.folder / "up.log", "w"),  # noqa: SIM115 - the child's own
-            text=True,
-            env={**os.environ, "DEMO_MODE": "true"},
-        )
+        with open(self.folder / "up.log", "w") as log:
+            self.up = subprocess.Popen(
+                [sys.executable, "-m", "infra.local.up", "--json", "--port", "0", "--state", str(self.folder)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "DEMO_MODE": "true"},
+            )
         assert self.up.stdout
         line = self.up.stdout.readline()
         if not line:

@@ -24,6 +24,7 @@ DEMO_TIMING: dict[str, float] = {
     "boot_timeout_s": 60,
     "round_backoff_s": 2,
     "round_backoff_max_s": 10,
+    "late_create_s": 15,
     "destroy_again_s": 5,
     "settle_after_s": 2,
 }

@@ -97,7 +97,9 @@ class Supervisor:
         for name in PROGRAMS:
             if not self._answers(name):
                 self._spawn(name)
-            self._wait_for(name)
+            if not self._comes_up(name) and not self._stopping:
+                tail = (self._state / "logs" / f"{name}.log").read_text()[-1500:]
+                raise SystemExit(f"dumont up: {name} did not start; its log ends:\n{tail}")
 
     def watch(self) -> None:
         """One look every POLL_S: a program that is gone (killed, crashed) is started again."""
@@ -108,7 +110,7 @@ class Supervisor:
                     if self._restarts > RESTARTS_MAX:
                         raise SystemExit(f"dumont up: {name} died too often; see {self._state / 'logs'}")
                     self._spawn(name)
-                    self._wait_for(name)
+                    self._comes_up(name)  # one that dies again is started again
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -151,18 +153,16 @@ class Supervisor:
         """Running and ours: its pid file names a live process, and its port answers."""
         return _alive(self._pid(name)) and _get(self._url(name))
 
-    def _wait_for(self, name: str) -> None:
+    def _comes_up(self, name: str) -> bool:
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline and not self._stopping:
             if _get(self._url(name)):
-                return
+                return True
             child = self._children.get(name)
             if child is not None and child.poll() is not None:
                 break
             time.sleep(POLL_S)
-        if not self._stopping:
-            tail = (self._state / "logs" / f"{name}.log").read_text()[-1500:]
-            raise SystemExit(f"dumont up: {name} did not start; its log ends:\n{tail}")
+        return False
 
 
 def _get(url: str) -> bool:

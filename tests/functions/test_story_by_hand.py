@@ -1,0 +1,233 @@
+"""The same story on a hand-cranked clock with the production defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from common.adapters.s3 import S3
+from common.domain.instance import State
+from common.domain.rental import Rental, RentalState
+from common.records import load
+from common.workflows import hibernate, lifecycle, restore, settle, terminate
+from infra.demo.material import look
+from infra.demo.s3_server import S3Server
+from tests.hand_cranked import ACCOUNT, World
+from tests.snapshots_fixtures import objects, s3_on_loopback
+
+__all__ = ["objects", "s3_on_loopback"]
+
+
+@pytest.fixture
+def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
+    made = World(tmp_path, s3_on_loopback, objects)
+    yield made
+    made.close()
+
+
+def running(world: World, **spec: object) -> str:
+    id = world.provision(**spec)
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    return id
+
+
+def write(world: World, id: str, text: str = "worth keeping\n") -> None:
+    (world.workspace(id) / "notes.txt").write_text(text)
+
+
+def ask(world: World, id: str, verb: str) -> None:
+    key = f"{ACCOUNT}.{id}"
+    loaded = load(world.app, key)
+    if verb == "wake":
+        restore.request_wake(world.app, loaded, world.now)
+    elif verb == "hibernate":
+        hibernate.request(world.app, loaded, reason="asked", now=world.now)
+    elif verb == "restore":
+        restore.request_restore(world.app, loaded, world.now)
+    else:
+        terminate.request(world.app, loaded, discard=verb == "discard", now=world.now)
+    lifecycle.hint(world.app, key)
+
+
+def rentals(world: World, id: str) -> list[Rental]:
+    docs = world.store.query("rentals", [("instance_key", "==", f"{ACCOUNT}.{id}")])
+    return [Rental.model_validate(doc.data) for doc in docs]
+
+
+def test_an_idle_gpu_is_hibernated_after_its_window_and_never_before(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    world.pass_time(60)
+    world.writer(id).set_gpu(0)
+
+    world.pass_time(170)
+    assert world.show(id).state is State.RUNNING
+    world.until(lambda: world.show(id).state is State.HIBERNATED, within_s=300)
+
+    assert world.sim.contracts() == []
+    assert world.show(id).snapshot is not None
+
+
+def test_a_gpu_whose_telemetry_is_missing_is_never_idle(world: World) -> None:
+    id = running(world)
+    world.writer(id).gpu.unlink()
+
+    world.pass_time(900, step_s=5)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def test_a_hibernated_instance_wakes_byte_identical_on_another_machine(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    tree, first = look(world.workspace(id)), world.record(id).writer
+    ask(world, id, "hibernate")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+    ask(world, id, "wake")
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    assert look(world.workspace(id)) == tree
+    assert world.record(id).writer != first
+
+
+@pytest.mark.parametrize("fault", ["lose", "outbid", "cut"])
+def test_a_lost_machine_is_replaced_from_the_newest_verified_snapshot(world: World, fault: str) -> None:
+    id = running(world)
+    write(world, id)
+    tree, lost = look(world.workspace(id)), world.record(id).writer
+    assert lost
+    world.until(lambda: world.show(id).snapshot is not None)
+    machine, contract = world.writer(id), world.sim.contract_of(lost)
+    assert contract
+    if fault == "cut":
+        machine.cut = True
+    else:
+        getattr(world.sim, fault)(contract, world.now)
+        world._carry_out()
+
+    world.until(lambda: world.record(id).writer not in (lost, None))
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    assert look(world.workspace(id)) == tree
+    assert world.record(id).writer != lost
+
+
+def test_a_silent_machine_is_held_until_a_snapshot_of_the_new_epoch_covers_it(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    world.until(lambda: world.show(id).snapshot is not None)
+    silent = world.record(id).writer
+    world.writer(id).cut = True
+
+    world.until(lambda: world.show(id).state is State.RUNNING and world.record(id).writer != silent)
+    states = {rental.label: rental.state for rental in rentals(world, id)}
+    assert states[silent or ""] is RentalState.HELD
+
+    world.until(lambda: world.record(id).held is None, within_s=1500)
+    world.until(lambda: world.sim.contract_of(silent or "") is None)
+
+
+def test_a_race_starts_no_further_racer_once_one_is_ready(world: World) -> None:
+    id = running(world, strategy="race")
+
+    world.until(lambda: sum(r.state is RentalState.RELEASED for r in rentals(world, id)) == 4, within_s=300)
+
+    created = [rental for rental in rentals(world, id) if rental.create_called_at]
+    assert len(rentals(world, id)) == 5
+    assert len(created) < 5
+    assert len(world.sim.contracts()) == 1
+
+
+def test_terminate_takes_a_last_snapshot_and_restore_brings_it_back(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    tree = look(world.workspace(id))
+    ask(world, id, "terminate")
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+    assert world.sim.contracts() == []
+
+    ask(world, id, "restore")
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    assert look(world.workspace(id)) == tree
+
+
+def test_discard_ends_without_a_snapshot_because_the_user_said_so(world: World) -> None:
+    id = running(world)
+    write(world, id)
+
+    ask(world, id, "discard")
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+
+    assert world.show(id).snapshot is None
+
+
+def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_what_is_missing(world: World) -> None:
+    id = running(world)
+    write(world, id, "first\n")
+    world.until(lambda: world.show(id).snapshot is not None)
+    first = world.show(id).snapshot
+    (world.workspace(id) / "later.bin").write_bytes(bytes(range(256)) * 4096)
+    ask(world, id, "hibernate")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+    _damage_newest_pack(world, id)
+
+    ask(world, id, "wake")
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    shown = world.show(id)
+    assert first
+    assert shown.restored_older
+    assert shown.restored_older.restored == first.id
+    assert shown.restored_older.missing["added"]["listed"] == ["later.bin"]
+    assert (world.workspace(id) / "notes.txt").read_text() == "first\n"
+
+
+def _damage_newest_pack(world: World, id: str) -> None:
+    """One flipped byte, with the same size: as bit rot does."""
+    records = world.store.query("snapshots", [("instance_key", "==", f"{ACCOUNT}.{id}")], order_by="taken_at")
+    pack = records[-1].data["new_packs"][0]
+    key = next(stored.key for stored in world.objects.list(f"instances/{ACCOUNT}.{id}/") if stored.key.endswith(pack))
+    data = bytearray(world.objects.get(key))
+    data[len(data) // 2] ^= 1
+    world.objects.put(key, bytes(data))
+
+
+def test_an_agent_killed_during_a_snapshot_leaves_the_machine_and_the_old_snapshot(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    world.until(lambda: world.show(id).snapshot is not None)
+    before, machine = world.show(id).snapshot, world.writer(id)
+    ask(world, id, "hibernate")
+    world.until(lambda: machine.agent.work is not None)
+    assert machine.agent.work
+    machine.agent.work.kill()
+    world.machines[machine.agent.label].cut = True
+
+    world.pass_time(150)
+
+    assert world.sim.contract_of(machine.agent.label) is not None
+    assert world.show(id).snapshot == before
+
+
+def test_the_ledger_is_the_bill_and_the_meter_agrees_within_a_second(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    world.pass_time(300)
+    ask(world, id, "terminate")
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+    world.pass_time(300, step_s=5)
+    settle.run(world.app, world.now)
+
+    (rental,) = rentals(world, id)
+    contract = next(c.id for c in world.sim.all_contracts() if c.label == rental.label)
+    bill = world.sim.billed(contract, world.now)
+    cost = world.show(id).cost
+    assert rental.settled
+    assert cost.ledger_usd == sum(bill.values())
+    for kind, usd in rental.metered_usd(world.now).items():
+        assert abs(usd - bill.get(kind, Decimal(0))) <= rental.usd_per_second(kind) + Decimal("0.000001")

@@ -1,0 +1,230 @@
+"""The whole product on a clock that only the test turns: real store, real market adapter over the simulator, real agents.
+
+The engine's children are real processes; the clock stands still while one works.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from common import bootstrap
+from common.adapters.sqlite import SqliteStore
+from common.adapters.vast import Vast
+from common.config import Settings, Timing
+from common.domain.host import Boot, Heartbeat, HostPhase, Reply
+from common.domain.instance import Instance, Spec
+from common.errors import DumontError, NotFound
+from common.host.agent import Agent, Refused, Unanswered
+from common.host.samples import Looks
+from common.ports import App, ObjectStore
+from common.records import load
+from common.views import instances as view
+from common.views.instances import InstanceOut
+from common.workflows import deploy, hosts, lifecycle
+from infra.demo.s3_server import S3Server
+from infra.demo.vast import Effect, Request, VastSim
+from jobs import hibernate_idle, reconcile
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ACCOUNT = "acme"
+
+
+class SimTransport(httpx.BaseTransport):
+    """The simulator as httpx's transport: the adapter's own requests, no socket."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        asked = Request(
+            method=request.method,
+            path=request.url.path,
+            query=dict(request.url.params),
+            headers=dict(request.headers),
+            body=request.read(),
+        )
+        answer = self._world.sim.handle(asked, self._world.now)
+        return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
+
+
+class Writers:
+    """The user's processes of a machine: whether they may write."""
+
+    frozen = False
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self.frozen = False
+
+
+@dataclass
+class Machine:
+    agent: Agent
+    writers: Writers
+    gpu: Path
+    cut: bool = False
+
+    def set_gpu(self, percent: float) -> None:
+        self.gpu.write_text(str(percent))
+
+
+@dataclass
+class World:
+    folder: Path
+    s3: S3Server
+    objects: ObjectStore
+    timing: Timing = field(default_factory=Timing)
+    now: datetime = START
+    machines: dict[str, Machine] = field(default_factory=dict)
+    next_job_at: datetime = START
+
+    def __post_init__(self) -> None:
+        self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
+        self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self))
+        self.store = SqliteStore(str(self.folder / "store.db"))
+        settings = Settings(
+            store="sqlite:///unused",
+            url="http://functions.sim",
+            jwt_secret="0123456789abcdef0123456789abcdef",
+            storage_endpoint=self.s3.endpoint,
+            host_storage_endpoint=self.s3.endpoint,
+            bucket=self.s3.bucket,
+            storage_key_id=self.s3.access_key,
+            storage_application_key=self.s3.secret_key,
+            bundle_sha256="0" * 64,
+            timing=self.timing,
+        )
+        drawn = bootstrap.deployment_of(self.store, START)
+        self.app = App(
+            settings=settings,
+            store=self.store,
+            markets={"vast": self.market},
+            objects=self.objects,
+            clock=lambda: self.now,
+            ids=bootstrap.random_id,
+            deployment=lambda: drawn,
+            log=lambda event, **fields: self.log.append((event, fields)),
+        )
+        self.log: list[tuple[str, dict[str, Any]]] = []
+
+    def close(self) -> None:
+        self.market.close()
+        self.store.close()
+
+    # --- time
+
+    def pass_time(self, seconds: float, step_s: float = 1.0) -> None:
+        until = self.now + timedelta(seconds=seconds)
+        while self.now < until:
+            self.now += timedelta(seconds=step_s)
+            self._one_step()
+
+    def until(self, condition: Any, within_s: float = 1200.0) -> float:
+        """Seconds of virtual time it took; fails when it takes longer than `within_s`."""
+        began = self.now
+        while not condition():
+            assert (self.now - began).total_seconds() < within_s, f"not within {within_s} s; log: {self.log[-12:]}"
+            self.now += timedelta(seconds=1)
+            self._one_step()
+        return (self.now - began).total_seconds()
+
+    def _one_step(self) -> None:
+        self.sim.tick(self.now)
+        self._carry_out()
+        for machine in list(self.machines.values()):
+            if machine.agent.work:
+                machine.agent.work.child.wait(timeout=60)
+            if machine.agent.phase is not HostPhase.STOPPED:
+                machine.agent.step(self.now)
+        if self.now >= self.next_job_at:
+            self.next_job_at = self.now + timedelta(seconds=self.timing.reconcile_every_s)
+            reconcile.run(self.app)
+            hibernate_idle.run(self.app)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        for effect in self.sim.drain():
+            if effect.kind == "start":
+                self._start(effect)
+            elif machine := self.machines.pop(effect.label, None):
+                machine.agent._stop()
+
+    def _start(self, effect: Effect) -> None:
+        home = self.folder / effect.label
+        (home / "workspace").mkdir(parents=True)
+        try:
+            call = Boot(label=effect.label, boot_id="0123456789abcdef", up_for_s=0.0)
+            booted, _ = hosts.boot(self.app, call, effect.env["DUMONT_BOOTSTRAP"], self.now)
+        except NotFound:
+            return
+        assert booted
+        (home / "token").write_text(json.dumps({"token": booted.token}))
+        gpu = home / "gpu"
+        gpu.write_text("80")
+        writers = Writers()
+        agent = Agent(
+            label=effect.label,
+            home=home,
+            workspace=home / "workspace",
+            control=Control(self, effect.label),
+            writers=writers,
+            looks=Looks(gpu_file=gpu),
+            stop_machine=lambda: None,
+        )
+        self.machines[effect.label] = Machine(agent, writers, gpu)
+
+    # --- the user
+
+    def provision(self, **spec: Any) -> str:
+        id = bootstrap.random_id()
+        wanted = Spec(gpu="H100 SXM", **spec)
+        deploy.request(self.app, account=ACCOUNT, id=id, name="", spec=wanted, also=(), now=self.now)
+        lifecycle.hint(self.app, f"{ACCOUNT}.{id}")
+        return id
+
+    def show(self, id: str) -> InstanceOut:
+        return view.show(self.app, ACCOUNT, id, self.now)
+
+    def record(self, id: str) -> Instance:
+        return load(self.app, f"{ACCOUNT}.{id}").instance.value
+
+    def writer(self, id: str) -> Machine:
+        return self.machines[self.record(id).writer or ""]
+
+    def workspace(self, id: str) -> Path:
+        return self.writer(id).agent.workspace
+
+
+@dataclass
+class Control:
+    """The functions, as a host reaches them: the heartbeat's handler without HTTP around it."""
+
+    world: World
+    label: str
+
+    def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
+        machine = self.world.machines.get(self.label)
+        if machine is None or machine.cut:
+            raise Unanswered("cut")
+        try:
+            reply, rental, changed = hosts.receive(self.world.app, heartbeat, token, self.world.now)
+            if changed:
+                lifecycle.hint(self.world.app, rental.instance_key)
+                reply, _, _ = hosts.receive(self.world.app, heartbeat, token, self.world.now)
+        except NotFound as error:
+            raise Refused(str(error)) from error
+        except DumontError as error:
+            raise Unanswered(str(error)) from error
+        return reply
+
+    def notice(self, label: str, reason: str, token: str) -> None:
+        """Hosts of this world die without a word."""
