@@ -1,4 +1,4 @@
-"""The whole product on a clock that only the test turns: real store, real market adapter over the simulator, real agents.
+"""The whole product on a clock that only the test turns: real store, adapter over the simulator, real agents.
 
 The engine's children are real processes; the clock stands still while one works.
 """
@@ -117,6 +117,8 @@ class World:
         self.log: list[tuple[str, dict[str, Any]]] = []
 
     def close(self) -> None:
+        for machine in self.machines.values():
+            machine.agent._stop()
         self.market.close()
         self.store.close()
 
