@@ -24,7 +24,7 @@ test: check
 	@$(BIN)/python -m pytest
 
 demo: setup
-	@$(BIN)/python -m infra.demo.story
+	@$(BIN)/dumont demo
 
 pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
-from common.adapters.s3 import S3
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
 from common.records import load
 from common.workflows import hibernate, lifecycle, restore, settle, terminate
 from infra.demo.material import look
-from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
-from tests.snapshots_fixtures import objects, s3_on_loopback
-
-__all__ = ["objects", "s3_on_loopback"]
-
-
-@pytest.fixture
-def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
-    made = World(tmp_path, s3_on_loopback, objects)
-    yield made
-    made.close()
 
 
 def running(world: World, **spec: object) -> str:

@@ -1,0 +1,83 @@
+"""login, users."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from common.cli import session
+from common.domain.account import Role
+
+users = typer.Typer(add_completion=False, no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def login(
+    url: Annotated[str, typer.Option(help="Of the API.")] = session.DEFAULT_URL,
+    email: Annotated[str | None, typer.Option()] = None,
+    password: Annotated[str | None, typer.Option(help="Asked for when left out.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Instead of e-mail and password.")] = None,
+    json_: Json = False,
+) -> None:
+    """Sign in; the token is kept in your configuration directory, readable by you only."""
+    with session.client(url) as api:
+        token = api_key
+        if token is None:
+            body = {
+                "email": email or typer.prompt("e-mail", err=True),
+                "password": password or typer.prompt("password", hide_input=True, err=True),
+            }
+            token = api.post("/auth/login", body)["access_token"]
+        session.keep(url, token)
+    session.out({"url": url}) if json_ else print(f"signed in at {url}")
+
+
+@users.command("add")
+def add(
+    email: str,
+    role: Annotated[Role, typer.Option()] = Role.MEMBER,
+    password: Annotated[str | None, typer.Option(help="Asked for when left out.")] = None,
+    store: Annotated[str | None, typer.Option(help="For the first admin: the store itself, sqlite:///path.")] = None,
+    json_: Json = False,
+) -> None:
+    """Add a user. The first admin of a new account is written into the store: --store or DUMONT_STORE."""
+    secret = password or typer.prompt("password", hide_input=True, confirmation_prompt=True, err=True)
+    with session.client() as api:
+        place = store or os.environ.get("DUMONT_STORE")
+        body = {"email": email, "password": secret, "role": role.value}
+        user = _first_admin(place, email, secret) if place else api.post("/users", body)
+    session.out(user) if json_ else print(f"added {user['email']} as {user['role']}")
+
+
+def _first_admin(place: str, email: str, password: str) -> dict[str, Any]:
+    from common import bootstrap
+    from common.workflows import users as workflow
+
+    if len(password) < 8:
+        session.fail("the password needs at least 8 characters", session.USAGE)
+    user = workflow.first_admin(
+        bootstrap.store_of(place), ids=bootstrap.random_id, email=email, password=password, now=bootstrap.now()
+    )
+    return {"id": user.id, "email": user.email, "role": user.role.value}
+
+
+@users.command("list")
+def list_(json_: Json = False) -> None:
+    """The users of your account."""
+    with session.client() as api:
+        found = api.get("/users")
+    if json_:
+        session.out(found)
+        return
+    for user in found["items"]:
+        print(f"{user['id']}  {user['role']:7} {user['email']}")
+
+
+@users.command("remove")
+def remove(user_id: str, json_: Json = False) -> None:
+    """Remove a user and the user's API keys."""
+    with session.client() as api:
+        api.delete(f"/users/{user_id}")
+    session.out({"removed": user_id}) if json_ else print(f"removed {user_id}")

@@ -1,0 +1,213 @@
+"""gpus, instances, ssh: the market and what you own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.cli import session
+from common.client import Client
+from common.domain.strategy import Strategy
+
+WAIT_POLLS = 3600
+"""Seconds that a verb waits for its operation."""
+gpus = typer.Typer(add_completion=False, no_args_is_help=True)
+instances = typer.Typer(add_completion=False, no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")]
+err = Console(stderr=True)
+
+
+@gpus.command("list")
+def list_offers(
+    gpu: Annotated[str, typer.Option(help="As the market calls it.")] = "RTX 4090",
+    max_usd_per_hour: Annotated[float | None, typer.Option()] = None,
+    disk_gb: Annotated[int, typer.Option()] = 32,
+    json_: Json = False,
+) -> None:
+    """What can be rented now, cheapest first."""
+    with session.client() as api:
+        found = api.get("/offers", gpu=gpu, max_usd_per_hour=max_usd_per_hour, disk_gb=disk_gb)
+    session.out(found) if json_ else _table(
+        found["items"], "usd_per_hour", "gpu", "machine_id", "geolocation", "reliability"
+    )
+
+
+@gpus.command("deploy")
+def deploy(
+    gpu: str,
+    strategy: Annotated[Strategy, typer.Option()] = Strategy.RACE,
+    max_usd_per_hour: Annotated[float | None, typer.Option()] = None,
+    disk_gb: Annotated[int, typer.Option()] = 32,
+    image: Annotated[str | None, typer.Option()] = None,
+    region: Annotated[list[str] | None, typer.Option(help="Two-letter country code; may be repeated.")] = None,
+    ssh_key: Annotated[Path | None, typer.Option(help="Your public key.", exists=True)] = None,
+    name: Annotated[str, typer.Option()] = "",
+    idle_for_s: Annotated[float | None, typer.Option()] = None,
+    snapshot_every_s: Annotated[float | None, typer.Option()] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what it would cost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    no_wait: NoWait = False,
+    json_: Json = False,
+) -> None:
+    """Rent a machine for a new instance, after showing its price."""
+    wishes = {
+        "gpu": gpu,
+        "strategy": strategy.value,
+        "max_usd_per_hour": str(max_usd_per_hour) if max_usd_per_hour is not None else None,
+        "disk_gb": disk_gb,
+        "image": image,
+        "regions": region,
+        "ssh_public_key": ssh_key.read_text().strip() if ssh_key else None,
+        "name": name,
+        "idle_for_s": idle_for_s,
+        "snapshot_every_s": snapshot_every_s,
+    }
+    body = {field: value for field, value in wishes.items() if value is not None}
+    with session.client() as api:
+        planned = api.post("/instances/plan", body)
+        if plan:
+            session.out(planned) if json_ else print(_price(planned))
+            return
+        err.print(_price(planned))
+        if not yes and not typer.confirm("rent it?", err=True):
+            raise typer.Exit(session.OK)
+        _done(api, api.post("/instances/provision", body, key=secrets.token_hex(12)), no_wait, json_)
+
+
+def _price(plan: dict[str, Any]) -> str:
+    price, first = float(plan["usd_per_hour"]), float(plan["first_hour_usd"])
+    return f"{price:.4f} USD/h (GPU + disk), at most {first:.4f} USD in the first hour; machines: {plan['rentals']}"
+
+
+@instances.command("list")
+def list_instances(json_: Json = False) -> None:
+    """Your instances."""
+    with session.client() as api:
+        found = api.get("/instances")
+        while cursor := found["next_cursor"]:
+            page = api.get("/instances", cursor=cursor)
+            found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
+    session.out(found) if json_ else _table(found["items"], "id", "name", "state", "protection", "reason")
+
+
+@instances.command("show")
+def show(id: str, json_: Json = False) -> None:
+    """One instance."""
+    with session.client() as api:
+        found = api.get(f"/instances/{id}")
+    if json_:
+        session.out(found)
+        return
+    cost = found["cost"]
+    print(f"{found['id']}  {found['state']}  since {found['since']}  ({found['reason']})")
+    print(f"{found['protection']}; snapshot: {(found['snapshot'] or {}).get('at', 'none yet')}")
+    print(f"{float(cost['usd_per_hour']):.4f} USD/h now, {float(cost['metered_usd']):.4f} USD so far")
+    if found["failure"]:
+        print(f"failed: {found['failure']['detail']}")
+
+
+@instances.command("why")
+def why(id: str, json_: Json = False) -> None:
+    """The story of its decisions."""
+    with session.client() as api:
+        found = api.get(f"/instances/{id}/events")
+    session.out(found) if json_ else _table(found["items"], "at", "kind", "text")
+
+
+def _verb(id: str, verb: str, body: dict[str, Any], no_wait: bool, json_: bool) -> None:
+    with session.client() as api:
+        _done(api, api.post(f"/instances/{id}/{verb}", body, key=secrets.token_hex(12)), no_wait, json_)
+
+
+@instances.command("wake")
+def wake(id: str, no_wait: NoWait = False, json_: Json = False) -> None:
+    """Bring it back on any machine."""
+    _verb(id, "wake", {}, no_wait, json_)
+
+
+@instances.command("stop")
+@instances.command("hibernate")
+def hibernate(id: str, no_wait: NoWait = False, json_: Json = False) -> None:
+    """Snapshot, verify, stop paying."""
+    _verb(id, "hibernate", {}, no_wait, json_)
+
+
+@instances.command("terminate")
+@instances.command("destroy")
+def destroy(
+    id: str,
+    discard: Annotated[bool, typer.Option("--discard", help="Without a last snapshot.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    no_wait: NoWait = False,
+    json_: Json = False,
+) -> None:
+    """End it, after a last verified snapshot; `restore` brings it back for some days."""
+    question = f"end {id} and GIVE UP what no snapshot holds?" if discard else f"end {id} after a last snapshot?"
+    if not yes and not typer.confirm(question, err=True):
+        raise typer.Exit(session.OK)
+    _verb(id, "terminate", {"discard": discard}, no_wait, json_)
+
+
+@instances.command("restore")
+def restore(id: str, no_wait: NoWait = False, json_: Json = False) -> None:
+    """Bring a terminated one back."""
+    _verb(id, "restore", {}, no_wait, json_)
+
+
+@instances.command("purge")
+def purge(id: str, yes: Annotated[bool, typer.Option("--yes")] = False, json_: Json = False) -> None:
+    """Delete the snapshots of a terminated one for ever."""
+    if not yes and not typer.confirm(f"delete every snapshot of {id} for ever?", err=True):
+        raise typer.Exit(session.OK)
+    _verb(id, "purge", {}, False, json_)
+
+
+def ssh(
+    id: str,
+    show_only: Annotated[bool, typer.Option("--print", help="Only print the command.")] = False,
+    json_: Json = False,
+) -> None:
+    """Open a shell on an instance."""
+    with session.client() as api:
+        found = api.get(f"/instances/{id}")
+    address = found["address"]
+    if address is None:
+        session.fail(f"{id} is {found['state']} and has no address; wake it first", session.CONFLICT)
+    command = ["ssh", "-p", str(address["port"]), f"{address['user']}@{address['host']}"]
+    if json_ or show_only:
+        session.out({"command": command}) if json_ else print(" ".join(command))
+        return
+    os.execvp("ssh", command)
+
+
+def _done(api: Client, accepted: dict[str, Any], no_wait: bool, json_: bool) -> None:
+    """Wait for the operation unless told not to; a failed one is exit code 1 with its reason."""
+    operation = accepted["operation"]
+    if not no_wait:
+        with err.status(operation["kind"]) as status:
+            operation = api.follow(
+                operation,
+                sleep=time.sleep,
+                show=lambda now: status.update(f"{now['kind']}: {now['detail']} {now['progress']:.0%}"),
+                polls=WAIT_POLLS,
+            )
+    session.out({"operation": operation}) if json_ else print(
+        f"{operation['instance_id']}  {operation['detail'] or operation['status']}"
+    )
+    if operation["status"] == "failed":
+        session.fail(operation["detail"], session.FAILED)
+
+
+def _table(rows: list[dict[str, Any]], *columns: str) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row[column] if row[column] is not None else "") for column in columns))
+    Console().print(table)

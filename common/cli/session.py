@@ -1,0 +1,94 @@
+"""What every verb needs: who is signed in, how answers are shown, what the exit code says."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import typer
+
+from common.client import ApiProblem, Client
+from common.errors import DumontError
+
+OK, FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, MARKET, CONFLICT, SERVER = range(8)
+EXIT_CODES = {
+    OK: "done",
+    FAILED: "the operation failed",
+    USAGE: "wrong use or wrong input",
+    NOT_FOUND: "no such thing",
+    NOT_ALLOWED: "not signed in, or not allowed",
+    MARKET: "the market refuses (no offer, no credit, unknown GPU)",
+    CONFLICT: "not possible in the present state",
+    SERVER: "the server failed or cannot be reached",
+}
+MARKET_CODES = frozenset({"no_offer", "no_credit", "unknown_gpu", "offer_gone", "throttled", "quota_exceeded"})
+BY_STATUS = {400: USAGE, 422: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 409: CONFLICT}
+DEFAULT_URL = "http://127.0.0.1:8766"
+
+transport: httpx.BaseTransport | None = None
+"""Another way to the API than the network: what a test mounts."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    url: str
+    token: str | None
+
+
+def path() -> Path:
+    config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(config) / "dumont" / "credentials.json"
+
+
+def signed() -> Signed:
+    """The environment first, then what `dumont login` kept."""
+    kept: dict[str, str] = json.loads(path().read_text()) if path().exists() else {}
+    url = os.environ.get("DUMONT_API_URL") or kept.get("url") or DEFAULT_URL
+    return Signed(url, os.environ.get("DUMONT_API_KEY") or kept.get("token"))
+
+
+def keep(url: str, token: str) -> None:
+    path().parent.mkdir(parents=True, exist_ok=True)
+    new = path().with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(json.dumps({"url": url, "token": token}))
+    new.replace(path())
+
+
+@contextmanager
+def client(url: str | None = None) -> Iterator[Client]:
+    """The API for one verb; a problem ends it with one sentence and its exit code."""
+    who = signed()
+    made = Client(url or who.url, None if url else who.token, transport)
+    try:
+        yield made
+    except ApiProblem as problem:
+        fail(str(problem), exit_code(problem))
+    except DumontError as error:
+        fail(str(error), MARKET if error.code in MARKET_CODES else BY_STATUS.get(error.status, SERVER))
+    finally:
+        made.close()
+
+
+def exit_code(problem: ApiProblem) -> int:
+    if problem.code in MARKET_CODES:
+        return MARKET
+    return BY_STATUS.get(problem.status, SERVER)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    hint = "; sign in with: dumont login" if code == NOT_ALLOWED else ""
+    print(f"dumont: {sentence}{hint}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def out(answer: Any) -> None:
+    """Exactly one JSON document on stdout."""
+    print(json.dumps(answer))

@@ -1,0 +1,131 @@
+"""`dumont` against the API: JSON, sentences, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from common.cli import account, fleet, main, session
+from common.domain.account import Role
+from common.web import rest
+from tests.functions.conftest import PASSWORD, key_for
+from tests.hand_cranked import World
+
+run = CliRunner()
+
+
+@pytest.fixture
+def signed_in(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("DUMONT_API_URL", "http://api.test")
+    monkeypatch.setenv("DUMONT_API_KEY", key_for(world, "acme", Role.ADMIN))
+    session.transport = httpx.WSGITransport(app=rest.application(world.app))
+    yield world
+    session.transport = None
+
+
+def test_deploy_shows_its_price_and_then_the_operation_as_one_json_document(signed_in: World) -> None:
+    result = run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--yes", "--no-wait", "--json"])
+
+    assert result.exit_code == session.OK, result.output
+    assert json.loads(result.stdout)["operation"]["kind"] == "provision"
+    assert "USD/h" in result.stderr
+
+
+def test_a_plan_rents_nothing(signed_in: World) -> None:
+    result = run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--plan", "--json"])
+
+    assert json.loads(result.stdout)["rentals"] == 5
+    assert signed_in.sim.contracts() == []
+
+
+def test_a_question_answered_with_no_rents_nothing(signed_in: World) -> None:
+    result = run.invoke(fleet.gpus, ["deploy", "H100 SXM"], input="n\n")
+
+    assert result.exit_code == session.OK
+    assert json.loads(run.invoke(fleet.instances, ["list", "--json"]).stdout)["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("app", "words", "code"),
+    [
+        (fleet.instances, ["show", "nobody"], session.NOT_FOUND),
+        (fleet.instances, ["wake", "nobody"], session.NOT_FOUND),
+        (fleet.gpus, ["deploy", "H900", "--yes"], session.MARKET),
+        (fleet.gpus, ["list", "--gpu", "H100 SXM", "--max-usd-per-hour", "0.01"], session.MARKET),
+        (fleet.gpus, ["deploy", "H100 SXM", "--disk-gb", "1"], session.USAGE),
+        (fleet.gpus, ["deploy"], session.USAGE),
+    ],
+)
+def test_an_error_is_a_sentence_and_its_exit_code(signed_in: World, app: typer.Typer, words: list, code: int) -> None:
+    result = run.invoke(app, words)
+
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_credentials_it_says_how_to_sign_in(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DUMONT_API_KEY")
+
+    result = run.invoke(fleet.instances, ["list"])
+
+    assert result.exit_code == session.NOT_ALLOWED
+    assert "dumont login" in result.stderr
+
+
+def test_login_keeps_a_token_that_only_the_user_can_read(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DUMONT_API_KEY")
+    login = typer.Typer()
+    login.command()(account.login)
+
+    words = ["--url", "http://api.test", "--email", "admin@acme.example", "--password", PASSWORD]
+    assert run.invoke(login, words).exit_code == session.OK
+
+    assert session.path().stat().st_mode & 0o777 == 0o600
+    assert run.invoke(fleet.instances, ["list", "--json"]).exit_code == session.OK
+
+
+def test_nobody_answering_is_exit_code_seven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUMONT_API_URL", "http://127.0.0.1:1")
+
+    result = run.invoke(fleet.instances, ["list"])
+
+    assert result.exit_code == session.SERVER
+    assert "nobody answers" in result.stderr
+
+
+def test_ssh_to_an_instance_without_an_address_says_why(signed_in: World) -> None:
+    made = json.loads(run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--yes", "--no-wait", "--json"]).stdout)
+    ssh = typer.Typer()
+    ssh.command()(fleet.ssh)
+
+    result = run.invoke(ssh, [made["operation"]["instance_id"]])
+
+    assert result.exit_code == session.CONFLICT
+    assert "has no address" in result.stderr
+
+
+def test_the_first_admin_is_written_into_the_store(world: World) -> None:
+    place = f"sqlite://{world.folder}/fresh.db"
+
+    result = run.invoke(account.users, ["add", "a@b.cc", "--password", "12345678", "--store", place, "--json"])
+
+    assert json.loads(result.stdout)["role"] == "admin"
+
+
+def test_help_loads_no_verb() -> None:
+    text = "import sys; sys.argv = ['dumont', '--help']\nfrom common.cli.main import main\n"
+    text += "try: main()\nexcept SystemExit: pass\n"
+    heavy = "print(sorted({'flask', 'boto3', 'google.cloud.firestore'} & set(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", text + heavy], capture_output=True, text=True, check=True)
+
+    assert result.stdout.splitlines()[-1] == "[]"
+    for verb in main.SUMMARIES:
+        assert verb in result.stdout

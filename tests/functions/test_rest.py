@@ -1,0 +1,194 @@
+"""The REST API: who may do what, errors with stable codes, idempotence, tenancy, and its own description."""
+
+from __future__ import annotations
+
+import pytest
+from openapi_spec_validator import validate
+
+from common.domain.account import Role
+from common.web.rest import ROUTES, specification
+from tests.functions.conftest import PASSWORD, Api, key_for
+from tests.hand_cranked import World
+
+WISH = {"gpu": "H100 SXM"}
+
+
+def problem(answer, status: int, code: str) -> None:
+    assert (answer.status_code, answer.json["code"]) == (status, code), answer.text
+    assert answer.mimetype == "application/problem+json"
+    assert answer.json["status"] == status
+    assert answer.json["detail"]
+
+
+def test_signing_in_gives_a_token_that_works(world: World, admin: Api) -> None:
+    nobody = Api(world, None)
+    session = nobody.post("/auth/login", {"email": "admin@acme.example", "password": PASSWORD})
+
+    assert Api(world, session.json["access_token"]).get("/instances").json == {"items": [], "next_cursor": None}
+
+
+def test_a_wrong_password_and_an_unknown_address_look_the_same(world: World, admin: Api) -> None:
+    nobody = Api(world, None)
+    wrong = nobody.post("/auth/login", {"email": "admin@acme.example", "password": "wrong"})
+    unknown = nobody.post("/auth/login", {"email": "who@acme.example", "password": "wrong"})
+
+    problem(wrong, 401, "unauthenticated")
+    assert wrong.json == unknown.json
+
+
+def test_every_route_but_the_login_needs_credentials(world: World) -> None:
+    nobody, forged = Api(world, None), Api(world, "dk_abc_def")
+    for route in ROUTES:
+        if route.right:
+            path = "/api/v1" + route.path.replace("{", "").replace("}", "")
+            problem(nobody.call(route.method, path, {}), 401, "unauthenticated")
+            problem(forged.call(route.method, path, {}), 401, "unauthenticated")
+
+
+def test_a_viewer_may_look_and_not_touch_and_a_member_may_not_manage_users(world: World) -> None:
+    viewer, member = (Api(world, key_for(world, "acme", role)) for role in (Role.VIEWER, Role.MEMBER))
+
+    assert viewer.get("/instances").status_code == 200
+    problem(viewer.post("/instances/provision", WISH), 403, "forbidden")
+    problem(viewer.post("/api-keys", {"name": "k", "role": "admin"}), 403, "forbidden")
+    problem(member.post("/users", {"email": "x@y.zz", "password": "12345678"}), 403, "forbidden")
+
+
+def test_an_admin_adds_and_removes_users_and_an_address_is_taken_once(admin: Api) -> None:
+    wish = {"email": "New@acme.example", "password": "12345678", "role": "member"}
+    added = admin.post("/users", wish)
+
+    assert added.status_code == 201
+    problem(admin.post("/users", wish), 409, "email_taken")
+    assert len(admin.get("/users").json["items"]) == 2
+    assert admin.call("DELETE", f"/api/v1/users/{added.json['id']}").status_code == 204
+    assert len(admin.get("/users").json["items"]) == 1
+
+
+def test_an_api_key_works_until_it_is_revoked_and_is_shown_once(world: World, admin: Api) -> None:
+    made = admin.post("/api-keys", {"name": "ci", "role": "viewer"}).json
+    user = Api(world, made["key"])
+
+    assert user.get("/instances").status_code == 200
+    assert all(key["key"] is None for key in admin.get("/api-keys").json["items"])
+    admin.call("DELETE", f"/api/v1/api-keys/{made['id']}")
+    problem(user.get("/instances"), 401, "unauthenticated")
+
+
+def test_a_plan_spends_nothing(world: World, admin: Api) -> None:
+    plan = admin.post("/instances/plan", WISH | {"strategy": "race"}).json
+
+    assert plan["rentals"] == 5
+    assert plan["offers"][0]["usd_per_hour"] == plan["usd_per_hour"]
+    assert world.sim.contracts() == []
+
+
+def test_the_same_idempotency_key_starts_one_operation_only(world: World, admin: Api) -> None:
+    first = admin.post("/instances/provision", WISH, Idempotency_Key="once")
+    again = admin.post("/instances/provision", WISH, Idempotency_Key="once")
+
+    assert first.status_code == again.status_code == 202
+    assert again.json["operation"]["id"] == first.json["operation"]["id"]
+    assert len(admin.get("/instances").json["items"]) == 1
+    other = admin.post("/instances/provision", WISH | {"disk_gb": 64}, Idempotency_Key="once")
+    problem(other, 409, "idempotency_mismatch")
+    problem(admin.post("/instances/provision", WISH, Idempotency_Key="no spaces"), 400, "bad_request")
+
+
+def test_an_operation_goes_from_running_to_succeeded(world: World, admin: Api) -> None:
+    operation = admin.post("/instances/provision", WISH).json["operation"]
+    assert operation["status"] == "running"
+
+    world.until(lambda: admin.get(f"/operations/{operation['id']}").json["status"] == "succeeded")
+
+    shown = admin.get(f"/instances/{operation['instance_id']}").json
+    assert (shown["state"], shown["protection"]) == ("running", "unprotected")
+    assert admin.get(f"/instances/{operation['instance_id']}/events").json["items"]
+
+
+def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api) -> None:
+    made = admin.post("/instances/provision", WISH).json["operation"]
+    key = admin.post("/api-keys", {"name": "k"}).json["id"]
+    users = admin.get("/users").json["items"]
+    ids = {"key_id": key, "user_id": users[0]["id"]}
+    stranger = Api(world, key_for(world, "others", Role.ADMIN))
+    walked = 0
+    for route in ROUTES:
+        if "{" in route.path:
+            own = made["id"] if route.path.startswith("/operations") else made["instance_id"]
+            path = "/api/v1" + route.path.format(**ids, id=own)
+            problem(stranger.call(route.method, path, {}), 404, "not_found")
+            walked += 1
+    assert walked >= 9
+
+
+def test_what_the_market_refuses_is_a_typed_problem(world: World, admin: Api) -> None:
+    problem(admin.post("/instances/provision", {"gpu": "H900"}), 422, "unknown_gpu")
+    problem(admin.post("/instances/plan", WISH | {"max_usd_per_hour": "0.01"}), 409, "no_offer")
+    world.sim.set_credit("0")
+    problem(admin.post("/instances/provision", WISH), 402, "no_credit")
+    assert admin.get("/instances").json["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"gpu": "H100 SXM", "disk_gb": 1}, "disk_gb"),
+        ({"gpu": "H100 SXM", "disk_gb": "much"}, "disk_gb"),
+        ({"gpu": "H100 SXM", "regions": ["Europe"]}, "regions"),
+        ({"gpu": "H100 SXM", "strategy": "luck"}, "strategy"),
+        ({"gpu": "H100 SXM", "max_usd_per_hour": "NaN"}, "max_usd_per_hour"),
+        ({"gpu": "H100 SXM", "max_usd_per_hour": -1}, "max_usd_per_hour"),
+        ({"gpu": "H100 SXM", "ssh_public_key": "rm -rf /"}, "ssh_public_key"),
+        ({"gpu": "H100 SXM", "surprise": 1}, "surprise"),
+        ({}, "gpu"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_made(admin: Api, body: dict, field: str) -> None:
+    answer = admin.post("/instances/provision", body)
+
+    problem(answer, 422, "invalid_input")
+    assert any(field in name for name in answer.json["errors"])
+    assert admin.get("/instances").json["items"] == []
+
+
+def test_a_body_that_is_not_json_or_too_large_is_refused(world: World, admin: Api) -> None:
+    client = admin._client
+    for data in (b"{", b"\xff\xfe", b'{"gpu": ' + b'"' + b"x" * (1 << 20) + b'"}'):
+        answer = client.post("/api/v1/instances/provision", data=data, headers=admin.headers)
+        assert answer.status_code == 400, answer.text
+
+
+def test_unknown_paths_and_methods_are_problems_too(admin: Api) -> None:
+    problem(admin.call("GET", "/api/v1/nothing"), 404, "not_found")
+    problem(admin.call("PUT", "/api/v1/instances"), 405, "method_not_allowed")
+    problem(admin.get("/instances/../../etc/passwd"), 404, "not_found")
+
+
+def test_lists_come_in_pages(world: World, admin: Api) -> None:
+    for _ in range(3):
+        admin.post("/instances/provision", WISH)
+    first = admin.get("/instances?limit=2").json
+    second = admin.get(f"/instances?limit=2&cursor={first['next_cursor']}").json
+
+    ids = [item["id"] for item in first["items"] + second["items"]]
+    assert len(set(ids)) == 3
+    assert second["next_cursor"] is None
+    problem(admin.get("/instances?limit=0"), 422, "invalid_input")
+
+
+def test_a_verb_that_does_not_fit_the_state_is_a_conflict(world: World, admin: Api) -> None:
+    id = admin.post("/instances/provision", WISH).json["operation"]["instance_id"]
+
+    problem(admin.post(f"/instances/{id}/restore"), 409, "illegal_move")
+    problem(admin.post(f"/instances/{id}/purge"), 409, "illegal_move")
+
+
+def test_the_description_is_valid_openapi_and_names_every_route(admin: Api) -> None:
+    spec = admin.call("GET", "/openapi.json").json
+
+    validate(spec)
+    assert spec["openapi"] == "3.1.0"
+    assert sum(len(operations) for operations in spec["paths"].values()) == len(ROUTES)
+    assert spec == specification()
+    assert b"/api/v1/instances/{id}/wake" in admin.call("GET", "/docs").data
