@@ -220,7 +220,10 @@ class VastSim:
     def _list(self, request: Request, now: datetime) -> Any:
         self._pace("list", now)
         rows = [contract.row(now) for contract in self._contracts.values() if contract.listed]
-        after = int(request.query.get("after_token") or 0)
+        token = request.query.get("after_token") or "0"
+        if not token.isdigit():
+            raise Refused(400, "invalid_args", "after_token is not one of ours")
+        after = int(token)
         limit = min(PAGE_MAX, int(request.query.get("limit") or PAGE_MAX))
         page = [row for row in rows if row["id"] > after][:limit]
         more = bool(page) and page[-1]["id"] < rows[-1]["id"]
