@@ -95,15 +95,15 @@ class Vast:
         return str(answer["new_contract"])
 
     def list(self) -> Sequence[Listed]:
-        rows: dict[int, Json] = {}
+        rows: dict[str, Listed] = {}
         token: str | None = None
         for _ in range(PAGES_MAX):
             query = {"select_filters": "{}", "order_by": '[{"col": "id", "dir": "asc"}]', "limit": str(PAGE_ROWS)}
             page = self._call("GET", "/api/v1/instances/", query=query | ({"after_token": token} if token else {}))
-            rows |= {int(row["id"]): row for row in _rows(page, "instances")}
+            rows |= {listed.provider_id: listed for listed in map(_listed, _rows(page, "instances"))}
             token = page.get("next_token")
             if token is None:
-                return _whole([_listed(row) for row in rows.values()], page)
+                return _whole([*rows.values()], page)
         raise MarketUnknown(f"vast.ai's listing did not end after {PAGES_MAX} pages")
 
     def get(self, provider_id: str) -> Listed | None:
@@ -227,7 +227,7 @@ def _offer(row: Json) -> Offer | None:
             driver_version=row.get("driver_version"),
             disk_space_gb=float(row.get("disk_space") or 0),
         )
-    except (KeyError, ValueError, TypeError, ArithmeticError):
+    except (KeyError, ValueError, TypeError, ArithmeticError, MarketUnknown):
         return None
 
 
