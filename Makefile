@@ -3,13 +3,21 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VENDOR := .venv-vendor
 
-.PHONY: setup check test demo bundle pins clean
+.PHONY: setup vendor check test demo bundle pins clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: infra/local/setup.sh infra/requirements/dev.txt pyproject.toml
 	@PYTHON=$(PYTHON) bash infra/local/setup.sh
+
+vendor: setup $(VENDOR)/.ready  ## the marketplace's own client, for the contract tests
+
+$(VENDOR)/.ready: infra/requirements/vendor.txt
+	@$(BIN)/python -m venv --clear $(VENDOR)
+	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 check: setup
 	@$(BIN)/ruff check .
@@ -20,7 +28,7 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check
+test: check vendor
 	@$(BIN)/python -m pytest
 
 demo: setup
@@ -30,4 +38,4 @@ pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info
+	rm -rf $(VENV) $(VENDOR) .cache build dist *.egg-info
