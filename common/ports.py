@@ -152,6 +152,10 @@ INDEXES: tuple[Index, ...] = (
     Index("ledger", equal=("instance_key",)),
     Index("events", equal=("instance_key",), order="at"),
     Index("operations", equal=("instance_key",)),
+    Index("machines"),
+    Index("machines", equal=("provider",)),
+    Index("machines", order="blocked_until"),
+    Index("machines", equal=("provider",), order="blocked_until"),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
 

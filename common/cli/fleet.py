@@ -20,6 +20,8 @@ WAIT_POLLS = 3600
 """Seconds that a verb waits for its operation."""
 gpus = typer.Typer(add_completion=False, no_args_is_help=True)
 instances = typer.Typer(add_completion=False, no_args_is_help=True)
+machines = typer.Typer(add_completion=False, no_args_is_help=True)
+"""Every verb of instances, and the history of the machines themselves."""
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")]
 err = Console(stderr=True)
@@ -32,11 +34,12 @@ def list_offers(
     disk_gb: Annotated[int, typer.Option()] = 32,
     json_: Json = False,
 ) -> None:
-    """What can be rented now, cheapest first."""
+    """What can be rented now, best ranked first: price, price all in, expected seconds to ready."""
     with session.client() as api:
         found = api.get("/offers", gpu=gpu, max_usd_per_hour=max_usd_per_hour, disk_gb=disk_gb)
     session.out(found) if json_ else _table(
-        found["items"], "usd_per_hour", "gpu", "machine_id", "geolocation", "reliability"
+        [_short(offer) for offer in found["items"]],
+        *("usd_per_hour", "all_in_usd_per_hour", "ready_s", "gpu", "machine_id", "geolocation", "blocked_until"),
     )
 
 
@@ -82,9 +85,18 @@ def deploy(
         _done(api, api.post("/instances/provision", body, key=secrets.token_hex(12)), no_wait, json_)
 
 
+def _short(offer: dict[str, Any]) -> dict[str, Any]:
+    prices = {name: f"{float(offer[name]):.4f}" for name in ("usd_per_hour", "all_in_usd_per_hour")}
+    return offer | prices | {"ready_s": f"{offer['ready_s']:.0f}"}
+
+
 def _price(plan: dict[str, Any]) -> str:
-    price, first = float(plan["usd_per_hour"]), float(plan["first_hour_usd"])
-    return f"{price:.4f} USD/h (GPU + disk), at most {first:.4f} USD in the first hour; machines: {plan['rentals']}"
+    price, all_in, first = (float(plan[n]) for n in ("usd_per_hour", "all_in_usd_per_hour", "first_hour_usd"))
+    machines = f"{plan['rentals']}" + (" (and a second if the first is slow)" if plan["hedges"] else "")
+    return (
+        f"{price:.4f} USD/h (GPU + disk), {all_in:.4f} all in, ready in about {plan['ready_s']:.0f} s, "
+        f"at most {first:.4f} USD in the first hour; machines: {machines}"
+    )
 
 
 @instances.command("list")
@@ -168,6 +180,26 @@ def purge(id: str, yes: Annotated[bool, typer.Option("--yes")] = False, json_: J
     if not yes and not typer.confirm(f"delete every snapshot of {id} for ever?", err=True):
         raise typer.Exit(session.OK)
     _verb(id, "purge", {}, False, json_)
+
+
+@machines.command("history")
+def history(
+    provider: Annotated[str | None, typer.Option(help="vast or tensordock.")] = None,
+    blocked: Annotated[bool | None, typer.Option("--blocked/--not-blocked", help="Only those.")] = None,
+    json_: Json = False,
+) -> None:
+    """What the machines that we rented did, and which are kept out of deploys."""
+    with session.client() as api:
+        found = api.get("/machines/history", provider=provider, blocked=blocked)
+        while cursor := found["next_cursor"]:
+            page = api.get("/machines/history", provider=provider, blocked=blocked, cursor=cursor)
+            found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
+    session.out(found) if json_ else _table(
+        found["items"], "provider", "machine_id", "gpu", "success_rate_bound", "blocked_until", "outcomes", "last_at"
+    )
+
+
+machines.registered_commands = [*instances.registered_commands, *machines.registered_commands]
 
 
 def ssh(

@@ -68,6 +68,8 @@ class Spec(BaseModel):
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
     image: str = Field(default="pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime", min_length=1, max_length=256)
+    image_gb: float | None = Field(default=None, gt=0, le=500)
+    """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     ssh_public_key: str | None = Field(default=None, max_length=4096)
     max_usd_per_hour: Usd | None = Field(default=None, gt=0)
@@ -178,6 +180,8 @@ class Instance(BaseModel):
     """Of provisioning since the writer was last up."""
     tried: tuple[str, ...] = ()
     """Machines tried since then."""
+    hedges: int = 0
+    """Second machines rented in this round because the first was slow."""
     not_before: datetime | None = None
     recovering: bool = False
     """A writer was lost: provisioning goes on until it succeeds or the user says otherwise."""

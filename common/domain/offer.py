@@ -57,6 +57,11 @@ class Offer(BaseModel):
     driver_version: str | None = None
     disk_space_gb: float = 0.0
 
+    @property
+    def machine_key(self) -> str:
+        """`provider:machine_id`: the key of the reliability history."""
+        return f"{self.provider}:{self.machine_id}"
+
     def disk_usd_per_hour(self, disk_gb: int) -> Decimal:
         """storage_usd_per_gb_month x GB / 720 h."""
         return self.storage_usd_per_gb_month * disk_gb / HOURS_PER_MONTH

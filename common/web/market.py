@@ -23,9 +23,9 @@ class OffersQuery(BaseModel):
 
 def list_offers(call: Call) -> Page[OfferOut]:
     spec = Spec.model_validate(call.query.model_dump())
-    return Page(items=[offer_out(offer, spec.disk_gb) for offer in deploy.offers_for(call.app, spec)])
+    return Page(items=[offer_out(ranked) for ranked in deploy.offers_for(call.app, spec, call.now)])
 
 
 ROUTES = (
-    Route("GET", "/offers", list_offers, "What can be rented now, cheapest first", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
+    Route("GET", "/offers", list_offers, "What can be rented now, best ranked first, with the parts of price and wait", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
 )  # fmt: skip

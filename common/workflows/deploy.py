@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from common.domain.boot import BootProblem, boot_problem, boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, Spec, Want
 from common.domain.offer import Offer, Wanted
+from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
+from common.domain.reliability import FROM_LOSS, Outcome
 from common.domain.rental import Rental, RentalState
-from common.domain.strategy import choose
+from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketUnknown, NoCredit, NoOffer, QuotaExceeded, Throttled, UnknownGpu
 from common.ports import App, Create, Write
-from common.records import Kept, World, dump, event, retire
-from common.workflows import rentals
+from common.records import World, dump, event
+from common.workflows import history, rentals
+from common.workflows.history import End, ends, retire
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
+FROM_BOOT = {
+    BootProblem.HOST: Outcome.BOOT_FAILED,
+    BootProblem.DEADLINE: Outcome.BOOT_TIMEOUT,
+    BootProblem.IMAGE: Outcome.IMAGE_REFUSED,
+}
 
 
 def request(
@@ -31,15 +40,26 @@ def request(
     return instance
 
 
-def offers_for(app: App, spec: Spec) -> list[Offer]:
-    """What a wish would find now; raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer."""
-    if found := offers(app, spec):
+def offers_for(app: App, spec: Spec, now: datetime) -> list[Ranked]:
+    """What a wish would find now, best first, blocked machines last.
+
+    Raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer.
+    """
+    found = ranked(app, spec, snapshot_gb=0.0, now=now)
+    if any(offer.blocked_until is None for offer in found):
         if all(Decimal(market.credit_usd()) <= 0 for market in app.markets.values()):
             raise NoCredit("the marketplace account has no credit left; add credit and try again")
         return found
-    if not offers(app, Spec(gpu=spec.gpu)):
+    if not found and not offers(app, Spec(gpu=spec.gpu)):
         raise UnknownGpu(f"no marketplace offers a GPU called {spec.gpu!r}; see: dumont gpus list")
-    raise NoOffer(no_offer_sentence(spec))
+    raise NoOffer(no_offer_sentence(spec, blocked=len(found)))
+
+
+def ranked(app: App, spec: Spec, *, snapshot_gb: float, now: datetime) -> list[Ranked]:
+    """Offers of all markets under the price cap with the parts of their price and wait, best first."""
+    load = Load(disk_gb=spec.disk_gb, image_gb=spec.image_gb or IMAGE_GB, snapshot_gb=snapshot_gb)
+    timeout_s = app.settings.timing.boot_timeout_s
+    return rank(offers(app, spec), load, boot_timeout_s=timeout_s, blocked=history.blocked(app, now))
 
 
 def offers(app: App, spec: Spec) -> list[Offer]:
@@ -90,7 +110,7 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     )  # fmt: skip
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
-    writes += retire(losers, now=now, why="lost the race")
+    writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
     took_s = (now - won.value.created_at).total_seconds()
     writes.append(event(app, instance, "won", f"{won.value.offer.machine_id} was ready after {took_s:.1f} s", now))
     app.store.commit(writes)
@@ -105,32 +125,80 @@ def _is_ready(world: World, label: str) -> bool:
 def drop_failed(app: App, world: World, now: datetime) -> bool:
     """Attempts that were refused, failed to boot or took too long leave the race, retired in the same commit."""
     instance = world.instance.value
-    failed = {label: why for label in instance.race if (why := _failure_of(app, world.rental(label), now))}
+    failed = {label: end for label in instance.race if (end := _failure_of(app, world, label, now))}
     if not failed:
         return False
-    kept = [k for label in failed if (k := world.rental(label))]
-    no_credit = any(rentals.definite_refusal(k.value) == NoCredit.code for k in kept)
+    ended = [end for end in failed.values() if isinstance(end, End)]
+    no_credit = any(rentals.definite_refusal(end.kept.value) == NoCredit.code for end in ended)
     left = instance.having(race=tuple(label for label in instance.race if label not in failed))
     if no_credit:
         left = left.having(failure=Failure(code=NoCredit.code, detail="the marketplace account has no credit left"))
-    why = "; ".join(sorted(set(failed.values())))
-    writes: list[Write] = [world.instance.becomes(left), *retire(kept, now=now, why=why)]
+    why = "; ".join(sorted({end.why if isinstance(end, End) else end for end in failed.values()}))
+    writes: list[Write] = [world.instance.becomes(left), *retire(app, ended, now)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
     return True
 
 
-def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | None:
+def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str | None:
+    """How an attempt ended, if it did; a sentence alone when its record is settled already."""
+    kept = world.rental(label)
     if kept is None:
         return "its record is settled"
     rental = kept.value
     if rental.state is not RentalState.CREATING:
-        return rental.message or f"it is {rental.state}"
+        return End(kept, Outcome.REFUSED, rental.message or f"it is {rental.state}")
     if rental.loss:
-        return f"{rental.loss}: {rental.message}"
-    called = rental.create_called_at
-    if called and (now - called).total_seconds() > app.settings.timing.boot_timeout_s:
-        return f"not ready {app.settings.timing.boot_timeout_s:.0f} s after its create"
-    return None
+        return End(kept, FROM_LOSS[rental.loss], f"{rental.loss}: {rental.message}")
+    problem = rental.create_called_at and boot_problem(
+        provider=rental.provider,
+        message=rental.message,
+        called_at=rental.create_called_at,
+        boot_timeout_s=app.settings.timing.boot_timeout_s,
+        now=now,
+    )
+    return End(kept, FROM_BOOT[problem[0]], problem[1]) if problem else None
+
+
+def hedge(app: App, world: World, now: datetime) -> bool:
+    """A second machine beside one that is slow to boot: whichever is ready first wins, the other is released."""
+    instance = world.instance.value
+    racing = [kept.value for label in instance.race if (kept := world.rental(label))]
+    if instance.spec.strategy not in HEDGED or not _is_slow(app, instance, racing, now):
+        return False
+    try:
+        found = ranked(app, instance.spec, snapshot_gb=_snapshot_gb(instance), now=now)
+    except (MarketUnknown, Throttled, QuotaExceeded) as error:
+        app.log("search_failed", instance=instance.id, error=str(error))
+        return False
+    hedged = instance.having(hedges=instance.hedges + 1)
+    second = choose_hedge(found, tried=instance.tried)
+    if second is None:
+        app.store.commit([world.instance.becomes(hedged)])  # this round has had its hedge: one search, not one a minute
+        return True
+    labels, writes = rentals.plan(app, world.instance, [second.offer], now)
+    machine = second.offer.machine_id
+    racing_two = hedged.having(
+        n=instance.n + 1, race=(*instance.race, *labels), tried=(*instance.tried, machine)
+    )  # fmt: skip
+    text = f"the first machine is slow to boot: a second is rented, {second.offer.machine_key}"
+    app.store.commit([world.instance.becomes(racing_two), *writes, event(app, instance, "hedged", text, now)])
+    return True
+
+
+def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: datetime) -> bool:
+    if not racing:
+        return False
+    slowest = min(racing, key=lambda rental: rental.offer.download_mbit_s)
+    timeout_s = app.settings.timing.boot_timeout_s
+    load = Load(disk_gb=instance.spec.disk_gb, image_gb=instance.spec.image_gb or IMAGE_GB)
+    (expected,) = rank([slowest.offer], load, boot_timeout_s=timeout_s)
+    return hedge_due(
+        [rental.create_called_at for rental in racing],
+        hedges=instance.hedges,
+        times=boot_times(slowest.provider, timeout_s),
+        image_download_s=expected.image_download_s,
+        now=now,
+    )
 
 
 def plan_round(app: App, world: World, now: datetime) -> bool:
@@ -146,24 +214,32 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     if not is_next_due:
         return False
     try:
-        found = offers(app, instance.spec)
+        found = ranked(app, instance.spec, snapshot_gb=_snapshot_gb(instance), now=now)
     except (MarketUnknown, Throttled, QuotaExceeded) as error:
         app.log("search_failed", instance=instance.id, error=str(error))
         return False
-    chosen = choose(found, instance.spec.strategy, tried=instance.tried)
-    later = instance.having(rounds=instance.rounds + 1, not_before=_next_round(app, instance, now))
+    chosen = choose(found, instance.spec.strategy, tried=instance.tried, turn=instance.n)
+    later = instance.having(rounds=instance.rounds + 1, hedges=0, not_before=_next_round(app, instance, now))
     if not chosen:
-        later = later.having(failure=Failure(code=NoOffer.code, detail=no_offer_sentence(instance.spec)))
+        sentence = no_offer_sentence(instance.spec, blocked=len(found))
+        later = later.having(failure=Failure(code=NoOffer.code, detail=sentence))
         app.store.commit([world.instance.becomes(later)])
         return True
-    labels, writes = rentals.plan(app, world.instance, chosen, now)
-    tried = (*instance.tried, *(offer.machine_id for offer in chosen))
+    labels, writes = rentals.plan(app, world.instance, [ranked.offer for ranked in chosen], now)
+    tried = (*instance.tried, *(ranked.offer.machine_id for ranked in chosen))
     racing = later.having(n=instance.n + len(labels), race=tuple(labels), tried=tried, failure=None)
     app.store.commit([world.instance.becomes(racing), *writes])
     return True
 
 
-def no_offer_sentence(spec: Spec) -> str:
+def _snapshot_gb(instance: Instance) -> float:
+    return instance.pointer.bytes / BYTES_PER_GB if instance.pointer else 0.0
+
+
+def no_offer_sentence(spec: Spec, *, blocked: int) -> str:
+    """`blocked` = offers that match but whose machines' history keeps them out."""
+    if blocked:
+        return f"all {blocked} offers that match are of machines blocked by their history; see: dumont machines history"
     cap = f" at up to {spec.max_usd_per_hour} USD/h" if spec.max_usd_per_hour else ""
     where = f" in {', '.join(spec.regions)}" if spec.regions else ""
     return f"no offer of {spec.num_gpus} x {spec.gpu}{where}{cap}; raise the cap, add regions or choose another GPU"
@@ -181,5 +257,6 @@ def _next_round(app: App, instance: Instance, now: datetime) -> datetime:
 def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime) -> None:
     """boot -> down: every attempt is retired in the same commit."""
     down = instance.to(Phase.DOWN, at=now).having(race=(), held=None)
-    writes: list[Write] = [world.instance.becomes(down), *retire(list(world.rentals.values()), now=now, why=why)]
+    called_off = ends(world.rentals.values(), Outcome.CANCELLED, why)
+    writes: list[Write] = [world.instance.becomes(down), *retire(app, called_off, now)]
     app.store.commit([*writes, event(app, instance, "down", why, now)])

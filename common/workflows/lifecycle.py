@@ -26,6 +26,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         deploy.choose_winner,
         deploy.drop_failed,
         rentals.create_due,
+        deploy.hedge,
         failover.drop_lost_held,
         deploy.plan_round,
     ),

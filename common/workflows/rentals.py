@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from common import auth
 from common.domain import startup
+from common.domain.boot import boot_times
 from common.domain.instance import Instance
 from common.domain.offer import Offer
 from common.domain.rental import Label, Meter, Rental, RentalState
@@ -125,7 +126,7 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
     env = startup.environment(
         url=app.settings.url,
         label=rental.label,
-        bootstrap=auth.bootstrap_token(rental.label, secret=app.settings.jwt_secret, now=now),
+        bootstrap=_bootstrap(app, rental, now),
         bundle_url=app.objects.presign_get(f"releases/{sha256}", BUNDLE_URL_FOR_S),
         bundle_sha256=sha256,
         glibc_floor=app.settings.bundle_glibc,
@@ -134,6 +135,12 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
     return Launch(
         label=rental.label, image=rental.image, disk_gb=rental.disk_gb, env=env, start_script=startup.script()
     )  # fmt: skip
+
+
+def _bootstrap(app: App, rental: Rental, now: datetime) -> str:
+    longest_s = boot_times(rental.provider, app.settings.timing.boot_timeout_s).pulling_deadline_s
+    lifetime = timedelta(seconds=longest_s)
+    return auth.bootstrap_token(rental.label, secret=app.settings.jwt_secret, now=now, lifetime=lifetime)
 
 
 def definite_refusal(rental: Rental) -> str | None:

@@ -20,6 +20,8 @@ from common.records import Kept, dump, read
 from common.workflows import rentals
 
 DESTROYS_PER_RUN_MAX = 25
+MESSAGE_KEPT = 500
+"""Characters of what a market says about a machine."""
 SECOND_LISTING_AFTER_S = 1.0
 """Two listings that lack a machine count as two only when they are at least so far apart."""
 
@@ -109,7 +111,15 @@ def _note(
 
 
 def _with_row(rental: Rental, row: Listed) -> Rental:
-    update = {"provider_id": row.provider_id, "ssh_host": row.ssh_host, "ssh_port": row.ssh_port, "absent_at": None}
+    """While it boots, the market's words tell a slow download from a machine that will never come up."""
+    update: dict[str, object] = {
+        "provider_id": row.provider_id,
+        "ssh_host": row.ssh_host,
+        "ssh_port": row.ssh_port,
+        "absent_at": None,
+    }
+    if rental.state is RentalState.CREATING and row.message:
+        update["message"] = row.message[:MESSAGE_KEPT]
     return rental.model_copy(update=update)
 
 

@@ -211,6 +211,7 @@ class VastSim:
             created_at=now,
             boots=[("loading", boot_s * 0.3), ("created", boot_s * 0.8), ("running", boot_s)],
             disk_since=now,
+            message=str(machine.get("boot_message", "")),
         )
         self._contracts[contract.id] = contract
         return contract
@@ -381,6 +382,15 @@ class VastSim:
     def stuck(self, id: int) -> None:
         """It stays in loading for ever."""
         self._contracts[id].boots = [("loading", 0.0)]
+
+    def tamper(self, machine_id: int | str, **properties: Any) -> None:
+        """Make a machine other than its offer says, for contracts made from now on.
+
+        `boot_s`, `boot_message` (what the market says meanwhile), `wrong_gpu` (its real model), `small_disk` (its
+        real GB), `slow_net` (its real Mb/s).
+        """
+        machine = next(machine for machine in self._machines if str(machine["machine_id"]) == str(machine_id))
+        machine.update(properties)
 
     def set_credit(self, usd: str) -> None:
         self._credit = Decimal(usd)

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Self
 
+from infra.demo.vast_market import HIDDEN
+
 MICRO = Decimal("0.000001")
 HOUR = timedelta(hours=1)
 SECONDS_PER_HOUR = Decimal(3600)
@@ -131,7 +133,7 @@ class Contract:
         """As the list and the show calls give it."""
         port = 40000 + self.id % 20000
         return {
-            **self.machine,
+            **{name: value for name, value in self.machine.items() if name not in HIDDEN},
             "id": self.id,
             "label": self.label,
             "actual_status": "offline" if self.offline else self.actual,
