@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from common.domain.boot import BootProblem, boot_problem, boot_times, hedge_due
-from common.domain.instance import Failure, Instance, Phase, Spec, Want
+from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
 from common.domain.offer import Offer, Wanted
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import FROM_LOSS, Outcome
@@ -105,13 +105,23 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     label = min(ready, key=lambda name: (world.rentals[name].value.not_before, name))
     won = world.rentals[label]
     losers = [kept for name, kept in world.rentals.items() if name != label and name != instance.held]
+    took_s = (now - won.value.created_at).total_seconds()
+    result = RaceResult(
+        winner=label, losers=tuple(name for name in instance.race if name != label), ready_after_s=took_s
+    )
     up = instance.to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1, writer=label, race=(), mirror=None, start="restore", failure=None, fz=None
-    )  # fmt: skip
+        epoch=instance.epoch + 1,
+        writer=label,
+        race=(),
+        won=result,
+        mirror=None,
+        start="restore",
+        failure=None,
+        fz=None,
+    )
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
     writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
-    took_s = (now - won.value.created_at).total_seconds()
     writes.append(event(app, instance, "won", f"{won.value.offer.machine_id} was ready after {took_s:.1f} s", now))
     app.store.commit(writes)
     return True
@@ -199,6 +209,19 @@ def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: dateti
         image_download_s=expected.image_download_s,
         now=now,
     )
+
+
+def due_at(world: World) -> datetime | None:
+    """When the next attempt may be made, or the next round planned."""
+    instance = world.instance.value
+    if instance.phase is not Phase.BOOT or any(_is_ready(world, label) for label in instance.race):
+        return None
+    waiting = [
+        kept.value.not_before
+        for kept in world.in_state(RentalState.CREATING)
+        if kept.value.label in instance.race and kept.value.create_called_at is None
+    ]
+    return min(waiting, default=None) if instance.race else instance.not_before
 
 
 def plan_round(app: App, world: World, now: datetime) -> bool:

@@ -13,7 +13,7 @@ from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
-from common.ports import App, Create, Write
+from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
@@ -115,9 +115,8 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
-    docs = app.store.query(
-        "snapshots", [("instance_key", "==", instance.key)], order_by="taken_at", limit=PROVEN_FROM_LAST
-    )  # fmt: skip
+    where: list[Where] = [("instance_key", "==", instance.key)]
+    docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
     return {name for doc in docs for name in doc.data["new_packs"]}
 
 

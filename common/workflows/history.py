@@ -9,12 +9,9 @@ from datetime import datetime
 
 from common.domain.reliability import FROM_LOSS, MachineRecord, Outcome, says_something
 from common.domain.rental import Rental
-from common.ports import MAX_QUERY_LIMIT, App, Create, Write
+from common.ports import App, Create, Write, every
 from common.records import Kept, dump, read
 from common.records import retire as retire_rentals
-
-BLOCKED_PAGES_MAX = 20
-"""Of MAX_QUERY_LIMIT blocked machines each."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +59,8 @@ def _noted(app: App, id: str, ended: Sequence[End], now: datetime) -> Write:
 
 def blocked(app: App, now: datetime) -> Mapping[str, datetime]:
     """`provider:machine_id` -> until when, of every machine that is not rented at present."""
-    found: dict[str, datetime] = {}
-    last: str | None = None
-    for _ in range(BLOCKED_PAGES_MAX):
-        docs = app.store.query("machines", [("blocked_until", ">", now)], start_after=last)
-        for doc in docs:
-            found[f"{doc.data['provider']}:{doc.data['machine_id']}"] = doc.data["blocked_until"]
-        if len(docs) < MAX_QUERY_LIMIT:
-            break
-        last = docs[-1].id
-    return found
+    docs = every(app.store, "machines", [("blocked_until", ">", now)])
+    return {f"{doc.data['provider']}:{doc.data['machine_id']}": doc.data["blocked_until"] for doc in docs}
 
 
 def machine_doc(machine_key: str) -> str:
