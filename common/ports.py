@@ -317,6 +317,9 @@ class ObjectStore(Protocol):
     def presign_get(self, key: str, expires_s: int) -> str:
         """A URL that reads the object without credentials until it expires."""
 
+    def presign_put(self, key: str, size_bytes: int, expires_s: int) -> str:
+        """A URL that writes exactly `size_bytes` to that one key by PUT, without credentials, until it expires."""
+
 
 # --- the app ----------------------------------------------------------------------------------------------------
 

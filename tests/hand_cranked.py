@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +19,10 @@ from common import bootstrap
 from common.adapters.sqlite import SqliteStore
 from common.adapters.vast import Vast
 from common.config import Settings, Timing
-from common.domain.host import Boot, Heartbeat, HostPhase, Reply
+from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
 from common.errors import DumontError, NotFound
+from common.host import attest
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
 from common.ports import App, ObjectStore
@@ -86,6 +88,8 @@ class World:
     now: datetime = START
     machines: dict[str, Machine] = field(default_factory=dict)
     next_job_at: datetime = START
+    measure: Callable[[Path, Path], Attest | None] = attest.hardware
+    """How hosts measure themselves."""
     followed: dict[str, datetime] = field(default_factory=dict)
     """Instances that another invocation follows, and until when."""
 
@@ -175,8 +179,9 @@ class World:
             return
         assert booted
         (home / "token").write_text(json.dumps({"token": booted.token}))
-        gpu = home / "gpu"
+        gpu, machine = home / "gpu", home / "machine.json"
         gpu.write_text("80")
+        machine.write_text(json.dumps(effect.hardware))
         writers = Writers()
         agent = Agent(
             label=effect.label,
@@ -186,6 +191,7 @@ class World:
             writers=writers,
             looks=Looks(gpu_file=gpu),
             stop_machine=lambda: self._stop_itself(effect.contract_id),
+            measure=lambda: self.measure(machine, home / "workspace"),
         )
         self.machines[effect.label] = Machine(agent, writers, gpu)
 

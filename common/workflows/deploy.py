@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from common.domain.attestation import Judgement, verdict
 from common.domain.boot import BootProblem, boot_problem, boot_times, hedge_due
+from common.domain.host import HostRecord
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
 from common.domain.offer import Offer, Wanted
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
@@ -99,7 +101,7 @@ def stop_booting(app: App, world: World, now: datetime) -> bool:
 def choose_winner(app: App, world: World, now: datetime) -> bool:
     """boot -> up: the first ready rental becomes the writer and all others are retired, in one commit."""
     instance = world.instance.value
-    ready = [label for label in instance.race if _is_ready(world, label)]
+    ready = [label for label in instance.race if _is_ready(world, label, now)]
     if not ready:
         return False
     label = min(ready, key=lambda name: (world.rentals[name].value.not_before, name))
@@ -122,14 +124,30 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
     writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
-    writes.append(event(app, instance, "won", f"{won.value.offer.machine_id} was ready after {took_s:.1f} s", now))
+    text = f"{won.value.offer.machine_id} was ready after {took_s:.1f} s; {_checked(won.value, world, now)}"
+    writes.append(event(app, instance, "won", text, now))
     app.store.commit(writes)
     return True
 
 
-def _is_ready(world: World, label: str) -> bool:
-    host, kept = world.hosts.get(label), world.rental(label)
-    return bool(host and host.phase and kept and kept.value.state is RentalState.CREATING and not kept.value.loss)
+def _checked(rental: Rental, world: World, now: datetime) -> str:
+    judged = attested(rental, world.hosts.get(rental.label), now)
+    unknown = judged.unknown if judged else ()
+    return f"as offered (not measured: {', '.join(unknown)})" if unknown else "as offered"
+
+
+def _is_ready(world: World, label: str, now: datetime) -> bool:
+    """It reports, and what it measured of itself does not contradict its offer."""
+    kept = world.rental(label)
+    if kept is None or kept.value.state is not RentalState.CREATING or kept.value.loss:
+        return False
+    judged = attested(kept.value, world.hosts.get(label), now)
+    return judged is not None and not judged.is_liar
+
+
+def attested(rental: Rental, host: HostRecord | None, now: datetime) -> Judgement | None:
+    """None while the host does not report or has not measured."""
+    return verdict(rental.offer, rental.disk_gb, host, now) if host and host.phase else None
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
@@ -159,6 +177,9 @@ def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str 
         return End(kept, Outcome.REFUSED, rental.message or f"it is {rental.state}")
     if rental.loss:
         return End(kept, FROM_LOSS[rental.loss], f"{rental.loss}: {rental.message}")
+    judged = attested(rental, world.hosts.get(label), now)
+    if judged and judged.is_liar:
+        return End(kept, Outcome.LIED, f"not what its offer said: {'; '.join(judged.lies)}")
     problem = rental.create_called_at and boot_problem(
         provider=rental.provider,
         message=rental.message,
@@ -214,7 +235,9 @@ def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: dateti
 def due_at(world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
-    if instance.phase is not Phase.BOOT or any(_is_ready(world, label) for label in instance.race):
+    if instance.phase is not Phase.BOOT or any(
+        world.hosts[label].phase for label in instance.race if label in world.hosts
+    ):
         return None
     waiting = [
         kept.value.not_before

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from common import auth
 from common.domain import startup
 from common.domain.boot import boot_times
+from common.domain.host import Attest
 from common.domain.instance import Instance
 from common.domain.offer import Offer
 from common.domain.rental import Label, Meter, Rental, RentalState
@@ -25,6 +26,8 @@ from common.ports import App, Cas, Create, Launch, Market, Write
 from common.records import Kept, World, dump, event, read
 
 BUNDLE_URL_FOR_S = 3600
+PROBE_KEY = "probes/upload"
+"""One object that every machine's probe of its line overwrites: it never holds anything of worth."""
 NOTE_ATTEMPTS = 5
 
 
@@ -129,6 +132,7 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
         bootstrap=_bootstrap(app, rental, now),
         bundle_url=app.objects.presign_get(f"releases/{sha256}", BUNDLE_URL_FOR_S),
         bundle_sha256=sha256,
+        probe_url=app.objects.presign_put(PROBE_KEY, Attest.PROBE_UPLOAD_BYTES, BUNDLE_URL_FOR_S),
         glibc_floor=app.settings.bundle_glibc,
         ssh_public_key=instance.spec.ssh_public_key,
     )

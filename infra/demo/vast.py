@@ -59,6 +59,8 @@ class Effect:
     label: str
     env: Mapping[str, str] = field(default_factory=dict)
     onstart: str = ""
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    """What the machine really has, as its host measures it."""
 
 
 class Refused(Exception):
@@ -268,7 +270,9 @@ class VastSim:
                 return {"success": False, "error": "resources_unavailable", "msg": msg}
             contract.cur = contract.next = contract.intended = "running"
             contract.run(now)
-            self._effects.append(Effect("start", id, contract.label, contract.env, contract.onstart))
+            self._effects.append(
+                Effect("start", id, contract.label, contract.env, contract.onstart, contract.hardware())
+            )
         return {"success": True}
 
     def _destroy(self, id: int, now: datetime) -> Any:
@@ -346,7 +350,9 @@ class VastSim:
         reached = [status for status, after_s in contract.boots if age_s >= after_s]
         if reached and reached[-1] == "running":
             contract.run(now)
-            self._effects.append(Effect("start", contract.id, contract.label, contract.env, contract.onstart))
+            self._effects.append(
+                Effect("start", contract.id, contract.label, contract.env, contract.onstart, contract.hardware())
+            )
         elif reached:
             contract.actual = reached[-1]
 
@@ -436,6 +442,10 @@ class VastSim:
         sim._contracts = {contract["id"]: Contract.from_json(contract) for contract in plain["contracts"]}
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])
         return sim
+
+
+def _start(contract: Contract) -> Effect:
+    return Effect("start", contract.id, contract.label, contract.env, contract.onstart, contract.hardware())
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -154,6 +154,21 @@ class Contract:
             "ssh_port": port,
         }
 
+    def hardware(self) -> dict[str, Any]:
+        """What its host measures (the agent's words for it), lies included."""
+        machine = self.machine
+        measured = {
+            "gpu_models": [f"NVIDIA {machine.get('wrong_gpu') or machine['gpu_name']}"] * machine["num_gpus"],
+            "gpu_count": machine["num_gpus"],
+            "gpu_ram_mb": machine["gpu_ram"],
+            "driver": machine["driver_version"],
+            "cuda": machine["cuda_max_good"],
+            "disk_bytes": int(machine.get("small_disk") or self.disk_gb) * 10**9,
+            "cpu_cores": int(machine["cpu_cores_effective"]),
+        }
+        slow = machine.get("slow_net")
+        return measured | ({"download_mbit_s": slow, "upload_mbit_s": slow} if slow else {})
+
     def _add(self, kind: str, usd_per_second: Decimal, since: datetime, until: datetime) -> None:
         """Split at the hours, so that each hour is rounded once."""
         while since < until:

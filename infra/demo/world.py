@@ -116,7 +116,7 @@ class World:
             rental = self._rental(effect.label)
             match effect.kind:
                 case "start":
-                    rental.start({**effect.env, **self._container(effect.contract_id)}, effect.onstart)
+                    rental.start({**effect.env, **self._container(effect.contract_id)}, effect.onstart, effect.hardware)
                 case "stop":
                     rental.kill()
                 case "vanish":

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.cli import fleet
+from common.domain.host import Attest
 from common.domain.instance import State, Want
 from common.domain.reliability import MachineRecord, Outcome
 from common.domain.rental import RentalState
@@ -200,3 +201,64 @@ def test_a_step_replayed_after_the_machine_was_let_go_counts_it_once(world: Worl
     record = machine(world, rental.offer.machine_id)
     assert record
     assert record.outcomes == {"served": 1}
+
+
+# --- attestation
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ({"wrong_gpu": "GeForce RTX 3060"}, "has NVIDIA GeForce RTX 3060"),
+        ({"small_disk": 10}, "bytes of disk"),
+        ({"slow_net": 2.0}, "Mb/s"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("strategy", ["coldstart", "race"])
+def test_a_liar_is_let_go_noted_and_replaced_by_an_honest_machine(
+    world: World, lie: dict, words: str, strategy: str
+) -> None:
+    liar = best_machine(world)
+    world.sim.tamper(liar, **lie)
+
+    id = running(world, strategy=strategy)
+
+    (lied,) = [r for r in rentals(world, id) if r.offer.machine_id == liar]
+    assert lied.state in (RentalState.RELEASING, RentalState.RELEASED)
+    assert words in lied.message
+    writer = next(r for r in rentals(world, id) if r.label == world.record(id).writer)
+    assert writer.offer.machine_id != liar
+    record = machine(world, liar)
+    assert record
+    assert record.outcomes == {"lied": 1}
+    world.until(lambda: world.sim.contract_of(lied.label) is None)
+
+
+def test_a_machine_that_can_measure_nothing_is_taken_and_the_story_says_so(world: World, admin: Api) -> None:
+    world.measure = lambda *_: Attest()
+    id = running(world)
+
+    (won,) = [e for e in admin.get(f"/instances/{id}/events").json["items"] if e["kind"] == "won"]
+    assert "not measured: gpu" in won["text"]
+
+
+def test_a_host_that_is_up_but_still_measures_is_not_ready(world: World) -> None:
+    honest, world.measure = world.measure, lambda *_: None
+    id = world.provision()
+    world.until(lambda: bool(world.machines))
+    world.pass_time(30)
+    assert world.show(id).state is State.PROVISIONING
+
+    world.measure = honest
+    world.until(lambda: world.show(id).state is State.RUNNING, within_s=5)
+
+
+def test_a_host_that_never_measures_is_taken_as_unknown_after_a_minute(world: World) -> None:
+    world.measure = lambda *_: None
+    id = world.provision()
+    world.until(lambda: bool(world.machines))
+
+    took_s = world.until(lambda: world.show(id).state is State.RUNNING)
+
+    assert 55 < took_s < 150
