@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.domain.pool import PoolTerms
 from common.errors import SettingError
 
 EXAMPLES = {
@@ -26,6 +27,9 @@ RETIRED = {
     "RESTIC_PASSWORD": "RESTIC_PASSWORD is no longer used: each instance's snapshots are authenticated with a "
     "key of its own, derived from the deployment's key in the store. Remove RESTIC_PASSWORD.",
 }
+
+
+POOL_PREFIX = "DUMONT_POOL_"
 
 
 class Timing(BaseModel):
@@ -78,6 +82,7 @@ class Settings(BaseModel):
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
     timing: Timing = Timing()
+    pool: PoolTerms = PoolTerms()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -100,9 +105,8 @@ class Settings(BaseModel):
             "bucket": _required(env, f"{prefix}_BUCKET"),
             "storage_key_id": _required(env, f"{prefix}_KEY_ID"),
             "storage_application_key": _required(env, f"{prefix}_APPLICATION_KEY"),
-            "timing": {
-                name: env[f"DUMONT_{name.upper()}"] for name in Timing.model_fields if f"DUMONT_{name.upper()}" in env
-            },
+            "timing": _group(env, Timing, "DUMONT_"),
+            "pool": _group(env, PoolTerms, POOL_PREFIX),
         }
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
@@ -117,6 +121,12 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SettingError(_sentence(error, {**_names(prefix), **optional})) from None
+
+
+def _group(env: Mapping[str, str], model: type[BaseModel], prefix: str) -> dict[str, str]:
+    """Those of a group's settings that the environment has."""
+    names = {field: f"{prefix}{field.upper()}" for field in model.model_fields}
+    return {field: env[name] for field, name in names.items() if name in env}
 
 
 def _required(env: Mapping[str, str], name: str) -> str:
@@ -137,8 +147,10 @@ def _names(prefix: str) -> dict[str, str]:
 
 def _sentence(error: ValidationError, names: Mapping[str, str]) -> str:
     first = error.errors()[0]
-    field = str(first["loc"][-1])
-    name = names.get(field, f"DUMONT_{field.upper()}")
-    example = EXAMPLES.get(name) or Timing.model_fields.get(field, Settings.model_fields.get(field))
+    group, field = str(first["loc"][0]), str(first["loc"][-1])
+    of_pool = group == "pool"
+    name = f"{POOL_PREFIX}{str(first['loc'][1]).upper()}" if of_pool else names.get(field, f"DUMONT_{field.upper()}")
+    known = {**Settings.model_fields, **(PoolTerms if of_pool else Timing).model_fields}
+    example = EXAMPLES.get(name) or known.get(field)
     shown = getattr(example, "default", example)
     return f"{name} is wrong: {first['msg']}. Example: {shown}"

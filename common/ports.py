@@ -145,6 +145,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),

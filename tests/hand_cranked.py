@@ -21,6 +21,7 @@ from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
+from common.domain.pool import PoolTerms
 from common.errors import DumontError, NotFound
 from common.host import attest
 from common.host.agent import Agent, Refused, Unanswered
@@ -32,7 +33,7 @@ from common.views.instances import InstanceOut
 from common.workflows import deploy, hosts, lifecycle
 from infra.demo.s3_server import S3Server
 from infra.demo.vast import Effect, Request, VastSim
-from jobs import hibernate_idle, reconcile
+from jobs import hibernate_idle, reconcile, refill_warm_pool
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
@@ -74,6 +75,8 @@ class Machine:
     writers: Writers
     gpu: Path
     cut: bool = False
+    keys: list[str] = field(default_factory=list)
+    """Of those who may log in."""
 
     def set_gpu(self, percent: float) -> None:
         self.gpu.write_text(str(percent))
@@ -87,6 +90,7 @@ class World:
     timing: Timing = field(default_factory=Timing)
     now: datetime = START
     machines: dict[str, Machine] = field(default_factory=dict)
+    pool: PoolTerms = field(default_factory=PoolTerms)
     next_job_at: datetime = START
     measure: Callable[[Path, Path], Attest | None] = attest.hardware
     """How hosts measure themselves."""
@@ -108,6 +112,7 @@ class World:
             storage_application_key=self.s3.secret_key,
             bundle_sha256="0" * 64,
             timing=self.timing,
+            pool=self.pool,
         )
         drawn = bootstrap.deployment_of(self.store, START)
         self.app = App(
@@ -160,6 +165,7 @@ class World:
             self.next_job_at = self.now + timedelta(seconds=self.timing.reconcile_every_s)
             reconcile.run(self.app)
             hibernate_idle.run(self.app)
+            refill_warm_pool.run(self.app)
         self._carry_out()
 
     def _carry_out(self) -> None:
@@ -191,6 +197,7 @@ class World:
             writers=writers,
             looks=Looks(gpu_file=gpu),
             stop_machine=lambda: self._stop_itself(effect.contract_id),
+            authorize=lambda key: self.machines[effect.label].keys.append(key),
             measure=lambda: self.measure(machine, home / "workspace"),
         )
         self.machines[effect.label] = Machine(agent, writers, gpu)

@@ -20,6 +20,7 @@ WAIT_POLLS = 3600
 """Seconds that a verb waits for its operation."""
 gpus = typer.Typer(add_completion=False, no_args_is_help=True)
 instances = typer.Typer(add_completion=False, no_args_is_help=True)
+pool = typer.Typer(add_completion=False, no_args_is_help=True)
 machines = typer.Typer(add_completion=False, no_args_is_help=True)
 """Every verb of instances, and the history of the machines themselves."""
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -200,6 +201,27 @@ def history(
 
 
 machines.registered_commands = [*instances.registered_commands, *machines.registered_commands]
+
+
+@pool.command("show")
+def show_pool(json_: Json = False) -> None:
+    """The machines that wait for an instance, and what they cost."""
+    with session.client() as api:
+        found = api.get("/pool")
+    if json_:
+        session.out(found)
+        return
+    terms = found["terms"]
+    print(
+        f"{found['ready']} ready of {terms['size']} x {terms['gpu']}; {float(found['usd_per_hour']):.4f} USD/h now, "
+        f"at most {terms['budget_usd_per_hour']}"
+    )
+    _table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
+
+
+@pool.callback()
+def _pool() -> None:
+    """One verb so far: the callback keeps it a verb."""
 
 
 def ssh(

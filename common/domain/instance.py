@@ -87,10 +87,7 @@ class Spec(BaseModel):
     @field_validator("regions")
     @classmethod
     def _country_codes(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
-        for region in regions:
-            if len(region) != 2 or not region.isalpha():
-                raise ValueError(f"{region!r} is not a two-letter country code such as US")
-        return tuple(region.upper() for region in regions)
+        return country_codes(regions)
 
     @field_validator("ssh_public_key")
     @classmethod
@@ -98,6 +95,14 @@ class Spec(BaseModel):
         if key is not None and ("\n" in key.strip() or not key.startswith(("ssh-", "ecdsa-", "sk-"))):
             raise ValueError("not an OpenSSH public key (one line that starts with ssh-ed25519, ssh-rsa, ...)")
         return key.strip() if key else None
+
+
+def country_codes(regions: Sequence[str]) -> tuple[str, ...]:
+    """ISO 3166 alpha-2 codes in upper case; raises ValueError for anything else."""
+    for region in regions:
+        if len(region) != 2 or not region.isalpha():
+            raise ValueError(f"{region!r} is not a two-letter country code such as US")
+    return tuple(region.upper() for region in regions)
 
 
 class Failure(BaseModel):
@@ -220,6 +225,19 @@ class Instance(BaseModel):
         if phase not in MOVES[self.phase]:
             raise IllegalMove(f"{self.id} is {self.phase}; it cannot become {phase}")
         return self.model_copy(update={"phase": phase, "at": at})
+
+    def taken_by(self, result: RaceResult, *, at: datetime) -> Self:
+        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1)."""
+        return self.to(Phase.UP, at=at).having(
+            epoch=self.epoch + 1,
+            writer=result.winner,
+            race=(),
+            won=result,
+            mirror=None,
+            start="restore",
+            failure=None,
+            fz=None,
+        )
 
     def having(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)

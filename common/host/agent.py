@@ -126,6 +126,8 @@ class Agent:
     stop_machine: Callable[[], None]
     """Stops this machine at its marketplace with the container's own key; best effort."""
     spawn: Callable[[dict[str, Any], Path], Work] = start_work
+    authorize: Callable[[str], None] = lambda _key: None
+    """Lets the user in by this public key; again with the same key changes nothing."""
     measure: Callable[[], Attest | None] = Attest
     """What the machine has: begun by the first call, None until it is complete, never waited for."""
     memory: Remembered = field(init=False)
@@ -284,6 +286,8 @@ class Agent:
             if self.memory.started_epoch == reply.epoch:
                 return
             self.phase = HostPhase.RESTORING
+            if key := order.args.get("ssh_public_key"):
+                self.authorize(key)
         if reply.storage_credentials:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
         self._start(order, reply.epoch, reply.storage_credentials)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -15,7 +16,7 @@ import httpx
 from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
-from common.host import attest
+from common.host import access, attest
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
 from common.host.work import run_task
@@ -102,6 +103,7 @@ def serve() -> None:
         writers=Processes(init=int(env.get("DUMONT_INIT_PID", "1"))),
         looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
         stop_machine=stop_machine,
+        authorize=partial(access.authorize, Path.home()),
         measure=Measurement(
             Path(machine_file) if machine_file else None,
             workspace,

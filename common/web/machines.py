@@ -1,11 +1,13 @@
-"""The machines' reliability history."""
+"""The machines' reliability history, and the machines that wait in the warm pool."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.views import machines as view
+from common.views import pool
 from common.views.machines import MachineOut
+from common.views.pool import PoolOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Page, Route
 
 
@@ -31,6 +33,11 @@ def list_machine_history(call: Call) -> Page[MachineOut]:
     return Page(items=items, next_cursor=cursor)
 
 
+def show_pool(call: Call) -> PoolOut:
+    return pool.show(call.app, call.now)
+
+
 ROUTES = (
+    Route("GET", "/pool", show_pool, "The warm pool: its terms, its machines, what it costs", PoolOut, tag="machines"),
     Route("GET", "/machines/history", list_machine_history, "What the machines that we rented did, and which are blocked", Page[MachineOut], query=HistoryQuery, tag="machines"),
 )  # fmt: skip

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from common.domain.attestation import Judgement, verdict
-from common.domain.boot import BootProblem, boot_problem, boot_times, hedge_due
-from common.domain.host import HostRecord
+from common.domain import attempt
+from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
 from common.domain.offer import Offer, Wanted
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
-from common.domain.reliability import FROM_LOSS, Outcome
+from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketUnknown, NoCredit, NoOffer, QuotaExceeded, Throttled, UnknownGpu
@@ -23,11 +22,6 @@ from common.workflows.history import End, ends, retire
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
-FROM_BOOT = {
-    BootProblem.HOST: Outcome.BOOT_FAILED,
-    BootProblem.DEADLINE: Outcome.BOOT_TIMEOUT,
-    BootProblem.IMAGE: Outcome.IMAGE_REFUSED,
-}
 
 
 def request(
@@ -111,16 +105,7 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     result = RaceResult(
         winner=label, losers=tuple(name for name in instance.race if name != label), ready_after_s=took_s
     )
-    up = instance.to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1,
-        writer=label,
-        race=(),
-        won=result,
-        mirror=None,
-        start="restore",
-        failure=None,
-        fz=None,
-    )
+    up = instance.taken_by(result, at=now)
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
     writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
@@ -131,23 +116,14 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
 
 
 def _checked(rental: Rental, world: World, now: datetime) -> str:
-    judged = attested(rental, world.hosts.get(rental.label), now)
+    judged = attempt.attested(rental, world.hosts.get(rental.label), now)
     unknown = judged.unknown if judged else ()
     return f"as offered (not measured: {', '.join(unknown)})" if unknown else "as offered"
 
 
 def _is_ready(world: World, label: str, now: datetime) -> bool:
-    """It reports, and what it measured of itself does not contradict its offer."""
     kept = world.rental(label)
-    if kept is None or kept.value.state is not RentalState.CREATING or kept.value.loss:
-        return False
-    judged = attested(kept.value, world.hosts.get(label), now)
-    return judged is not None and not judged.is_liar
-
-
-def attested(rental: Rental, host: HostRecord | None, now: datetime) -> Judgement | None:
-    """None while the host does not report or has not measured."""
-    return verdict(rental.offer, rental.disk_gb, host, now) if host and host.phase else None
+    return kept is not None and attempt.is_ready(kept.value, world.hosts.get(label), now)
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
@@ -172,22 +148,9 @@ def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str 
     kept = world.rental(label)
     if kept is None:
         return "its record is settled"
-    rental = kept.value
-    if rental.state is not RentalState.CREATING:
-        return End(kept, Outcome.REFUSED, rental.message or f"it is {rental.state}")
-    if rental.loss:
-        return End(kept, FROM_LOSS[rental.loss], f"{rental.loss}: {rental.message}")
-    judged = attested(rental, world.hosts.get(label), now)
-    if judged and judged.is_liar:
-        return End(kept, Outcome.LIED, f"not what its offer said: {'; '.join(judged.lies)}")
-    problem = rental.create_called_at and boot_problem(
-        provider=rental.provider,
-        message=rental.message,
-        called_at=rental.create_called_at,
-        boot_timeout_s=app.settings.timing.boot_timeout_s,
-        now=now,
-    )
-    return End(kept, FROM_BOOT[problem[0]], problem[1]) if problem else None
+    timeout_s = app.settings.timing.boot_timeout_s
+    failed = attempt.failure(kept.value, world.hosts.get(label), boot_timeout_s=timeout_s, now=now)
+    return End(kept, *failed) if failed else None
 
 
 def hedge(app: App, world: World, now: datetime) -> bool:

@@ -11,7 +11,7 @@ from common.domain.rental import Rental, RentalState
 from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable
 from common.ports import App
 from common.records import Kept, World, load
-from common.workflows import deploy, failover, hibernate, rentals, restore, terminate
+from common.workflows import deploy, failover, hibernate, rentals, restore, terminate, warm_pool
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
@@ -24,6 +24,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
     Phase.BOOT: (
         deploy.stop_booting,
         deploy.choose_winner,
+        warm_pool.assign,
         deploy.drop_failed,
         rentals.create_due,
         deploy.hedge,
@@ -53,7 +54,8 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 """What may happen in each phase, first come first served."""
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
-    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed; of the pool: warm_pool.run",
+    RentalState.READY: "warm_pool.assign, warm_pool.run, sweep (lost)",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
     RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",

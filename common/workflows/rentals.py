@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from common import auth
@@ -37,30 +38,54 @@ def market(app: App, provider: str) -> Market:
     return app.markets[provider]
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose attempts are planned: an instance, or the warm pool."""
+
+    id: str
+    """In the labels."""
+    n: int
+    """Of the attempts so far."""
+    account: str
+    image: str
+    disk_gb: int
+    instance_id: str | None = None
+    instance_key: str | None = None
+
+
 def plan(
     app: App, kept: Kept[Instance], offers: Sequence[Offer], now: datetime
 ) -> tuple[list[str], list[Write]]:  # fmt: skip
+    """The next attempts of an instance, as `plan_for` says."""
+    instance, spec = kept.value, kept.value.spec
+    owner = Owner(
+        instance.id, instance.n, instance.account, spec.image, spec.disk_gb, instance.id, instance.key
+    )  # fmt: skip
+    return plan_for(app, owner, offers, now)
+
+
+def plan_for(app: App, owner: Owner, offers: Sequence[Offer], now: datetime) -> tuple[list[str], list[Write]]:
     """Labels and the writes that record these attempts: nothing is created without its label written first.
 
     The pacing document of each market gives every attempt its place in the vendor's create interval.
     """
-    instance, deployment = kept.value, app.deployment()
+    deployment = app.deployment()
     labels: list[str] = []
     writes: list[Write] = []
     slots = _create_slots(app, offers, now, writes)
     for index, (offer, slot) in enumerate(zip(offers, slots, strict=True), start=1):
-        label = Label.make(deployment=deployment.id, owner=instance.id, n=instance.n + index, key=deployment.key)
+        label = Label.make(deployment=deployment.id, owner=owner.id, n=owner.n + index, key=deployment.key)
         rental = Rental(
             label=str(label),
-            account=instance.account,
-            instance_id=instance.id,
-            instance_key=instance.key,
+            account=owner.account,
+            instance_id=owner.instance_id,
+            instance_key=owner.instance_key,
             provider=offer.provider,
             at=now,
             created_at=now,
             offer=offer,
-            image=instance.spec.image,
-            disk_gb=instance.spec.disk_gb,
+            image=owner.image,
+            disk_gb=owner.disk_gb,
             not_before=slot,
         )
         labels.append(str(label))
@@ -88,14 +113,18 @@ def create_due(app: App, world: World, now: datetime) -> bool:
     """Make the one create call of the first attempt whose turn has come. Not once a racer is ready."""
     if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
         return False
-    for kept in world.in_state(RentalState.CREATING):
-        if kept.value.create_called_at is None and kept.value.not_before <= now:
-            _create(app, kept, world.instance.value, now)
-            return True
-    return False
+    return any(create_if_due(app, kept, world.instance.value, now) for kept in world.in_state(RentalState.CREATING))
 
 
-def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
+def create_if_due(app: App, kept: Kept[Rental], instance: Instance | None, now: datetime) -> bool:
+    """The create call of one attempt, once, when its turn has come. `instance` = None for the pool's."""
+    if kept.value.create_called_at is not None or now < kept.value.not_before:
+        return False
+    _create(app, kept, instance, now)
+    return True
+
+
+def _create(app: App, kept: Kept[Rental], instance: Instance | None, now: datetime) -> None:
     """The call is recorded before it is made, so that no one ever makes it again."""
     rental = kept.value.model_copy(update={"create_called_at": now})
     doc = app.store.cas(kept.doc, dump(rental))
@@ -109,12 +138,17 @@ def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> 
         refused = rental.to(RentalState.RELEASING, at=now, message=f"{error.code}: {error}")
         exists = error.provider_id if isinstance(error, MarketRefused) else None
         refused = refused.model_copy(update={"provider_id": exists})
-        app.store.commit([kept.becomes(refused), event(app, instance, "refused", f"{error}", now)])
+        app.store.commit([kept.becomes(refused), *_told(app, instance, "refused", f"{error}", now)])
     else:
         running = rental.model_copy(
             update={"provider_id": provider_id, "meter": Meter(disk_from=app.clock())}
         )  # fmt: skip
-        app.store.commit([kept.becomes(running), event(app, instance, "rented", _rented(rental), now)])
+        app.store.commit([kept.becomes(running), *_told(app, instance, "rented", _rented(rental), now)])
+
+
+def _told(app: App, instance: Instance | None, kind: str, text: str, now: datetime) -> list[Write]:
+    """A line of the instance's story; the pool has none."""
+    return [event(app, instance, kind, text, now)] if instance else []
 
 
 def _rented(rental: Rental) -> str:
@@ -122,7 +156,7 @@ def _rented(rental: Rental) -> str:
     return f"rented {rental.offer.gpu} on {rental.provider}:{rental.offer.machine_id} for {price:.4f} USD/h"
 
 
-def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Launch:
+def _launch(app: App, rental: Rental, instance: Instance | None, now: datetime) -> Launch:
     sha256 = app.settings.bundle_sha256
     if not sha256:
         raise SettingError("DUMONT_BUNDLE_SHA256 is not set: publish the host bundle first (make bundle)")
@@ -134,7 +168,7 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
         bundle_sha256=sha256,
         probe_url=app.objects.presign_put(PROBE_KEY, Attest.PROBE_UPLOAD_BYTES, BUNDLE_URL_FOR_S),
         glibc_floor=app.settings.bundle_glibc,
-        ssh_public_key=instance.spec.ssh_public_key,
+        ssh_public_key=instance.spec.ssh_public_key if instance else None,
     )
     return Launch(
         label=rental.label, image=rental.image, disk_gb=rental.disk_gb, env=env, start_script=startup.script()
