@@ -71,9 +71,7 @@ class World:
         kept = json.loads(journal.read_text())
         for label, process in kept["processes"].items():
             rental = self._rental(label)
-            rental.process = Process(**process)
-            if not rental.alive:
-                rental.process = None
+            rental.process = Process(**process)  # one that died meanwhile is found dead at the next tick
         return (
             VastSim.from_json(kept["markets"]["vast"], rng=rng),
             TensorDockSim.from_json(kept["markets"]["tensordock"], rng=rng),
@@ -130,12 +128,12 @@ class World:
 
     def _settle(self) -> None:
         """Carry out what the markets decided, then write it down."""
-        effects = [(market.name, effect) for market in self._markets for effect in market.drain()]
-        for name, effect in effects:
+        effects = [(market, effect) for market in self._markets for effect in market.drain()]
+        for market, effect in effects:
             rental = self._rental(effect.label)
             match effect.kind:
                 case "start":
-                    rental.start({**effect.env, **self._container(name, effect)}, effect.onstart)
+                    rental.start({**effect.env, **self._container(market, effect)}, effect.onstart)
                 case "stop":
                     rental.kill()
                 case "vanish":
@@ -144,11 +142,15 @@ class World:
         if effects:
             self._keep()
 
-    def _container(self, market: str, effect: Effect) -> dict[str, str]:
+    def _container(self, market: Marketplace, effect: Effect) -> dict[str, str]:
         """What a marketplace itself adds to a machine's environment."""
-        if market != "vast":
+        if not isinstance(market, VastSim):
             return {}
-        return {"CONTAINER_ID": str(effect.contract_id), "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}"}
+        return {
+            "CONTAINER_ID": str(effect.contract_id),
+            "CONTAINER_API_KEY": market.container_key(int(effect.contract_id)),
+            "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}",
+        }
 
     # --- the control face
 

@@ -9,8 +9,10 @@ import pytest
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
 from common.records import load
-from common.workflows import hibernate, lifecycle, restore, settle, terminate
+from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
 from infra.demo.material import look
+from jobs import hibernate_idle
+from tests.functions.conftest import Api
 from tests.hand_cranked import ACCOUNT, World
 
 
@@ -128,6 +130,63 @@ def test_a_race_starts_no_further_racer_once_one_is_ready(world: World) -> None:
     assert len(world.sim.contracts()) == 1
 
 
+def test_a_race_tells_the_seconds_and_the_dollars_of_its_losers(world: World) -> None:
+    world.sim.slow_boots(12)
+    id = running(world, strategy="race")
+    world.until(lambda: len(world.sim.contracts()) == 1)
+
+    race = world.show(id).race
+    assert race
+    losers = {loser.label: loser for loser in race.losers}
+    bills = {c.label: sum(world.sim.billed(c.id, world.now).values()) for c in world.sim.all_contracts()}
+    assert race.winner == world.record(id).writer
+    assert set(losers) == set(bills) - {race.winner}
+    assert 0 < len(losers) < 4, "one is created every 4.5 s, none once one is ready"
+    assert race.ready_after_s > 0
+    for label, loser in losers.items():
+        rental = next(rental for rental in rentals(world, id) if rental.label == label)
+        assert loser.seconds > 0
+        assert abs(loser.usd - bills[label]) <= rental.usd_per_second("gpu") + rental.usd_per_second("disk")
+
+
+def test_a_late_report_of_an_idle_gpu_does_not_stop_one_that_is_busy_now(world: World) -> None:
+    id = running(world)
+    machine = world.writer(id)
+    machine.set_gpu(0)
+    world.pass_time(150)
+    late = machine.agent._heartbeat(world.now)
+    machine.set_gpu(80)
+    world.pass_time(60)
+
+    assert late.idle_since
+    hosts.receive(world.app, late, machine.agent.memory.token, world.now)
+    hibernate_idle.run(world.app)
+    world.pass_time(60)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def test_a_machine_that_is_cut_off_saves_its_work_and_stops_itself(world: World) -> None:
+    """Rule R10: with the credentials it has, by its container's own key, and it never destroys."""
+    id = running(world, snapshot_every_s=86_400)
+    write(world, id)
+    world.until(lambda: world.record(id).snapshot_due_from is not None)
+    ask(world, id, "hibernate")
+    ask(world, id, "wake")
+    world.pass_time(120)
+    machine, prefix = world.writer(id), f"instances/{ACCOUNT}.{id}/manifests/"
+    before = len(list(world.objects.list(prefix)))
+    machine.cut = True
+    machine.agent.memory = machine.agent.memory.model_copy(update={"dead_man_s": 60})
+
+    world.pass_time(100)
+
+    contract = world.sim.contract_of(machine.agent.label)
+    assert machine.writers.frozen
+    assert len(list(world.objects.list(prefix))) == before + 1
+    assert [c.state for c in world.sim.contracts() if c.id == contract] == ["stopped"]
+
+
 def test_terminate_takes_a_last_snapshot_and_restore_brings_it_back(world: World) -> None:
     id = running(world)
     write(world, id)
@@ -175,12 +234,46 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_what_is_missin
 
 def _damage_newest_pack(world: World, id: str) -> None:
     """One flipped byte, with the same size: as bit rot does."""
-    records = world.store.query("snapshots", [("instance_key", "==", f"{ACCOUNT}.{id}")], order_by="taken_at")
-    pack = records[-1].data["new_packs"][0]
+    where = [("instance_key", "==", f"{ACCOUNT}.{id}")]
+    newest = world.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=1)[0]
+    pack = newest.data["new_packs"][0]
     key = next(stored.key for stored in world.objects.list(f"instances/{ACCOUNT}.{id}/") if stored.key.endswith(pack))
     data = bytearray(world.objects.get(key))
     data[len(data) // 2] ^= 1
     world.objects.put(key, bytes(data))
+
+
+def test_a_snapshot_that_fails_is_tried_again_until_it_holds(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    machine = world.writer(id)
+    stage = machine.agent.home / "engine"
+    stage.write_text("in the way")
+    ask(world, id, "hibernate")
+    world.pass_time(60)
+    assert world.show(id).state in (State.FREEZING, State.HIBERNATING)
+    assert machine.writers.frozen
+
+    stage.unlink()
+    world.until(lambda: world.show(id).state is State.HIBERNATED, within_s=400)
+
+    assert world.show(id).snapshot
+
+
+def test_a_hibernation_whose_snapshot_never_holds_is_called_off_and_the_user_can_work(world: World, admin: Api) -> None:
+    id = running(world)
+    machine = world.writer(id)
+    (machine.agent.home / "engine").write_text("in the way")
+
+    operation = admin.post(f"/instances/{id}/hibernate").json["operation"]
+    world.until(lambda: not machine.writers.frozen and world.record(id).failure is not None, within_s=1500)
+
+    shown = world.show(id)
+    assert shown.state is State.RUNNING
+    assert shown.failure
+    assert shown.failure.code == "snapshot_failed"
+    assert admin.get(f"/operations/{operation['id']}").json["status"] == "failed"
+    assert world.sim.contract_of(machine.agent.label)
 
 
 def test_an_agent_killed_during_a_snapshot_leaves_the_machine_and_the_old_snapshot(world: World) -> None:
