@@ -34,7 +34,8 @@ def request(
 def offers_for(app: App, spec: Spec) -> list[Offer]:
     """What a wish would find now; raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer."""
     if found := offers(app, spec):
-        if all(Decimal(market.credit_usd()) <= 0 for market in app.markets.values()):
+        credits = [market.credit_usd() for market in app.markets.values()]
+        if all(usd is not None and Decimal(usd) <= 0 for usd in credits):
             raise NoCredit("the marketplace account has no credit left; add credit and try again")
         return found
     if not offers(app, Spec(gpu=spec.gpu)):

@@ -12,10 +12,12 @@ from common.domain.offer import Offer
 from common.domain.rental import Label, Meter, Rental, RentalState
 from common.errors import (
     MarketError,
+    MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
     NoCredit,
     OfferGone,
+    QuotaExceeded,
     SettingError,
     Stale,
     Throttled,
@@ -25,6 +27,8 @@ from common.records import Kept, World, dump, event, read
 
 BUNDLE_URL_FOR_S = 3600
 NOTE_ATTEMPTS = 5
+DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throttled, QuotaExceeded)
+"""Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
 
 def market(app: App, provider: str) -> Market:
@@ -107,9 +111,10 @@ def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> 
         refused = refused.model_copy(update={"provider_id": exists})
         app.store.commit([kept.becomes(refused), event(app, instance, "refused", f"{error}", now)])
     else:
-        running = rental.model_copy(
-            update={"provider_id": provider_id, "meter": Meter(disk_from=app.clock())}
-        )  # fmt: skip
+        created_at = app.clock()
+        gpu_from = created_at if rental.offer.gpu_bills_from == "created" else None
+        meter = Meter(disk_from=created_at, gpu_from=gpu_from)
+        running = rental.model_copy(update={"provider_id": provider_id, "meter": meter})
         app.store.commit([kept.becomes(running), event(app, instance, "rented", _rented(rental), now)])
 
 
@@ -139,7 +144,7 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
 def definite_refusal(rental: Rental) -> str | None:
     """The code of the refusal that ended an attempt, or None."""
     code = rental.message.partition(":")[0]
-    known = {kind.code for kind in (OfferGone, NoCredit, MarketRefused, Throttled)}
+    known = {kind.code for kind in DEFINITE_REFUSALS}
     return code if rental.state is RentalState.RELEASING and code in known else None
 
 
