@@ -220,6 +220,10 @@ class Listed:
     message: str = ""
     ssh_host: str | None = None
     ssh_port: int | None = None
+    usd_per_hour: str | None = None
+    """GPU + disk while it runs, as the marketplace states it for this machine; None = it does not say."""
+    in_full: bool = True
+    """False: a row of a listing that names and states only; `get` tells the price and the address."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,8 @@ class Launch:
     disk_gb: int
     env: Mapping[str, str]
     start_script: str
+    max_usd_per_hour: str | None = None
+    """Cap on GPU + disk: what is known to cost more is not created. None = no cap."""
     bid_usd_per_hour: str | None = None
     """None = on demand."""
 
@@ -261,8 +267,11 @@ class Market(Protocol):
         """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        """Rent; returns the provider's id, which is only a hint.
+        """Rent one machine under `launch.label`; returns the provider's id, which is only a hint.
 
+        The disk is created with `offer.created_disk_gb(launch.disk_gb)`, as it was priced. A price that is known to be
+        above `launch.max_usd_per_hour` is `OfferGone`; where the price can rise between the search and the create
+        without the create telling, the machine's own `usd_per_hour` (`get`) is the last word, and the caller's to read.
         Raises `OfferGone`, `NoCredit`, `MarketRefused` (its `provider_id` names a machine that exists all the same).
         """
 
@@ -273,13 +282,16 @@ class Market(Protocol):
         """One machine; None = the marketplace says definitely that it does not exist."""
 
     def destroy(self, provider_id: str) -> None:
-        """End the contract; succeeds when it is already gone."""
+        """Ask for the end; succeeds when it is already gone. Only a later listing or `get` proves that it is."""
 
-    def credit_usd(self) -> str:
-        """Spendable money on the account as a decimal string."""
+    def credit_usd(self) -> str | None:
+        """Spendable money on the account as a decimal string; None = the marketplace does not tell."""
 
-    def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
-        """Everything billed in the span, all pages."""
+    def charges(self, since: datetime, until: datetime) -> Sequence[Charge] | None:
+        """Everything billed in the span, all pages; None = the marketplace publishes no bill.
+
+        What was billed is never guessed here: without a bill the ledger is computed from our own meter and says so.
+        """
 
 
 # --- the object store -------------------------------------------------------------------------------------------

@@ -40,10 +40,10 @@ ACCOUNT = "acme"
 
 
 class SimTransport(httpx.BaseTransport):
-    """The simulator as httpx's transport: the adapter's own requests, no socket."""
+    """A simulator of the world as httpx's transport: the adapter's own requests, no socket."""
 
-    def __init__(self, world: Any) -> None:
-        self._world = world
+    def __init__(self, world: Any, sim: str = "sim") -> None:
+        self._world, self._sim = world, sim
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         asked = Request(
@@ -53,7 +53,7 @@ class SimTransport(httpx.BaseTransport):
             headers=dict(request.headers),
             body=request.read(),
         )
-        answer = self._world.sim.handle(asked, self._world.now)
+        answer = getattr(self._world, self._sim).handle(asked, self._world.now)
         return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
 
 

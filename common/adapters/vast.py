@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal
 
 import httpx
 
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer, Wanted, exact, exact_price, exact_rate
+from common.domain.region import country_of
 from common.errors import (
     MarketKeyRefused,
     MarketRefused,
@@ -29,8 +30,8 @@ PAGES_MAX = 200
 PAGE_ROWS = 25
 CHARGE_ROWS = 500
 DEFAULT_RETRY_AFTER_S = 5.0
+DISK_GB_MIN = 8
 RUNTYPE = "ssh_direc ssh_proxy"
-COUNTRIES = {"United States": "US", "Canada": "CA", "Norway": "NO", "Sweden": "SE", "Germany": "DE", "Japan": "JP"}
 CHARGE_KINDS: Mapping[str, Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]] = {
     "gpu": "gpu",
     "disk": "disk",
@@ -83,7 +84,7 @@ class Vast:
             "image": launch.image,
             "env": dict(launch.env),
             "price": float(launch.bid_usd_per_hour) if launch.bid_usd_per_hour else None,
-            "disk": launch.disk_gb,
+            "disk": offer.created_disk_gb(launch.disk_gb),
             "label": launch.label,
             "onstart": launch.start_script,
             "runtype": RUNTYPE,
@@ -121,7 +122,10 @@ class Vast:
 
     def credit_usd(self) -> str:
         answer = self._call("GET", "/api/v0/users/current")
-        return str(_decimal(answer.get("credit")))
+        try:
+            return str(exact(answer.get("credit")))
+        except ValueError as error:
+            raise MarketUnknown(f"vast.ai stated no credit: {error}") from error
 
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
         day = {"day": {"gte": since.timestamp(), "lte": until.timestamp()}}
@@ -205,7 +209,7 @@ def _whole(rows: list[Listed], last_page: Json) -> list[Listed]:
 def _offer(row: Json) -> Offer | None:
     """None for a row that cannot be trusted: a price that is missing, zero, negative or not a number."""
     try:
-        gpu, storage = _price(row["dph_base"]), _decimal(row["storage_cost"])
+        gpu, storage = exact_price(row["dph_base"]), exact_rate(row["storage_cost"])
         place = row.get("geolocation") or None
         return Offer(
             provider="vast",
@@ -216,8 +220,8 @@ def _offer(row: Json) -> Offer | None:
             gpu_ram_mb=int(row["gpu_ram"]),
             gpu_usd_per_hour=gpu,
             storage_usd_per_gb_month=storage,
-            upload_usd_per_gb=_decimal(row.get("inet_up_cost") or 0),
-            download_usd_per_gb=_decimal(row.get("inet_down_cost") or 0),
+            upload_usd_per_gb=exact_rate(row.get("inet_up_cost") or 0),
+            download_usd_per_gb=exact_rate(row.get("inet_down_cost") or 0),
             upload_mbit_s=float(row.get("inet_up") or 0),
             download_mbit_s=float(row.get("inet_down") or 0),
             reliability=float(row.get("reliability") or row.get("reliability2") or 0),
@@ -226,35 +230,18 @@ def _offer(row: Json) -> Offer | None:
             cuda_max=float(row["cuda_max_good"]) if row.get("cuda_max_good") else None,
             driver_version=row.get("driver_version"),
             disk_space_gb=float(row.get("disk_space") or 0),
+            disk_gb_min=DISK_GB_MIN,
+            vcpus=float(row.get("cpu_cores_effective") or 0),
+            ram_gb=_ram_gb(row),
         )
-    except (KeyError, ValueError, TypeError, ArithmeticError, MarketUnknown):
+    except (KeyError, ValueError, TypeError, ArithmeticError):
         return None
 
 
-def country_of(place: str | None) -> str | None:
-    """The ISO code of free text that ends in a code or, rarely, in a name."""
-    last = (place or "").rpartition(",")[2].strip()
-    return last.upper() if len(last) == 2 and last.isalpha() else COUNTRIES.get(last)
-
-
-def _price(value: Any) -> Decimal:
-    price = _decimal(value)
-    if not 0 < price < 10_000:
-        raise ValueError(f"not a price: {value}")
-    return price
-
-
-def _decimal(value: Any) -> Decimal:
-    """An exact number; text, NaN and negative numbers are refused."""
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-        raise MarketUnknown(f"vast.ai sent {value!r} where a number belongs") if value is None else ValueError(value)
-    try:
-        number = Decimal(value)
-    except InvalidOperation as error:
-        raise ValueError(value) from error
-    if not number.is_finite():
-        raise ValueError(value)
-    return number
+def _ram_gb(row: Json) -> float:
+    """The offer's share: `cpu_ram` (MB) is the whole machine's."""
+    share = float(row.get("cpu_cores_effective") or 0) / float(row.get("cpu_cores") or 1)
+    return round(float(row.get("cpu_ram") or 0) * min(share, 1) / 1000, 1)
 
 
 def _listed(row: Json) -> Listed:
@@ -267,6 +254,7 @@ def _listed(row: Json) -> Listed:
             message=str(row.get("status_msg") or ""),
             ssh_host=str(row["public_ipaddr"]).strip() if port and row.get("public_ipaddr") else None,
             ssh_port=int(port) if port else None,
+            usd_per_hour=str(exact_rate(row["dph_total"])) if row.get("dph_total") is not None else None,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise MarketUnknown(f"vast.ai listed a machine that does not parse: {error}") from error
@@ -291,9 +279,7 @@ def _charges(row: Json) -> list[Charge]:
             return []
         start, end = (datetime.fromtimestamp(float(row[name]), UTC) for name in ("start", "end"))
         return [
-            Charge(
-                source.removeprefix("instance-"), CHARGE_KINDS[item["type"]], start, end, str(_decimal(item["amount"]))
-            )
+            Charge(source.removeprefix("instance-"), CHARGE_KINDS[item["type"]], start, end, str(exact(item["amount"])))
             for item in row["items"]
             if item["type"] in CHARGE_KINDS
         ]

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from common.domain.host import Attest, HostRecord
 from common.domain.offer import Offer
 
-MEMORY_SHARE = 0.95
-"""Of the offered memory of each GPU: drivers keep some for themselves."""
+MEMORY_SHARE = 0.90
+"""Of the offered memory of each GPU: error correction takes a sixteenth, and drivers keep some for themselves."""
 DISK_SHARE = 0.90
 """Of the disk that was asked for: file systems keep some for themselves."""
 CUDA_SLACK = 0.05

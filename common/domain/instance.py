@@ -190,6 +190,10 @@ class Instance(BaseModel):
     drain: Literal["asked", "going"] | None = None
     snapshot_attempt: int = 0
     """Part of a snapshot order's id: rises with every report that was judged."""
+    snapshot_failures: int = 0
+    """Of the writer's engine in a row."""
+    snapshot_not_before: datetime | None = None
+    """After a failure."""
     snapshot_judged: str | None = None
     """The manifest key of the last report that was judged."""
     snapshot_due_from: datetime | None = None

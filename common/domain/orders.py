@@ -33,6 +33,8 @@ def orders_of(
         # a machine of the pool was created before anybody knew whose it would be
         args = {"manifest_key": key, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
         return [Order(id=restore_id(instance), kind="restore", args=args)]
+    if instance.snapshot_not_before and now < instance.snapshot_not_before:
+        return []
     if instance.phase is Phase.FREEZING:
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
     last_at = instance.snapshot_due_from
@@ -61,6 +63,12 @@ def is_busy(instance: Instance, rental: Rental, host: HostRecord, orders: list[O
     """Something is under way: the host should call again soon."""
     settled = instance.is_running and instance.serves(rental.label) and host.phase is HostPhase.SERVING
     return bool(orders) or not settled
+
+
+def failed_snapshot(instance: Instance, host: HostRecord | None) -> OrderResult | None:
+    """How the present snapshot order failed on the writer, if it did."""
+    result = host.progress.last if host else None
+    return result if result and not result.ok and result.id == snapshot_id(instance) else None
 
 
 def failed_restore(instance: Instance, host: HostRecord | None) -> OrderResult | None:

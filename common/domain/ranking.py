@@ -50,7 +50,7 @@ class Ranked(BaseModel):
     bandwidth_usd: Usd
     """Per session: the image and the snapshot down, what changed up."""
     waiting_usd: Usd
-    """Per session: the disk while it boots, GPU and disk while it restores."""
+    """Per session: while it boots (where a market bills the GPU only once it runs, the disk), and while it restores."""
     all_in_usd_per_hour: Usd
     """usd_per_hour + (bandwidth_usd + waiting_usd) / SESSION_HOURS."""
     rank_usd_per_hour: Usd
@@ -78,8 +78,8 @@ def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: date
     image_gb, snapshot_gb = Decimal(str(load.image_gb)), Decimal(str(load.snapshot_gb))
     bandwidth = offer.download_usd_per_gb * (image_gb + snapshot_gb)
     bandwidth += offer.upload_usd_per_gb * snapshot_gb * CHANGED_SHARE
-    # markets bill the disk from the create on, the GPU once the container runs
-    waiting = disk * _hours(boot_s + image_s) + running * _hours(snapshot_s)
+    booting = running if offer.gpu_bills_from == "created" else disk
+    waiting = booting * _hours(boot_s + image_s) + running * _hours(snapshot_s)
     all_in = running + (bandwidth + waiting) / SESSION_HOURS
     patience = WAIT_USD_PER_HOUR * _hours(boot_s + image_s + snapshot_s) / SESSION_HOURS
     return Ranked(

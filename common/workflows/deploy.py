@@ -43,7 +43,8 @@ def offers_for(app: App, spec: Spec, now: datetime) -> list[Ranked]:
     """
     found = ranked(app, spec, snapshot_gb=0.0, now=now)
     if any(offer.blocked_until is None for offer in found):
-        if all(Decimal(market.credit_usd()) <= 0 for market in app.markets.values()):
+        credits = [market.credit_usd() for market in app.markets.values()]
+        if all(usd is not None and Decimal(usd) <= 0 for usd in credits):
             raise NoCredit("the marketplace account has no credit left; add credit and try again")
         return found
     if not found and not offers(app, Spec(gpu=spec.gpu)):

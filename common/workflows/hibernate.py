@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.idle import is_idle
-from common.domain.instance import Instance, Phase, Pointer, Want
-from common.domain.orders import snapshot_id
+from common.domain.instance import Failure, Instance, Phase, Pointer, Want
+from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
@@ -18,6 +18,9 @@ from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
 
+SNAPSHOT_RETRY_S = 10.0
+SNAPSHOT_RETRY_MAX_S = 300.0
+SNAPSHOT_FAILURES_MAX = 6
 PROVEN_FROM_LAST = 200
 """Snapshots whose verification may have proved an object that a new one needs."""
 
@@ -27,7 +30,7 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
     instance = world.instance.value
     if instance.want is Want.GONE:
         raise IllegalMove(f"{instance.id} is being terminated")
-    wished = instance.having(want=Want.DOWN, reason=reason, failure=None)
+    wished = instance.having(want=Want.DOWN, reason=reason, failure=None, snapshot_failures=0)
     app.store.commit([world.instance.becomes(wished), event(app, instance, "hibernate", reason, now), *also])
     return wished
 
@@ -38,7 +41,10 @@ def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datet
     window_s = instance.spec.idle_for_s or timing.idle_for_s
     fresh = host.silent_for_s(now) <= timing.silent_after_s
     serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
-    return serving and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
+    failing = instance.snapshot_not_before is not None and now < instance.snapshot_not_before
+    return (
+        serving and not failing and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
+    )
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -143,6 +149,8 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         snapshot_judged=report.manifest_key,
         snapshot_attempt=instance.snapshot_attempt + 1,
         snapshot_due_from=now,
+        snapshot_failures=0,
+        snapshot_not_before=None,
         held=None,
         restored_older=None,
     )
@@ -167,6 +175,31 @@ def is_final(instance: Instance, report: SnapshotReport) -> bool:
     """Does this report answer the freeze that stands now? Never assumed from elapsed time."""
     frozen = instance.phase is Phase.FREEZING and instance.fz is not None
     return frozen and report.fz == instance.fz and report.order == snapshot_id(instance)
+
+
+def retry_failed(app: App, world: World, now: datetime) -> bool:
+    """The engine failed on the host: another attempt, later each time. Who only wanted to stop paying gets it back.
+
+    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
+    termination is not: only the user can say that what no snapshot holds may go.
+    """
+    instance = world.instance.value
+    result = failed_snapshot(instance, world.writer_host)
+    if result is None:
+        return False
+    failures = instance.snapshot_failures + 1
+    again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
+    failed = instance.having(
+        snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_failures=failures,
+        snapshot_not_before=now + timedelta(seconds=again),
+    )
+    why = f"snapshot failed {failures} x: {result.error}: {result.detail}"
+    if instance.phase is Phase.FREEZING and instance.want is Want.DOWN and failures >= SNAPSHOT_FAILURES_MAX:
+        failure = Failure(code="snapshot_failed", detail=why)
+        failed = failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
+    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
+    return True
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:

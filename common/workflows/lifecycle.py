@@ -40,6 +40,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         restore.note_started,
         hibernate.freeze,
         hibernate.accept_snapshot,
+        hibernate.retry_failed,
         failover.drop_lost_held,
     ),
     Phase.FREEZING: (
@@ -47,6 +48,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         terminate.discard,
         hibernate.unfreeze,
         hibernate.accept_snapshot,
+        hibernate.retry_failed,
         hibernate.give_up_freezing,
     ),
     Phase.ENDED: (terminate.purge,),

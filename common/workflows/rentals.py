@@ -15,10 +15,12 @@ from common.domain.offer import Offer
 from common.domain.rental import Label, Meter, Rental, RentalState
 from common.errors import (
     MarketError,
+    MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
     NoCredit,
     OfferGone,
+    QuotaExceeded,
     SettingError,
     Stale,
     Throttled,
@@ -30,6 +32,8 @@ BUNDLE_URL_FOR_S = 3600
 PROBE_KEY = "probes/upload"
 """One object that every machine's probe of its line overwrites: it never holds anything of worth."""
 NOTE_ATTEMPTS = 5
+DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throttled, QuotaExceeded)
+"""Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
 
 def market(app: App, provider: str) -> Market:
@@ -140,9 +144,10 @@ def _create(app: App, kept: Kept[Rental], instance: Instance | None, now: dateti
         refused = refused.model_copy(update={"provider_id": exists})
         app.store.commit([kept.becomes(refused), *_told(app, instance, "refused", f"{error}", now)])
     else:
-        running = rental.model_copy(
-            update={"provider_id": provider_id, "meter": Meter(disk_from=app.clock())}
-        )  # fmt: skip
+        created_at = app.clock()
+        gpu_from = created_at if rental.offer.gpu_bills_from == "created" else None
+        meter = Meter(disk_from=created_at, gpu_from=gpu_from)
+        running = rental.model_copy(update={"provider_id": provider_id, "meter": meter})
         app.store.commit([kept.becomes(running), *_told(app, instance, "rented", _rented(rental), now)])
 
 
@@ -184,7 +189,7 @@ def _bootstrap(app: App, rental: Rental, now: datetime) -> str:
 def definite_refusal(rental: Rental) -> str | None:
     """The code of the refusal that ended an attempt, or None."""
     code = rental.message.partition(":")[0]
-    known = {kind.code for kind in (OfferGone, NoCredit, MarketRefused, Throttled)}
+    known = {kind.code for kind in DEFINITE_REFUSALS}
     return code if rental.state is RentalState.RELEASING and code in known else None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import Enum, auto
 from functools import partial
 
 from common.domain.host import HostRecord
@@ -97,11 +98,13 @@ def _note(
     if rental.state is RentalState.RELEASING and rentals.released(
         rental, listed=row is not None, late_create_s=late_create_s, now=now
     ):
-        _save(app, kept, rental.to(RentalState.RELEASED, at=now))
+        ended = rental.meter.ended(rental.destroy_called_at or now)  # where no destroy was ever answered with success
+        _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
         found = read(app, "hosts", rental.label, HostRecord)
         host = found.value if found else None
+        row = _in_full(app, market, rental, row) if row else None
         noted = _with_row(rental, row) if row else _absent(app, market, rental, host, now)
         noted = _judged(app, noted, row, host, now)
         if noted is not None and noted != rental:
@@ -110,14 +113,25 @@ def _note(
                 summary.lost.append(rental.label)
 
 
+def _in_full(app: App, market: Market, rental: Rental, row: Listed) -> Listed:
+    """One GET for a running machine whose address the listing does not tell and we do not know yet."""
+    if row.in_full or rental.ssh_host or row.status != "running":
+        return row
+    try:
+        return market.get(row.provider_id) or row
+    except MarketError as error:
+        app.log("get_failed", provider_id=row.provider_id, error=str(error))
+        return row
+
+
 def _with_row(rental: Rental, row: Listed) -> Rental:
-    """While it boots, the market's words tell a slow download from a machine that will never come up."""
-    update: dict[str, object] = {
-        "provider_id": row.provider_id,
-        "ssh_host": row.ssh_host,
-        "ssh_port": row.ssh_port,
-        "absent_at": None,
-    }
+    """A row that only names and states leaves the address as it is known.
+
+    While it boots, the market's words tell a slow download from a machine that will never come up.
+    """
+    update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
+    if row.in_full:
+        update |= {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
     if rental.state is RentalState.CREATING and row.message:
         update["message"] = row.message[:MESSAGE_KEPT]
     return rental.model_copy(update=update)
@@ -144,13 +158,15 @@ def market_has(app: App, market: Market, provider_id: str) -> bool:
 
 
 def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | None, now: datetime) -> Rental:
-    """INTERRUPTED: listed as stopped, not by us, credit > 0. UNREACHABLE: listed as up, silent."""
+    """INTERRUPTED: listed as stopped, not by us, credit > 0. UNREACHABLE: listed as up (or as stopped by a marketplace
+    that does not tell the credit), silent."""
     if row is None or rental.state is RentalState.LOST:
         return rental
-    if row.status == "stopped":
+    if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
         beat_s = app.settings.timing.heartbeat_settled_s
-        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if _has_credit(app, rental) else rental
-    booting_died = rental.state is RentalState.CREATING and row.status == "offline"
+        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if credit is Credit.LEFT else rental
+    # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
+    booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:
         return rental.model_copy(update={"loss": "boot_failed", "message": row.message or "the container died"})
     if _is_silent(app, rental, host, now) and rental.state is RentalState.SERVING:
@@ -158,13 +174,25 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     return rental.model_copy(update={"unreachable_at": None})
 
 
-def _has_credit(app: App, rental: Rental) -> bool:
-    """Without credit every machine stops: that is not an interruption, and replacing them would not work."""
+class Credit(Enum):
+    """Has the account money left? Without it every machine stops, and replacing them would not work."""
+
+    LEFT = auto()
+    NONE_OR_UNKNOWN = auto()
+    """None left, or the call failed: nothing is concluded."""
+    UNTOLD = auto()
+    """The marketplace never tells."""
+
+
+def _credit_left(app: App, rental: Rental) -> Credit:
     try:
-        return Decimal(rentals.market(app, rental.provider).credit_usd()) > 0
+        usd = rentals.market(app, rental.provider).credit_usd()
     except MarketError as error:
         app.log("credit_unknown", error=str(error))
-        return False
+        return Credit.NONE_OR_UNKNOWN
+    if usd is None:
+        return Credit.UNTOLD
+    return Credit.LEFT if Decimal(usd) > 0 else Credit.NONE_OR_UNKNOWN
 
 
 def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime) -> bool:

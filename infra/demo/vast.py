@@ -9,13 +9,13 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from infra.demo.vast_contract import Contract
 from infra.demo.vast_market import BadFilter, draw_machines, matching, offer
+from infra.demo.wire import Answer, Effect, Request, json_answer, json_body
 
 PAGE_MAX = 25
 CREDIT_USD = "250"
@@ -34,35 +34,6 @@ CREATE_PENALTY_S = 12.0
 SEARCHES_PER_MINUTE = 10
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What must happen to the real machine of a contract."""
-
-    kind: Literal["start", "stop", "vanish"]
-    contract_id: int
-    label: str
-    env: Mapping[str, str] = field(default_factory=dict)
-    onstart: str = ""
-    hardware: Mapping[str, Any] = field(default_factory=dict)
-    """What the machine really has, as its host measures it."""
-
-
 class Refused(Exception):
     """An answer that is not 2xx, or a refusal with 200."""
 
@@ -73,6 +44,10 @@ class Refused(Exception):
 
 
 class VastSim:
+    """One account of the marketplace: `wire.Marketplace`."""
+
+    name = "vast"
+
     def __init__(
         self,
         *,
@@ -93,6 +68,10 @@ class VastSim:
         self.start_refused = False
         """Every start is answered with 200 and resources_unavailable."""
         self.search_quota_used = False
+        self.creates_answer_500 = False
+        """The contract is made, and the answer is a 500."""
+        self.price_factor = Decimal(1)
+        """Between the search and the create the host's price is multiplied."""
 
     # --- the wire
 
@@ -100,17 +79,16 @@ class VastSim:
         self.tick(now)
         try:
             self._authenticate(request)
-            return _json(200, self._route(request)(request, now))
+            return json_answer(200, self._route(request)(request, now))
         except Refused as refused:
             if refused.status == 429 and refused.body["error"] == "too_frequent":
                 return Answer(429, str(refused).encode(), "text/plain")
-            return _json(refused.status, refused.body)
+            return json_answer(refused.status, refused.body)
 
     def _authenticate(self, request: Request) -> None:
-        header = {name.lower(): value for name, value in request.headers.items()}.get("authorization")
-        if header is None:
+        if request.authorization is None:
             raise Refused(403, "auth_error", "This action requires login.")
-        key = header.removeprefix("Bearer ")
+        key = request.authorization.removeprefix("Bearer ")
         if key != self._api_key and not self._is_of_the_container(key, request):
             status = 401 if "/instances" in request.path else 404
             raise Refused(status, "auth_error", "Invalid user key")
@@ -196,6 +174,8 @@ class VastSim:
         if bid is not None and Decimal(str(bid)) < Decimal(machine["min_bid"]):
             contract.stop(now, "bid too low")
             raise Refused(400, "bid_too_low", "your bid is below the minimum", new_contract=contract.id)
+        if self.creates_answer_500:
+            raise Refused(500, "internal", "Internal server error")
         return {"success": True, "new_contract": contract.id}
 
     def _free_machine(self, ask: int, gone_status: int) -> dict[str, Any]:
@@ -211,9 +191,10 @@ class VastSim:
     def _new_contract(self, machine: dict[str, Any], body: dict[str, Any], now: datetime) -> Contract:
         self._next_id += 1
         bid, boot_s = body.get("price"), machine["boot_s"]
+        usd_per_hour = str(bid) if bid is not None else str(Decimal(machine["dph_base"]) * self.price_factor)
         contract = Contract(
             id=self._next_id,
-            machine={**machine, "dph_base": str(bid) if bid is not None else machine["dph_base"]},
+            machine={**machine, "dph_base": usd_per_hour},
             label=str(body.get("label") or ""),
             image=str(body.get("image") or ""),
             disk_gb=max(8, int(float(body.get("disk") or 8))),
@@ -270,9 +251,7 @@ class VastSim:
                 return {"success": False, "error": "resources_unavailable", "msg": msg}
             contract.cur = contract.next = contract.intended = "running"
             contract.run(now)
-            self._effects.append(
-                Effect("start", id, contract.label, contract.env, contract.onstart, contract.hardware())
-            )
+            self._effects.append(_start(contract))
         return {"success": True}
 
     def _destroy(self, id: int, now: datetime) -> Any:
@@ -328,10 +307,7 @@ class VastSim:
 
     def billed(self, id: int, now: datetime) -> dict[str, Decimal]:
         """kind -> dollars: exactly what the charges call says at the same moment."""
-        totals: dict[str, Decimal] = {}
-        for (kind, _hour), usd in self._contracts[id].billed(now).items():
-            totals[kind] = totals.get(kind, Decimal(0)) + usd
-        return totals
+        return self._contracts[id].totals(now)
 
     # --- time and faults
 
@@ -350,9 +326,7 @@ class VastSim:
         reached = [status for status, after_s in contract.boots if age_s >= after_s]
         if reached and reached[-1] == "running":
             contract.run(now)
-            self._effects.append(
-                Effect("start", contract.id, contract.label, contract.env, contract.onstart, contract.hardware())
-            )
+            self._effects.append(_start(contract))
         elif reached:
             contract.actual = reached[-1]
 
@@ -449,12 +423,6 @@ def _start(contract: Contract) -> Effect:
 
 
 def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(request.body or b"{}")
-    except ValueError:
-        raise Refused(400, "invalid_args", "the body is not JSON") from None
-    return body if isinstance(body, dict) else {}
-
-
-def _json(status: int, body: Any) -> Answer:
-    return Answer(status, json.dumps(body).encode())
+    if (body := json_body(request)) is None:
+        raise Refused(400, "invalid_args", "the body is not JSON")
+    return body

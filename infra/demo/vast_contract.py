@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Self
 
+from infra.demo.bill import HOUR, Bill
 from infra.demo.vast_market import HIDDEN
 
-MICRO = Decimal("0.000001")
-HOUR = timedelta(hours=1)
-SECONDS_PER_HOUR = Decimal(3600)
 BYTES_PER_GB = Decimal(10**9)
 HOURS_PER_MONTH = 720
 KINDS = {"gpu": "gpu", "disk": "disk", "bandwidth_up": "bwu", "bandwidth_down": "bwd"}
@@ -47,8 +45,7 @@ class Contract:
     offline: bool = False
     ended_at: datetime | None = None
     """Destroyed or lost: no longer listed."""
-    raw: dict[str, Decimal] = field(default_factory=dict)
-    """Unrounded dollars per '<kind>/<hour>'."""
+    bill: Bill = field(default_factory=Bill)
 
     @property
     def listed(self) -> bool:
@@ -63,11 +60,10 @@ class Contract:
     def accrue(self, now: datetime) -> None:
         """Move the meters up to now."""
         if self.gpu_since:
-            self._add("gpu", Decimal(self.machine["dph_base"]) / SECONDS_PER_HOUR, self.gpu_since, now)
+            self.bill.run("gpu", Decimal(self.machine["dph_base"]), self.gpu_since, now)
             self.gpu_since = now
         if self.disk_since:
-            per_hour = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
-            self._add("disk", per_hour / SECONDS_PER_HOUR, self.disk_since, now)
+            self.bill.run("disk", self._disk_usd_per_hour(), self.disk_since, now)
             self.disk_since = now
 
     def transfer(self, up_bytes: int, down_bytes: int, now: datetime) -> None:
@@ -75,8 +71,7 @@ class Contract:
             ("bandwidth_up", up_bytes, self.machine["inet_up_cost"]),
             ("bandwidth_down", down_bytes, self.machine["inet_down_cost"]),
         ):
-            key = f"{kind}/{_hour(now):%Y%m%d%H}"
-            self.raw[key] = self.raw.get(key, Decimal(0)) + Decimal(price) * size / BYTES_PER_GB
+            self.bill.add(kind, Decimal(price) * size / BYTES_PER_GB, now)
 
     def run(self, now: datetime) -> None:
         self.actual, self.message = "running", f"success, running {self.image}/ssh"
@@ -97,19 +92,20 @@ class Contract:
     def billed(self, now: datetime) -> dict[tuple[str, datetime], Decimal]:
         """(kind, hour) -> dollars, rounded once, half-even, to micro-dollars."""
         self.accrue(now)
-        rounded: dict[tuple[str, datetime], Decimal] = {}
-        for key, amount in self.raw.items():
-            kind, _, hour = key.partition("/")
-            usd = amount.quantize(MICRO, rounding=ROUND_HALF_EVEN)
-            if usd:
-                rounded[kind, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)] = usd
-        return rounded
+        return self.bill.rounded()
+
+    def totals(self, now: datetime) -> dict[str, Decimal]:
+        """kind -> dollars: exactly what the charges call says at the same moment."""
+        self.accrue(now)
+        return self.bill.totals()
 
     def usd_per_hour(self) -> Decimal:
         """What bills right now."""
         gpu = Decimal(self.machine["dph_base"]) if self.gpu_since else Decimal(0)
-        disk = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH if self.disk_since else Decimal(0)
-        return gpu + disk
+        return gpu + (self._disk_usd_per_hour() if self.disk_since else Decimal(0))
+
+    def _disk_usd_per_hour(self) -> Decimal:
+        return Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
 
     def charge_rows(self, now: datetime) -> Iterator[dict[str, Any]]:
         """The charges call's rows: one per UTC hour."""
@@ -143,6 +139,9 @@ class Contract:
             "status_msg": self.message,
             "is_bid": self.is_bid,
             "image_uuid": self.image,
+            "dph_base": float(self.machine["dph_base"]),
+            "storage_total_cost": float(self._disk_usd_per_hour()),
+            "dph_total": float(Decimal(self.machine["dph_base"]) + self._disk_usd_per_hour()),
             "disk_space": self.disk_gb,
             "start_date": self.created_at.timestamp(),
             "duration": (now - self.created_at).total_seconds(),
@@ -169,21 +168,11 @@ class Contract:
         slow = machine.get("slow_net")
         return measured | ({"download_mbit_s": slow, "upload_mbit_s": slow} if slow else {})
 
-    def _add(self, kind: str, usd_per_second: Decimal, since: datetime, until: datetime) -> None:
-        """Split at the hours, so that each hour is rounded once."""
-        while since < until:
-            hour = _hour(since)
-            edge = min(until, hour + HOUR)
-            key = f"{kind}/{hour:%Y%m%d%H}"
-            seconds = Decimal(str((edge - since).total_seconds()))
-            self.raw[key] = self.raw.get(key, Decimal(0)) + usd_per_second * seconds
-            since = edge
-
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
         for name in ("created_at", "gpu_since", "disk_since", "ended_at"):
             plain[name] = plain[name].isoformat() if plain[name] else None
-        return {**plain, "raw": {key: str(usd) for key, usd in self.raw.items()}}
+        return {**plain, "bill": self.bill.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
@@ -191,9 +180,5 @@ class Contract:
             name: datetime.fromisoformat(plain[name]) if plain[name] else None
             for name in ("created_at", "gpu_since", "disk_since", "ended_at")
         }
-        raw = {key: Decimal(usd) for key, usd in plain["raw"].items()}
-        return cls(**{**plain, **times, "raw": raw, "boots": [tuple(step) for step in plain["boots"]]})
-
-
-def _hour(at: datetime) -> datetime:
-    return at.replace(minute=0, second=0, microsecond=0)
+        bill = Bill.from_json(plain["bill"])
+        return cls(**{**plain, **times, "bill": bill, "boots": [tuple(step) for step in plain["boots"]]})

@@ -116,6 +116,8 @@ def test_a_host_that_has_not_measured_is_waited_for_and_then_taken_as_unknown() 
         ("Tesla T4", "Tesla T4"),
         ("Q RTX 8000", "Quadro RTX 8000"),
         ("B200", "NVIDIA B200"),
+        ("RTX 4090", "geforcertx4090-pcie-24gb"),
+        ("H100 SXM", "h100-sxm5-80gb"),
         ("GTX 1080 Ti", "NVIDIA GeForce GTX 1080 Ti"),
     ],
 )
