@@ -84,6 +84,8 @@ class Settings(BaseModel):
     bundle_glibc: str = "2.36"
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    webhook_loopback: bool = False
+    """Webhooks may be http on this machine itself: for a local run only."""
     timing: Timing = Timing()
     pool: PoolTerms = PoolTerms()
 
@@ -119,6 +121,7 @@ class Settings(BaseModel):
             "storage_region": f"{prefix}_REGION",
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
+            "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
         }
         values.update({field: env[name] for field, name in optional.items() if name in env})

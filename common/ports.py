@@ -156,6 +156,11 @@ INDEXES: tuple[Index, ...] = (
     Index("ledger", equal=("instance_key",)),
     Index("events", equal=("instance_key",), order="at", newest_first=True),
     Index("operations", equal=("instance_key",)),
+    Index("outbox", order="next_at"),
+    Index("outbox", equal=("account", "state")),
+    Index("webhooks", equal=("account",)),
+    Index("budgets"),
+    Index("ledger", equal=("account",), order="hour"),
     Index("machines"),
     Index("machines", equal=("provider",)),
     Index("machines", order="blocked_until"),
@@ -334,6 +339,19 @@ class ObjectStore(Protocol):
         """A URL that writes exactly `size_bytes` to that one key by PUT, without credentials, until it expires."""
 
 
+# --- the way to people ------------------------------------------------------------------------------------------
+
+
+class Courier(Protocol):
+    """Takes one message to a webhook."""
+
+    def post(self, url: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        """Returns when the target said 2xx.
+
+        Raises `DeliveryRefused` when another attempt would not help, else `DeliveryFailed` (it may have arrived).
+        """
+
+
 # --- the app ----------------------------------------------------------------------------------------------------
 
 
@@ -364,5 +382,7 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    courier: Courier | None = None
+    """None = this process delivers no messages: they wait."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""

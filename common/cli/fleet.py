@@ -20,6 +20,7 @@ WAIT_POLLS = 3600
 """Seconds that a verb waits for its operation."""
 gpus = typer.Typer(add_completion=False, no_args_is_help=True)
 instances = typer.Typer(add_completion=False, no_args_is_help=True)
+budget = typer.Typer(add_completion=False, no_args_is_help=True)
 pool = typer.Typer(add_completion=False, no_args_is_help=True)
 machines = typer.Typer(add_completion=False, no_args_is_help=True)
 """Every verb of instances, and the history of the machines themselves."""
@@ -217,6 +218,38 @@ def show_pool(json_: Json = False) -> None:
         f"at most {terms['budget_usd_per_hour']}"
     )
     _table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
+
+
+@budget.command("show")
+def show_budget(json_: Json = False) -> None:
+    """The caps, what is spent, and what will be."""
+    with session.client() as api:
+        _print_budget(api.get("/budget"), json_)
+
+
+@budget.command("set")
+def set_budget(
+    usd_per_hour: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
+    json_: Json = False,
+) -> None:
+    """Set the caps of your account; one that is used up hibernates everything, and kills nothing."""
+    caps = {"usd_per_hour": usd_per_hour, "usd_per_day": usd_per_day}
+    with session.client() as api:
+        body = {name: None if cap is None else str(cap) for name, cap in caps.items()}
+        _print_budget(api.put("/budget", body), json_)
+
+
+def _print_budget(found: dict[str, Any], json_: bool) -> None:
+    if json_:
+        session.out(found)
+        return
+    for period in ("hour", "day"):
+        cap = found[f"usd_per_{period}"]
+        spent, predicted = (float(found[name]) for name in (f"{period}_usd", f"predicted_{period}_usd"))
+        print(f"per {period}: {spent:.4f} USD spent, {predicted:.4f} predicted, cap {cap or 'none'}")
+    for finding in found["findings"]:
+        print(f"{finding['level']}: {finding['text']}")
 
 
 @pool.callback()

@@ -18,6 +18,7 @@ SUMMARIES = {
     "gpus": "What the market offers; deploy one.",
     "instances": "Your instances: list, show, wake, hibernate, destroy, restore, why.",
     "machines": "The same as instances; `machines history`: what the rented machines did.",
+    "budget": "What your account may spend, and has spent.",
     "pool": "The warm pool: machines that wait for an instance.",
     "ssh": "Open a shell on an instance.",
 }

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.boot import HEDGES_MAX
-from common.domain.instance import Instance, Spec
+from common.domain.instance import Instance, Spec, Want
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.ranking import Ranked
@@ -21,7 +21,7 @@ from common.records import World, load
 from common.views import instances as view
 from common.views.instances import EventOut, InstanceOut, OperationOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
-from common.workflows import deploy, hibernate, lifecycle, operations, restore, terminate
+from common.workflows import budgets, deploy, hibernate, lifecycle, operations, restore, terminate
 
 WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
@@ -171,7 +171,8 @@ def provision_instance(call: Call) -> Accepted:
     mark = operations.fingerprint("provision", body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        deploy.offers_for(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
+        found = deploy.offers_for(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
+        budgets.check(call.app, call.caller.account, usd_per_hour=_first_price(found, body.spec()), now=call.now)
         id = call.app.ids()
         operation, also = _begin(call, id, "provision", mark)
         account, name = call.caller.account, body.name
@@ -228,8 +229,25 @@ def _begin(call: Call, id: str, kind: str, mark: str) -> tuple[Operation, list[W
     )
 
 
+def _first_price(found: Sequence[Ranked], spec: Spec) -> Decimal:
+    """USD per hour of everything that the first round may run at once."""
+    return sum((ranked.usd_per_hour for ranked in choose(found, spec.strategy)), Decimal(0))
+
+
 def wake_instance(call: Call) -> Accepted:
-    return _verb("wake", call, lambda app, world, now, also: restore.request_wake(app, world, now, also))
+    return _verb("wake", call, _within_budget(restore.request_wake))
+
+
+def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instance]) -> Verb:
+    """The same verb, refused while the account's budget does not allow the instance's last price."""
+
+    def checked(app: App, world: World, now: datetime, also: Sequence[Write]) -> Instance:
+        instance = world.instance.value
+        price = Decimal(0) if instance.want is Want.UP else budgets.last_price(app, instance.key)
+        budgets.check(app, instance.account, usd_per_hour=price, now=now)
+        return do(app, world, now, also)
+
+    return checked
 
 
 def hibernate_instance(call: Call) -> Accepted:
@@ -251,14 +269,14 @@ def terminate_instance(call: Call) -> Accepted:
 
 
 def restore_instance(call: Call) -> Accepted:
-    return _verb("restore", call, lambda app, world, now, also: restore.request_restore(app, world, now, also))
+    return _verb("restore", call, _within_budget(restore.request_restore))
 
 
 def purge_instance(call: Call) -> Accepted:
     return _verb("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
 
 
-_WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (404, 409)}
+_WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (402, 404, 409)}
 
 ROUTES = (
     Route("GET", "/instances", list_instances, "Your instances", Page[InstanceOut], query=PageQuery, tag="instances"),

@@ -10,6 +10,7 @@ from common.domain import attempt
 from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
 from common.domain.offer import Offer, Wanted
+from common.domain.outbox import Kind
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
@@ -19,6 +20,7 @@ from common.ports import App, Create, Write
 from common.records import World, dump, event
 from common.workflows import history, rentals
 from common.workflows.history import End, ends, retire
+from common.workflows.outbox import announce
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
@@ -269,4 +271,8 @@ def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime
     down = instance.to(Phase.DOWN, at=now).having(race=(), held=None)
     called_off = ends(world.rentals.values(), Outcome.CANCELLED, why)
     writes: list[Write] = [world.instance.becomes(down), *retire(app, called_off, now)]
-    app.store.commit([*writes, event(app, instance, "down", why, now)])
+    if instance.failure:
+        writes += announce(app, instance, Kind.FAILED, "down", why, now)
+    else:
+        writes.append(event(app, instance, "down", why, now))
+    app.store.commit(writes)

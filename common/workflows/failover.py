@@ -6,11 +6,13 @@ from datetime import datetime
 
 from common.domain.instance import Instance, Phase, Want
 from common.domain.orders import failed_restore
+from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.ports import App, Write
-from common.records import World, event
+from common.records import World
 from common.workflows.history import End, ends, retire
+from common.workflows.outbox import announce
 
 FROM_THE_MARKET = {
     "interrupted": "the marketplace took the machine",
@@ -90,5 +92,6 @@ def _without_writer(instance: Instance, now: datetime) -> Instance:
 
 
 def _commit(app: App, world: World, instance: Instance, writes: list[Write], why: str, now: datetime) -> None:
-    lost = event(app, instance, "lost", f"{why}; going back to the newest verified snapshot", now)
-    app.store.commit([*writes, world.instance.becomes(instance), lost])
+    text = f"{why}; going back to the newest verified snapshot"
+    told = announce(app, instance, Kind.LOST, "lost", text, now)
+    app.store.commit([*writes, world.instance.becomes(instance), *told])

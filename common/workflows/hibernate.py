@@ -9,6 +9,7 @@ from common.domain.host import HostRecord, SnapshotReport
 from common.domain.idle import is_idle
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
+from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
@@ -17,6 +18,7 @@ from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
+from common.workflows.outbox import tell
 
 SNAPSHOT_RETRY_S = 10.0
 SNAPSHOT_RETRY_MAX_S = 300.0
@@ -168,7 +170,11 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         world.instance.becomes(moved),
         Create("snapshots", record.id, dump(record)),
     ]
-    app.store.commit([*writes, event(app, instance, "snapshot", text, now)])
+    writes.append(event(app, instance, "snapshot", text, now))
+    if is_final(instance, report):
+        body = {"instance_id": instance.id, "name": instance.name, "text": f"hibernated: {instance.reason}"}
+        writes += tell(app, instance.account, Kind.HIBERNATED, body, now)
+    app.store.commit(writes)
 
 
 def is_final(instance: Instance, report: SnapshotReport) -> bool:
