@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -112,7 +112,7 @@ class Attest(BaseModel):
     PROBE_UPLOAD_BYTES: ClassVar[int] = 8 << 20
     """The probe's upload, which its URL is signed for."""
 
-    gpu_models: list[str] = Field(default=[], max_length=64)
+    gpu_models: list[Annotated[str, Field(max_length=128)]] = Field(default=[], max_length=64)
     gpu_count: int | None = Field(default=None, ge=0)
     gpu_ram_mb: int | None = Field(default=None, ge=0)
     """Of the smallest GPU, in MiB as drivers and marketplaces count."""

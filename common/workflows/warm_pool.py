@@ -16,7 +16,7 @@ from common.domain.ranking import Ranked
 from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.strategy import Strategy
-from common.errors import Exists, MarketUnknown, Missing, QuotaExceeded, Stale, Throttled
+from common.errors import DumontError, MarketError
 from common.ports import App, Write, every
 from common.records import Kept, World, dump, event, read
 from common.workflows import history, rentals
@@ -131,7 +131,7 @@ def _refill(app: App, search: Search, summary: Summary, now: datetime) -> None:
         return
     try:
         found = search(terms.spec())
-    except (MarketUnknown, Throttled, QuotaExceeded) as error:
+    except MarketError as error:
         app.log("search_failed", instance=POOL, error=str(error))
         return
     chosen = [ranked.offer for ranked in pool.wanting(terms, live, found, record.value.tried)]
@@ -156,8 +156,8 @@ def _host(app: App, kept: Kept[Rental]) -> HostRecord | None:
 
 
 def _guarded(app: App, label: str, do: Callable[[], None]) -> None:
-    """Somebody moved it meanwhile (an instance took it): the next pass looks again."""
+    """Somebody moved it meanwhile, or a call failed: the other machines are looked after, the next pass looks again."""
     try:
         do()
-    except (Stale, Exists, Missing) as error:
-        app.log("pool_stale", label=label, error=str(error))
+    except DumontError as error:
+        app.log("pool_step_failed", label=label, error=str(error))

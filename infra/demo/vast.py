@@ -378,14 +378,16 @@ class VastSim:
         """It stays in loading for ever."""
         self._contracts[id].boots = [("loading", 0.0)]
 
-    def tamper(self, machine_id: int | str, **properties: Any) -> None:
+    def tamper(self, machine_id: int | str, **properties: Any) -> bool:
         """Make a machine other than its offer says, for contracts made from now on.
 
         `boot_s`, `boot_message` (what the market says meanwhile), `wrong_gpu` (its real model), `small_disk` (its
-        real GB), `slow_net` (its real Mb/s).
+        real GB), `slow_net` (its real Mb/s). False when there is no such machine.
         """
-        machine = next(machine for machine in self._machines if str(machine["machine_id"]) == str(machine_id))
-        machine.update(properties)
+        found = [machine for machine in self._machines if str(machine["machine_id"]) == str(machine_id)]
+        for machine in found:
+            machine.update(properties)
+        return bool(found)
 
     def set_credit(self, usd: str) -> None:
         self._credit = Decimal(usd)
