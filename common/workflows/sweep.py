@@ -39,10 +39,10 @@ class Summary:
     """Markets that gave no information."""
 
 
-def run(app: App, now: datetime) -> Summary:
-    """One pass over every market. A market that does not answer, or not whole, changes nothing."""
+def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
+    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
     summary = Summary()
-    for market in app.markets.values():
+    for market in [market for name, market in app.markets.items() if only in (None, name)]:
         unsettled = every(app.store, "rentals", [("settled", "==", False)])
         before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}
         ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
