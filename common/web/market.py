@@ -10,10 +10,11 @@ from common.domain.account import Right
 from common.domain.credit import Level, Runway
 from common.domain.instance import Spec
 from common.domain.offer import Usd
+from common.errors import Forbidden
 from common.records import read
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
-from common.workflows import announcements, deploy
+from common.workflows import announcements, deploy, users
 
 
 class OffersQuery(BaseModel):
@@ -43,6 +44,7 @@ class WebhookOut(BaseModel):
 
 
 def list_markets(call: Call) -> Page[MarketOut]:
+    _only_operators(call)
     return Page(items=[_market(call, name) for name in sorted(call.app.markets)])
 
 
@@ -60,7 +62,14 @@ def _market(call: Call, name: str) -> MarketOut:
 
 
 def subscribe_market(call: Call) -> WebhookOut:
-    return WebhookOut(url=announcements.subscribe(call.app, call.ids["name"], call.now))
+    _only_operators(call)
+    return WebhookOut(url=announcements.subscribe(call.app, call.ids["market"], call.now))
+
+
+def _only_operators(call: Call) -> None:
+    """The marketplace accounts are the deployment's, not a tenant's."""
+    if not users.is_operator(call.app.store, call.caller.account):
+        raise Forbidden("only an admin of the account that runs this deployment may do this")
 
 
 def list_offers(call: Call) -> Page[OfferOut]:
@@ -70,6 +79,6 @@ def list_offers(call: Call) -> Page[OfferOut]:
 
 ROUTES = (
     Route("GET", "/markets", list_markets, "The marketplace accounts and how long their credit lasts", Page[MarketOut], right=Right.MANAGE_USERS, tag="market"),
-    Route("POST", "/markets/{name}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
+    Route("POST", "/markets/{market}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
     Route("GET", "/offers", list_offers, "What can be rented now, cheapest first", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
 )  # fmt: skip

@@ -203,6 +203,7 @@ def _first_admin(local: Local) -> None:
     if local.api_key is not None:
         return
     store, now = bootstrap.store_of(local.store), bootstrap.now()
+    bootstrap.deployment_of(store, now)
     user = users.first_admin(store, ids=bootstrap.random_id, email=local.user, password=local.password, now=now)
     caller = Caller(account=user.account, user_id=user.id, role=Role.ADMIN)
     record, local.api_key = auth.new_api_key(

@@ -125,7 +125,10 @@ def test_subscribing_again_changes_nothing_and_a_lost_secret_is_made_anew(subscr
 
 def test_only_an_admin_subscribes_and_only_to_a_market_that_announces(world: World, admin: Api) -> None:
     member = Api(world, key_for(world, "acme", Role.MEMBER))
+    tenant = Api(world, key_for(world, "tenant", Role.ADMIN))
 
+    assert tenant.get("/markets").status_code == 403
+    assert tenant.post("/markets/vast/webhook").status_code == 403
     assert member.post("/markets/vast/webhook").status_code == 403
     assert admin.post("/markets/nowhere/webhook").status_code == 404
 
