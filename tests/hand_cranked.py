@@ -91,7 +91,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
-        self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self))
+        self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self), wait=self._wait)
         self.store = SqliteStore(str(self.folder / "store.db"))
         settings = Settings(
             store="sqlite:///unused",
@@ -115,7 +115,7 @@ class World:
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
             log=lambda event, **fields: self.log.append((event, fields)),
-            nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.BUDGET_S)}),
+            nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []
 
@@ -132,6 +132,10 @@ class World:
         while self.now < until:
             self.now += timedelta(seconds=step_s)
             self._one_step()
+
+    def _wait(self, seconds: float) -> None:
+        """An adapter's own wait between two pages: the clock turns, and nobody else moves."""
+        self.now += timedelta(seconds=seconds)
 
     def until(self, condition: Any, within_s: float = 1200.0) -> float:
         """Seconds of virtual time it took; fails when it takes longer than `within_s`."""

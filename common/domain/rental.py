@@ -128,7 +128,7 @@ class Rental(BaseModel):
     image: str
     disk_gb: int
     not_before: datetime
-    """The create call's place in the market's pacing."""
+    """The earliest time of the next call for it: its create, later its destroy (the market's pacing)."""
     create_called_at: datetime | None = None
     provider_id: str | None = None
     """A hint; the listing plus the label is the truth."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.domain.instance import Spec
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
-from common.workflows import deploy
+from common.workflows import offers
 
 
 class OffersQuery(BaseModel):
@@ -23,7 +23,7 @@ class OffersQuery(BaseModel):
 
 def list_offers(call: Call) -> Page[OfferOut]:
     spec = Spec.model_validate(call.query.model_dump())
-    return Page(items=[offer_out(offer, spec.disk_gb) for offer in deploy.offers_for(call.app, spec)])
+    return Page(items=[offer_out(offer, spec.disk_gb) for offer in offers.for_user(call.app, spec)])
 
 
 ROUTES = (

@@ -15,6 +15,8 @@ from common.workflows import deploy, failover, hibernate, rentals, restore, term
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
+FOLLOW_S = 50.0
+"""Of one invocation that follows an instance: the reconcile comes by each minute."""
 
 Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
@@ -115,19 +117,19 @@ def hint(app: App, key: str | None) -> None:
 
 
 def push(app: App, key: str) -> None:
-    """Advance; when the next step is due in seconds (the next racer), have another invocation `follow` it.
+    """Advance; when the next step is due in seconds, have another invocation `follow` it.
 
-    Raises `NotFound`.
+    That is the next racer, or a turn at a market. Raises `NotFound`.
     """
     advance(app, key)
     due_at = due(app, key)
-    if due_at is not None and (due_at - app.clock()).total_seconds() < BUDGET_S:
+    if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
 
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
-    """Take every step of the next BUDGET_S when it is due, waiting in between. Raises `NotFound`."""
-    until = app.clock() + timedelta(seconds=BUDGET_S)
+    """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
+    until = app.clock() + timedelta(seconds=FOLLOW_S)
     for _ in range(STEPS_MAX):
         due_at = due(app, key)
         if due_at is None or due_at > until:

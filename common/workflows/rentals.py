@@ -9,6 +9,7 @@ from common import auth
 from common.domain import startup
 from common.domain.instance import Instance
 from common.domain.offer import Offer
+from common.domain.pacing import Priority
 from common.domain.rental import Label, Meter, Rental, RentalState
 from common.errors import (
     MarketError,
@@ -22,8 +23,10 @@ from common.errors import (
     Stale,
     Throttled,
 )
-from common.ports import App, Cas, Create, Launch, Market, Write
+from common.ports import App, Create, Launch, Write, every
 from common.records import Kept, World, dump, event, read
+from common.workflows import pacing
+from common.workflows.pacing import Paced
 
 BUNDLE_URL_FOR_S = 3600
 NOTE_ATTEMPTS = 5
@@ -31,24 +34,14 @@ DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throt
 """Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
 
-def market(app: App, provider: str) -> Market:
-    if provider not in app.markets:
-        raise SettingError(f"no credentials for {provider}: set {provider.upper()}_API_KEY")
-    return app.markets[provider]
-
-
 def plan(
     app: App, kept: Kept[Instance], offers: Sequence[Offer], now: datetime
 ) -> tuple[list[str], list[Write]]:  # fmt: skip
-    """Labels and the writes that record these attempts: nothing is created without its label written first.
-
-    The pacing document of each market gives every attempt its place in the vendor's create interval.
-    """
+    """Labels and the writes that record these attempts: nothing is created without its label written first."""
     instance, deployment = kept.value, app.deployment()
     labels: list[str] = []
     writes: list[Write] = []
-    slots = _create_slots(app, offers, now, writes)
-    for index, (offer, slot) in enumerate(zip(offers, slots, strict=True), start=1):
+    for index, offer in enumerate(offers, start=1):
         label = Label.make(deployment=deployment.id, owner=instance.id, n=instance.n + index, key=deployment.key)
         rental = Rental(
             label=str(label),
@@ -61,48 +54,58 @@ def plan(
             offer=offer,
             image=instance.spec.image,
             disk_gb=instance.spec.disk_gb,
-            not_before=slot,
+            not_before=now,
         )
         labels.append(str(label))
         writes.append(Create("rentals", str(label), dump(rental)))
     return labels, writes
 
 
-def _create_slots(app: App, offers: Sequence[Offer], now: datetime, writes: list[Write]) -> list[datetime]:
-    slots: list[datetime] = []
-    free_at: dict[str, datetime] = {}
-    docs = {name: app.store.get("pacing", f"{name}.create") for name in {offer.provider for offer in offers}}
-    for offer in offers:
-        doc = docs[offer.provider]
-        start = free_at.get(offer.provider) or (doc.data["next_at"] if doc else now)
-        slots.append(max(start, now))
-        free_at[offer.provider] = slots[-1] + timedelta(seconds=market(app, offer.provider).create_interval_s)
-    for name, next_at in free_at.items():
-        doc = docs[name]
-        data = {"next_at": next_at}
-        writes.append(Cas(doc, data) if doc else Create("pacing", f"{name}.create", data))
-    return slots
+def about_to_create(app: App) -> set[tuple[str, str]]:
+    """(provider, machine) of attempts that are recorded and not yet made: the market still offers them to everybody."""
+    docs = every(app.store, "rentals", [("state", "==", RentalState.CREATING.value)])
+    waiting = [Rental.model_validate(doc.data) for doc in docs if doc.data["create_called_at"] is None]
+    return {(rental.provider, rental.offer.machine_id) for rental in waiting}
 
 
 def create_due(app: App, world: World, now: datetime) -> bool:
-    """Make the one create call of the first attempt whose turn has come. Not once a racer is ready."""
+    """Make the one create call of the first attempt whose time has come. Not once a racer is ready.
+
+    Without a turn at the market the attempt is put off, and nothing is called.
+    """
     if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
         return False
     for kept in world.in_state(RentalState.CREATING):
         if kept.value.create_called_at is None and kept.value.not_before <= now:
-            _create(app, kept, world.instance.value, now)
+            place = _for_create(app, kept.value, world.instance.value)
+            try:
+                place.take_turn("create")
+            except Throttled as refused:
+                _put_off(app, kept, kept.value, refused, now)
+            else:
+                _create(app, place, kept, world.instance.value, now)
             return True
     return False
 
 
-def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
+def _for_create(app: App, rental: Rental, instance: Instance) -> Paced:
+    priority = Priority.FAILOVER if instance.recovering else Priority.WAKE
+    return pacing.market(app, rental.provider, priority, who=rental.label)
+
+
+def _put_off(app: App, kept: Kept[Rental], rental: Rental, refused: Throttled, now: datetime) -> None:
+    later = now + timedelta(seconds=refused.retry_after_s)
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"not_before": later})))
+
+
+def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
     """The call is recorded before it is made, so that no one ever makes it again."""
     rental = kept.value.model_copy(update={"create_called_at": now})
     doc = app.store.cas(kept.doc, dump(rental))
     kept = Kept(doc, rental)
     launch = _launch(app, rental, instance, now)
     try:
-        provider_id = market(app, rental.provider).create(rental.offer, launch)
+        provider_id = place.create(rental.offer, launch)
     except MarketUnknown as error:
         app.log("create_unknown", label=rental.label, error=str(error))  # it may exist: the listing will tell
     except MarketError as error:
@@ -162,20 +165,27 @@ def destroy_due_at(app: App, rental: Rental) -> datetime | None:
     if rental.provider_id is None:
         return None
     called = rental.destroy_called_at
-    return called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
+    again = called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
+    return max(again, rental.not_before)
 
 
 def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> None:
     """One destroy call for a RETIRED label, announced first so that two callers do not make it at once.
 
-    A machine found only by listing is destroyed here too. Raises `Stale` when somebody else announced it.
+    A machine found only by listing is destroyed here too. Without a turn at the market it is put off, and nothing is
+    called. Raises `Stale` when somebody else announced it.
     """
-    rental = kept.value
+    rental = kept.value.model_copy(update={"provider_id": provider_id})
     assert not rental.is_live, f"{rental.label} is live"
-    called = rental.model_copy(update={"destroy_called_at": now, "provider_id": provider_id})
-    app.store.cas(kept.doc, dump(called))
+    place = pacing.market(app, rental.provider, Priority.DESTROY, who=rental.label)
     try:
-        market(app, rental.provider).destroy(provider_id)
+        place.take_turn("destroy")
+    except Throttled as refused:
+        _put_off(app, kept, rental, refused, now)
+        return
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now})))
+    try:
+        place.destroy(provider_id)
     except MarketError as error:
         app.log("destroy_failed", label=rental.label, error=str(error))
     else:
