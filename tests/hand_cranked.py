@@ -16,6 +16,7 @@ import httpx
 
 from common import bootstrap
 from common.adapters.sqlite import SqliteStore
+from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Boot, Heartbeat, HostPhase, Reply
@@ -29,7 +30,9 @@ from common.views import instances as view
 from common.views.instances import InstanceOut
 from common.workflows import deploy, hosts, lifecycle
 from infra.demo.s3_server import S3Server
-from infra.demo.vast import Effect, Request, VastSim
+from infra.demo.tensordock import TensorDockSim
+from infra.demo.vast import VastSim
+from infra.demo.wire import Effect, Request
 from jobs import hibernate_idle, reconcile
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -51,6 +54,8 @@ class SimTransport(httpx.BaseTransport):
             body=request.read(),
         )
         answer = getattr(self._world, self._sim).handle(asked, self._world.now)
+        if answer.status == 429:
+            getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
         return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
 
 
@@ -88,10 +93,15 @@ class World:
     next_job_at: datetime = START
     followed: dict[str, datetime] = field(default_factory=dict)
     """Instances that another invocation follows, and until when."""
+    throttled: list[str] = field(default_factory=list)
+    """Calls that a marketplace refused as too frequent."""
+    with_tensordock: bool = False
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
         self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self), wait=self._wait)
+        self.dock_sim = TensorDockSim(rng=random.Random(1), api_key="sim-key")
+        self.dock = TensorDock("sim-key", base_url="http://dock.sim", transport=SimTransport(self, "dock_sim"))
         self.store = SqliteStore(str(self.folder / "store.db"))
         settings = Settings(
             store="sqlite:///unused",
@@ -109,7 +119,7 @@ class World:
         self.app = App(
             settings=settings,
             store=self.store,
-            markets={"vast": self.market},
+            markets={"vast": self.market, **({"tensordock": self.dock} if self.with_tensordock else {})},
             objects=self.objects,
             clock=lambda: self.now,
             ids=bootstrap.random_id,
@@ -123,6 +133,7 @@ class World:
         for machine in self.machines.values():
             machine.agent._stop()
         self.market.close()
+        self.dock.close()
         self.store.close()
 
     # --- time
@@ -148,6 +159,7 @@ class World:
 
     def _one_step(self) -> None:
         self.sim.tick(self.now)
+        self.dock_sim.tick(self.now)
         self._carry_out()
         for machine in list(self.machines.values()):
             if machine.agent.work:
@@ -163,7 +175,7 @@ class World:
         self._carry_out()
 
     def _carry_out(self) -> None:
-        for effect in self.sim.drain():
+        for effect in [*self.sim.drain(), *self.dock_sim.drain()]:
             if effect.kind == "start":
                 self._start(effect)
             elif machine := self.machines.pop(effect.label, None):
@@ -203,7 +215,7 @@ class World:
 
     def provision(self, **spec: Any) -> str:
         id = bootstrap.random_id()
-        wanted = Spec(gpu="H100 SXM", **spec)
+        wanted = Spec(**{"gpu": "H100 SXM", **spec})
         deploy.request(self.app, account=ACCOUNT, id=id, name="", spec=wanted, also=(), now=self.now)
         lifecycle.hint(self.app, f"{ACCOUNT}.{id}")
         return id

@@ -51,7 +51,12 @@ class Waiter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     priority: Priority
+    since: datetime
     until: datetime
+
+    @property
+    def turn(self) -> tuple[Priority, datetime]:
+        return self.priority, self.since
 
 
 class Bucket(BaseModel):
@@ -75,25 +80,31 @@ class Bucket(BaseModel):
         hint that spreads those who wait; nobody is promised a token.
         """
         filled, others = self._filled(limit, now), self._waiting(now)
-        others.pop(who, None)
-        ahead = [waiter for waiter in others.values() if waiter.priority < priority]
-        if filled >= limit.cost and not ahead:
-            return self.model_copy(update={"tokens": filled - limit.cost, "at": now, "waiting": others}), 0.0
-        in_turn = [waiter for waiter in others.values() if waiter.priority <= priority]
-        missing = max(limit.cost - filled, 0.0) + len(in_turn) * limit.cost
+        mine = others.pop(who, None)
+        since = mine.since if mine else self._end_of_the_line(now)
+        if filled >= limit.cost and not any(waiter.priority < priority for waiter in others.values()):
+            return self.model_copy(
+                update={"tokens": filled - limit.cost, "at": max(now, self.at), "waiting": others}
+            ), 0.0
+        ahead = sum(waiter.turn < (priority, since) for waiter in others.values())
+        missing = max(limit.cost - filled, 0.0) + ahead * limit.cost
         wait_s = max(missing, 0.1) * limit.interval_s * SLACK
-        until = now + timedelta(seconds=wait_s + GRACE_S)
-        joined = {**others, who: Waiter(priority=priority, until=until)}
+        waiter = Waiter(priority=priority, since=since, until=now + timedelta(seconds=wait_s + GRACE_S))
+        joined = {**others, who: waiter}
         return self.model_copy(update={"waiting": joined if len(joined) <= WAITERS_MAX else others}), wait_s
 
     def emptied(self, limit: Limit, retry_after_s: float, now: datetime) -> Self:
         """The vendor refused a call as too frequent: the next one is `retry_after_s` away."""
         tokens = limit.cost - retry_after_s / (limit.interval_s * SLACK)
-        return self.model_copy(update={"tokens": min(tokens, self._filled(limit, now)), "at": now})
+        return self.model_copy(update={"tokens": min(tokens, self._filled(limit, now)), "at": max(now, self.at)})
 
     def _filled(self, limit: Limit, now: datetime) -> float:
         elapsed_s = max((now - self.at).total_seconds(), 0.0)
         return min(limit.burst, self.tokens + elapsed_s / (limit.interval_s * SLACK))
+
+    def _end_of_the_line(self, now: datetime) -> datetime:
+        """Behind everybody who is in it, also where several come in one moment."""
+        return max([now, *(waiter.since + timedelta(microseconds=1) for waiter in self.waiting.values())])
 
     def _waiting(self, now: datetime) -> dict[str, Waiter]:
         return {who: waiter for who, waiter in self.waiting.items() if waiter.until > now}
