@@ -21,10 +21,11 @@ from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
+from common.domain.offer import Offer
 from common.errors import DumontError, NotFound
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
-from common.ports import App, ObjectStore
+from common.ports import App, Launch, ObjectStore
 from common.records import load
 from common.views import instances as view
 from common.views.instances import InstanceOut
@@ -219,6 +220,10 @@ class World:
         deploy.request(self.app, account=ACCOUNT, id=id, name="", spec=wanted, also=(), now=self.now)
         lifecycle.hint(self.app, f"{ACCOUNT}.{id}")
         return id
+
+    def rent_elsewhere(self, offer: Offer) -> None:
+        """Somebody else takes the machine."""
+        self.market.create(offer, Launch(label="somebody-else", image="i", disk_gb=8, env={}, start_script="true"))
 
     def show(self, id: str) -> InstanceOut:
         return view.show(self.app, ACCOUNT, id, self.now)

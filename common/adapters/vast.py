@@ -97,7 +97,11 @@ class Vast:
         return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk."""
+        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk.
+
+        The call takes no cap for a machine on demand; a bid is one of its own.
+        """
+        _check_bid(offer, launch)
         body = {
             "client_id": "me",
             "image": launch.image,
@@ -210,6 +214,14 @@ def _refusal(status: int, parsed: Json) -> Exception:
         # a new account's spending limit is, like an empty one, nothing that another machine would cure
         return NoCredit(text or slug)
     return MarketRefused(f"{slug or status}: {text}")
+
+
+def _check_bid(offer: Offer, launch: Launch) -> None:
+    if launch.bid_usd_per_hour is None or launch.max_usd_per_hour is None:
+        return
+    price = Decimal(launch.bid_usd_per_hour) + offer.disk_usd_per_hour(launch.disk_gb)
+    if price > Decimal(launch.max_usd_per_hour):
+        raise OfferGone(f"the bid comes to {price:.4f} USD/h with its disk, above {launch.max_usd_per_hour}")
 
 
 def _rows(answer: Json, name: str) -> list[Json]:

@@ -87,7 +87,9 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
 
 def _is_ready(world: World, label: str) -> bool:
     host, kept = world.hosts.get(label), world.rental(label)
-    return bool(host and host.phase and kept and kept.value.state is RentalState.CREATING and not kept.value.loss)
+    if not (host and host.phase and kept and kept.value.state is RentalState.CREATING):
+        return False
+    return kept.value.looked_at is not None and not kept.value.is_overpriced and not kept.value.loss
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
@@ -116,6 +118,10 @@ def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | Non
     rental = kept.value
     if rental.state is not RentalState.CREATING:
         return rental.message or f"it is {rental.state}"
+    if rental.is_overpriced:
+        return (
+            f"price_above_cap: it costs {rental.stated_usd_per_hour} USD/h, at most {rental.cap_usd_per_hour} was meant"
+        )
     if rental.loss:
         return f"{rental.loss}: {rental.message}"
     called = rental.create_called_at

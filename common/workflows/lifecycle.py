@@ -25,6 +25,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
     Phase.DOWN: (deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
+        rentals.look_due,
         deploy.choose_winner,
         deploy.drop_failed,
         rentals.create_due,
@@ -56,7 +57,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 """What may happen in each phase, first come first served."""
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
-    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.CREATING: "rentals.create_due, rentals.look_due, deploy.choose_winner, deploy.drop_failed",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
     RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",
@@ -142,5 +143,7 @@ def due(app: App, key: str) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
     world = load(app, key)
     times = [deploy.due_at(world)]
+    if world.instance.value.phase is Phase.BOOT:
+        times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
     times += [rentals.destroy_due_at(app, kept.value) for kept in world.in_state(RentalState.RELEASING)]
     return min((at for at in times if at is not None), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from common import auth
 from common.domain import startup
@@ -23,13 +24,15 @@ from common.errors import (
     Stale,
     Throttled,
 )
-from common.ports import App, Create, Launch, Write, every
+from common.ports import App, Create, Launch, Listed, Write, every
 from common.records import Kept, World, dump, event, read
 from common.workflows import pacing
 from common.workflows.pacing import Paced
 
 BUNDLE_URL_FOR_S = 3600
 NOTE_ATTEMPTS = 5
+LOOK_AGAIN_S = 5.0
+"""After a look at a new machine that told nothing."""
 DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throttled, QuotaExceeded)
 """Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
@@ -55,6 +58,7 @@ def plan(
             image=instance.spec.image,
             disk_gb=instance.spec.disk_gb,
             not_before=now,
+            cap_usd_per_hour=offer.cap_usd_per_hour(instance.spec.disk_gb, instance.spec.max_usd_per_hour),
         )
         labels.append(str(label))
         writes.append(Create("rentals", str(label), dump(rental)))
@@ -77,24 +81,24 @@ def create_due(app: App, world: World, now: datetime) -> bool:
         return False
     for kept in world.in_state(RentalState.CREATING):
         if kept.value.create_called_at is None and kept.value.not_before <= now:
-            place = _for_create(app, kept.value, world.instance.value)
+            place = _for_boot(app, kept.value, world.instance.value)
             try:
                 place.take_turn("create")
             except Throttled as refused:
-                _put_off(app, kept, kept.value, refused, now)
+                _put_off(app, kept, kept.value, refused.retry_after_s, now)
             else:
                 _create(app, place, kept, world.instance.value, now)
             return True
     return False
 
 
-def _for_create(app: App, rental: Rental, instance: Instance) -> Paced:
+def _for_boot(app: App, rental: Rental, instance: Instance) -> Paced:
     priority = Priority.FAILOVER if instance.recovering else Priority.WAKE
     return pacing.market(app, rental.provider, priority, who=rental.label)
 
 
-def _put_off(app: App, kept: Kept[Rental], rental: Rental, refused: Throttled, now: datetime) -> None:
-    later = now + timedelta(seconds=refused.retry_after_s)
+def _put_off(app: App, kept: Kept[Rental], rental: Rental, wait_s: float, now: datetime) -> None:
+    later = now + timedelta(seconds=wait_s)
     app.store.cas(kept.doc, dump(rental.model_copy(update={"not_before": later})))
 
 
@@ -140,8 +144,52 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
         ssh_public_key=instance.spec.ssh_public_key,
     )
     return Launch(
-        label=rental.label, image=rental.image, disk_gb=rental.disk_gb, env=env, start_script=startup.script()
-    )  # fmt: skip
+        label=rental.label,
+        image=rental.image,
+        disk_gb=rental.disk_gb,
+        env=env,
+        start_script=startup.script(),
+        max_usd_per_hour=str(rental.cap_usd_per_hour) if rental.cap_usd_per_hour is not None else None,
+    )
+
+
+def look_due(app: App, world: World, now: datetime) -> bool:
+    """Ask the market once about each new machine: its price is the last word on the cap, its address the user's way in.
+
+    Not every market's create can carry a cap; none wins the instance before it was looked at.
+    """
+    for kept in world.in_state(RentalState.CREATING):
+        rental, due_at = kept.value, look_due_at(kept.value)
+        if rental.provider_id is None or due_at is None or now < due_at:
+            continue
+        try:
+            row = _for_boot(app, rental, world.instance.value).get(rental.provider_id)
+        except MarketError as error:
+            app.log("look_failed", label=rental.label, error=str(error))
+            _put_off(app, kept, rental, getattr(error, "retry_after_s", LOOK_AGAIN_S), now)
+            return True
+        if row is None:
+            _put_off(app, kept, rental, LOOK_AGAIN_S, now)
+        else:
+            app.store.cas(kept.doc, dump(looked_at(rental, row, now)))
+        return True
+    return False
+
+
+def look_due_at(rental: Rental) -> datetime | None:
+    """None once it was looked at, and before it exists."""
+    return rental.not_before if rental.provider_id and rental.looked_at is None else None
+
+
+def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
+    """What a full row tells; a row that only names and states leaves all as it was."""
+    if not row.in_full:
+        return rental
+    update: dict[str, object] = {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
+    if rental.looked_at is None:
+        stated = Decimal(row.usd_per_hour) if row.usd_per_hour is not None else None
+        update |= {"looked_at": now, "stated_usd_per_hour": stated}
+    return rental.model_copy(update=update)
 
 
 def definite_refusal(rental: Rental) -> str | None:
@@ -181,7 +229,7 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
     try:
         place.take_turn("destroy")
     except Throttled as refused:
-        _put_off(app, kept, rental, refused, now)
+        _put_off(app, kept, rental, refused.retry_after_s, now)
         return
     app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now})))
     try:

@@ -106,7 +106,7 @@ def _note(
         found = read(app, "hosts", rental.label, HostRecord)
         host = found.value if found else None
         row = _in_full(app, market, rental, row) if row else None
-        noted = _with_row(rental, row) if row else _absent(app, market, rental, host, now)
+        noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
         noted = _judged(app, noted, row, host, now)
         if noted is not None and noted != rental:
             _save(app, kept, noted)
@@ -125,12 +125,9 @@ def _in_full(app: App, market: Paced, rental: Rental, row: Listed) -> Listed:
         return row
 
 
-def _with_row(rental: Rental, row: Listed) -> Rental:
-    """A row that only names and states leaves the address as it is known."""
-    update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
-    if row.in_full:
-        update |= {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
-    return rental.model_copy(update=update)
+def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
+    found = rental.model_copy(update={"provider_id": row.provider_id, "absent_at": None})
+    return rentals.looked_at(found, row, now)
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
