@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
+from common.domain.pacing import Limits
 from common.errors import QueryRefused
 
 Data = dict[str, Any]
@@ -145,6 +146,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("state",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
@@ -255,8 +257,8 @@ class Market(Protocol):
     """
 
     name: str
-    create_interval_s: float
-    """The vendor's least time between two creates on one account."""
+    limits: Limits
+    """How often the vendor lets each call be made on one account; a call that is missing has no known limit."""
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""

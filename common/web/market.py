@@ -14,7 +14,7 @@ from common.errors import Forbidden
 from common.records import read
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
-from common.workflows import announcements, deploy, users
+from common.workflows import announcements, offers, users
 
 
 class OffersQuery(BaseModel):
@@ -74,7 +74,7 @@ def _only_operators(call: Call) -> None:
 
 def list_offers(call: Call) -> Page[OfferOut]:
     spec = Spec.model_validate(call.query.model_dump())
-    return Page(items=[offer_out(offer, spec.disk_gb) for offer in deploy.offers_for(call.app, spec)])
+    return Page(items=[offer_out(offer, spec.disk_gb) for offer in offers.for_user(call.app, spec)])
 
 
 ROUTES = (

@@ -6,10 +6,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from common.domain.credit import Level, Runway, runway_of
+from common.domain.pacing import Priority
 from common.domain.rental import Rental, RentalState
 from common.errors import MarketError
 from common.ports import App, every
 from common.records import dump, read
+from common.workflows import pacing
 
 WRITTEN_EVERY = timedelta(minutes=15)
 """A runway that is fine and stays so."""
@@ -31,7 +33,7 @@ def judge(app: App, now: datetime) -> dict[str, str]:
 
 def _read(app: App, name: str, live: list[Rental], now: datetime) -> Runway | None:
     try:
-        credit_usd = app.markets[name].credit_usd()
+        credit_usd = pacing.market(app, name, Priority.POLL, who="credit").credit_usd()
     except MarketError as error:
         app.log("credit_unknown", market=name, error=str(error))
         return None

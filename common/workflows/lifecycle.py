@@ -15,6 +15,8 @@ from common.workflows import announcements, credit, deploy, failover, hibernate,
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
+FOLLOW_S = 50.0
+"""Of one invocation that follows an instance: the reconcile comes by each minute."""
 
 Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
@@ -23,6 +25,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
     Phase.DOWN: (deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
+        rentals.look_due,
         deploy.choose_winner,
         deploy.drop_failed,
         rentals.create_due,
@@ -54,7 +57,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 """What may happen in each phase, first come first served."""
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
-    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.CREATING: "rentals.create_due, rentals.look_due, deploy.choose_winner, deploy.drop_failed",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
     RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",
@@ -115,13 +118,13 @@ def hint(app: App, key: str | None) -> None:
 
 
 def push(app: App, key: str) -> None:
-    """Advance; when the next step is due in seconds (the next racer), have another invocation `follow` it.
+    """Advance; when the next step is due in seconds, have another invocation `follow` it.
 
-    Raises `NotFound`.
+    That is the next racer, or a turn at a market. Raises `NotFound`.
     """
     advance(app, key)
     due_at = due(app, key)
-    if due_at is not None and (due_at - app.clock()).total_seconds() < BUDGET_S:
+    if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
 
@@ -162,8 +165,8 @@ def _hibernated(app: App, key: str, why: str) -> bool:
 
 
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
-    """Take every step of the next BUDGET_S when it is due, waiting in between. Raises `NotFound`."""
-    until = app.clock() + timedelta(seconds=BUDGET_S)
+    """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
+    until = app.clock() + timedelta(seconds=FOLLOW_S)
     for _ in range(STEPS_MAX):
         due_at = due(app, key)
         if due_at is None or due_at > until:
@@ -176,5 +179,7 @@ def due(app: App, key: str) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
     world = load(app, key)
     times = [deploy.due_at(world)]
+    if world.instance.value.phase is Phase.BOOT:
+        times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
     times += [rentals.destroy_due_at(app, kept.value) for kept in world.in_state(RentalState.RELEASING)]
     return min((at for at in times if at is not None), default=None)

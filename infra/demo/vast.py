@@ -157,7 +157,7 @@ class VastSim:
             raise Refused(429, "search_quota_exceeded", "daily search quota exceeded")
         if self._intervals.get("list"):
             self._searches = [at for at in self._searches if (now - at).total_seconds() < 60]
-            if len(self._searches) >= SEARCHES_PER_MINUTE * 6:
+            if len(self._searches) >= SEARCHES_PER_MINUTE:
                 raise Refused(429, "too_frequent", "API requests too frequent")
             self._searches.append(now)
         bid = query.get("type") in ("bid", "interruptible")
@@ -231,8 +231,6 @@ class VastSim:
         limit = min(PAGE_MAX, int(request.query.get("limit") or PAGE_MAX))
         page = [row for row in rows if row["id"] > after][:limit]
         more = bool(page) and page[-1]["id"] < rows[-1]["id"]
-        if more:
-            self._calls.pop("list", None)  # the next page of one listing is not another listing
         return {
             "success": True,
             "instances": page,
@@ -306,8 +304,6 @@ class VastSim:
         limit, after = min(500, int(request.query.get("limit") or 100)), int(request.query.get("after_token") or 0)
         page = found[after : after + limit]
         token = str(after + limit) if after + limit < len(found) else None
-        if token:
-            self._calls.pop("charges", None)
         return {"success": True, "results": page, "count": len(page), "total": len(found), "next_token": token}
 
     def credit(self, now: datetime) -> Decimal:

@@ -204,7 +204,7 @@ class World:
         with self._lock:
             now = _now()
             return [
-                {"key": [contract.label, kind], "usd": str(usd)}
+                {"provider": market.name, "key": [contract.label, kind], "usd": str(usd)}
                 for market in self._markets
                 for contract in market.all_contracts()
                 for kind, usd in market.billed(contract.id, now).items()
