@@ -86,6 +86,9 @@ class Settings(BaseModel):
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
     webhook_loopback: bool = False
     """Webhooks may be http on this machine itself: for a local run only."""
+    credit_warn_below_h: float = Field(default=24, ge=0)
+    """Hours that the credit on a marketplace account lasts at the present burn."""
+    credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
     pool: PoolTerms = PoolTerms()
 
@@ -123,6 +126,8 @@ class Settings(BaseModel):
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
             "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
+            "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
+            "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
         }
         values.update({field: env[name] for field, name in optional.items() if name in env})
         try:

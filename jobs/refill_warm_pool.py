@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from common import bootstrap
 from common.ports import App
 from common.web import problem
-from common.workflows import deploy, warm_pool
+from common.workflows import warm_pool
 
 
 @functions_framework.http
@@ -30,4 +30,4 @@ def _refill_warm_pool(app: App, request: Request) -> ResponseReturnValue:
 def run(app: App) -> dict[str, Any]:
     """One pass over the pool."""
     now = app.clock()
-    return warm_pool.run(app, lambda spec: deploy.ranked(app, spec, snapshot_gb=0.0, now=now), now)
+    return warm_pool.run(app, now)

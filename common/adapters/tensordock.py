@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import httpx
 
 from common.domain.offer import HOURS_PER_MONTH, Offer, Wanted, exact_price, exact_rate
+from common.domain.pacing import Limit, Limits
 from common.domain.region import country_of
 from common.errors import MarketKeyRefused, MarketRefused, MarketUnknown, NoCredit, OfferGone, Throttled
 from common.ports import Charge, Launch, Listed
@@ -32,6 +34,16 @@ VCPUS_PER_GPU, VCPU_STEP = 8, 2
 RAM_GB_PER_GPU = 32
 RAM_GB_STEPS = (2, 4, 6, 8, 10, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 512)
 """The vendor's limits, as public clients of its API state them; per GPU our own choice."""
+
+_ONE = Limit("all", interval_s=1.0, burst=40)
+LIMITS: Limits = {
+    "search": _ONE,
+    "create": replace(_ONE, cost=2),  # the host is asked once more before
+    "list": _ONE,
+    "get": _ONE,
+    "destroy": _ONE,
+}
+"""100 requests a minute for the whole organisation, in any minute."""
 
 NOBODYS_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEgC+HWdqQn2SnyPLoAaQbfzGtlQ/XkoJt4Q4446xAbf nobody"
 """The vendor demands an ssh key, and its image lets that key in as another user than root. Access is granted by the
@@ -79,7 +91,7 @@ class TensorDock:
     """`ports.Market` on one TensorDock organisation."""
 
     name = "tensordock"
-    create_interval_s = 0.6
+    limits: Limits = LIMITS
 
     def __init__(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -12,8 +15,10 @@ from typing import Any, Literal
 import httpx
 
 from common.domain.offer import Offer, Wanted, exact, exact_price, exact_rate
+from common.domain.pacing import SLACK, Limit, Limits
 from common.domain.region import country_of
 from common.errors import (
+    BadRequest,
     MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
@@ -21,16 +26,35 @@ from common.errors import (
     OfferGone,
     QuotaExceeded,
     Throttled,
+    Unauthenticated,
 )
-from common.ports import Charge, Launch, Listed
+from common.ports import Charge, Launch, Listed, MarketEvent, Subscription
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PAGES_MAX = 200
 """Of 25 rows each: 5,000 machines on one account."""
 PAGE_ROWS = 25
+PAGE_INTERVAL_S = 1.0 * SLACK
 CHARGE_ROWS = 500
 DEFAULT_RETRY_AFTER_S = 5.0
 DISK_GB_MIN = 8
+EVENT_TYPES = (
+    "client:outbid",
+    "client:instance_stopped",
+    "client:instance_offline",
+    "client:upcoming_downtime",
+    "client:low_credit",
+)
+EVENT_AGE_MAX_S = 300
+LIMITS: Limits = {
+    "search": Limit("search", interval_s=10.0, burst=4),
+    "create": Limit("create", interval_s=4.5),
+    "list": Limit("list", interval_s=1.0),
+    "get": Limit("get", interval_s=2.0),
+    "destroy": Limit("destroy", interval_s=3.0),
+    "charges": Limit("charges", interval_s=1.0),
+}
+"""The vendor's documentation of its rate limits: a least interval per endpoint and key, and ten searches a minute."""
 RUNTYPE = "ssh_direc ssh_proxy"
 CHARGE_KINDS: Mapping[str, Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]] = {
     "gpu": "gpu",
@@ -45,13 +69,20 @@ class Vast:
     """`ports.Market` on one Vast.ai account."""
 
     name = "vast"
-    create_interval_s = 4.5
+    limits: Limits = LIMITS
 
     def __init__(
-        self, api_key: str, *, base_url: str = "https://console.vast.ai", transport: httpx.BaseTransport | None = None
+        self,
+        api_key: str,
+        *,
+        base_url: str = "https://console.vast.ai",
+        transport: httpx.BaseTransport | None = None,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`wait` passes the seconds between two pages of one answer: each page counts as a call."""
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
+        self._wait = wait
 
     def close(self) -> None:
         self._http.close()
@@ -78,7 +109,11 @@ class Vast:
         return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk."""
+        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk.
+
+        The call takes no cap for a machine on demand; a bid is one of its own.
+        """
+        _check_bid(offer, launch)
         body = {
             "client_id": "me",
             "image": launch.image,
@@ -105,6 +140,7 @@ class Vast:
             token = page.get("next_token")
             if token is None:
                 return _whole([*rows.values()], page)
+            self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's listing did not end after {PAGES_MAX} pages")
 
     def get(self, provider_id: str) -> Listed | None:
@@ -138,7 +174,41 @@ class Vast:
             token = page.get("next_token")
             if token is None:
                 return found
+            self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's charges did not end after {PAGES_MAX} pages")
+
+    def subscribe(self, url: str) -> Subscription:
+        body = {"name": "dumont", "webhook_url": url, "event_types": list(EVENT_TYPES)}
+        answer = self._call("POST", "/api/v0/webhooks/", body=body)
+        made = answer.get("webhook")
+        if not isinstance(made, dict) or not made.get("webhook_secret"):
+            raise MarketUnknown("vast.ai made a webhook and did not tell its secret")
+        return Subscription(str(made["id"]), url, str(made["webhook_secret"]))
+
+    def unsubscribe(self, id: str) -> None:
+        try:
+            self._call("DELETE", f"/api/v0/webhooks/{id}/", body={})
+        except MarketRefused as refused:
+            if "not_found" not in str(refused):
+                raise
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        rows = _rows(self._call("GET", "/api/v0/webhooks/"), "webhooks")
+        return [Subscription(str(row.get("id")), str(row.get("webhook_url"))) for row in rows]
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
+        """HMAC-SHA256 over "<timestamp>.<raw body>", at most EVENT_AGE_MAX_S old (the vendor's documentation)."""
+        stamp, signature = headers.get("X-Vast-Timestamp", ""), headers.get("X-Vast-Signature-256", "")
+        right = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(signature.encode(), f"sha256={right}".encode()):
+            raise Unauthenticated("this is not signed with the webhook's secret")
+        if not stamp.isdigit() or abs(now.timestamp() - int(stamp)) > EVENT_AGE_MAX_S:
+            raise Unauthenticated("this was signed too long ago")
+        try:
+            said = json.loads(body)
+            return MarketEvent(str(said["event_id"]), str(said["notif_type"]), str(said.get("message") or ""))
+        except (ValueError, KeyError, TypeError):
+            raise BadRequest("this is no event") from None
 
     def _call(
         self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None
@@ -189,6 +259,14 @@ def _refusal(status: int, parsed: Json) -> Exception:
         # a new account's spending limit is, like an empty one, nothing that another machine would cure
         return NoCredit(text or slug)
     return MarketRefused(f"{slug or status}: {text}")
+
+
+def _check_bid(offer: Offer, launch: Launch) -> None:
+    if launch.bid_usd_per_hour is None or launch.max_usd_per_hour is None:
+        return
+    price = Decimal(launch.bid_usd_per_hour) + offer.disk_usd_per_hour(launch.disk_gb)
+    if price > Decimal(launch.max_usd_per_hour):
+        raise OfferGone(f"the bid comes to {price:.4f} USD/h with its disk, above {launch.max_usd_per_hour}")
 
 
 def _rows(answer: Json, name: str) -> list[Json]:

@@ -20,6 +20,7 @@ SUMMARIES = {
     "machines": "The same as instances; `machines history`: what the rented machines did.",
     "budget": "What your account may spend, and has spent.",
     "pool": "The warm pool: machines that wait for an instance.",
+    "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
 }
 

@@ -24,10 +24,11 @@ def attested(rental: Rental, host: HostRecord | None, now: datetime) -> Judgemen
 
 
 def is_ready(rental: Rental, host: HostRecord | None, now: datetime) -> bool:
-    """It reports, and what it measured of itself does not contradict its offer."""
+    """It reports, its market told its price, and what it measured of itself does not contradict its offer."""
     judged = attested(rental, host, now)
     waiting = rental.state is RentalState.CREATING and not rental.loss
-    return waiting and judged is not None and not judged.is_liar
+    priced = rental.looked_at is not None and not rental.is_overpriced
+    return waiting and priced and judged is not None and not judged.is_liar
 
 
 def failure(
@@ -38,6 +39,9 @@ def failure(
         return FROM_LOSS[rental.loss], f"{rental.loss}: {rental.message}"
     if rental.state is not RentalState.CREATING:
         return Outcome.REFUSED, rental.message or f"it is {rental.state}"
+    if rental.is_overpriced:
+        stated, cap = rental.stated_usd_per_hour, rental.cap_usd_per_hour
+        return Outcome.OVERPRICED, f"price_above_cap: it costs {stated} USD/h, at most {cap} was meant"
     judged = attested(rental, host, now)
     if judged and judged.is_liar:
         return Outcome.LIED, f"not what its offer said: {'; '.join(judged.lies)}"

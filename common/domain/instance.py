@@ -60,6 +60,10 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+DEFAULT_IMAGE = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
+"""What who chose none gets in a container; any machine with a GPU will do for them, a virtual machine too."""
+
+
 class Spec(BaseModel):
     """What the user asked for."""
 
@@ -67,7 +71,7 @@ class Spec(BaseModel):
 
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
-    image: str = Field(default="pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime", min_length=1, max_length=256)
+    image: str = Field(default=DEFAULT_IMAGE, min_length=1, max_length=256)
     image_gb: float | None = Field(default=None, gt=0, le=500)
     """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)
@@ -204,6 +208,8 @@ class Instance(BaseModel):
     """Machines tried since then."""
     hedges: int = 0
     """Second machines rented in this round because the first was slow."""
+    without_credit: tuple[str, ...] = ()
+    """Marketplaces that refused an attempt since then because the account is empty."""
     not_before: datetime | None = None
     recovering: bool = False
     """A writer was lost: provisioning goes on until it succeeds or the user says otherwise."""

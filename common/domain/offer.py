@@ -17,6 +17,10 @@ RATE_MAX = 10_000
 """USD. A listing that asks for more is broken or poisoned."""
 
 
+PRICE_SLACK = Decimal("1.02")
+"""A machine may cost so much more than was shown: marketplaces round, and prices move by the minute."""
+
+
 class Wanted(BaseModel):
     """What to search for."""
 
@@ -85,6 +89,11 @@ class Offer(BaseModel):
     def usd_per_hour(self, disk_gb: int) -> Decimal:
         """GPU + disk per hour: what runs all the time; bandwidth comes on top as it is used."""
         return self.gpu_usd_per_hour + self.disk_usd_per_hour(disk_gb)
+
+    def cap_usd_per_hour(self, disk_gb: int, max_usd_per_hour: Decimal | None) -> Decimal:
+        """The most that a machine of this offer may cost: what was shown with PRICE_SLACK, and never above the wish."""
+        shown = self.usd_per_hour(disk_gb) * PRICE_SLACK
+        return shown if max_usd_per_hour is None else min(shown, max_usd_per_hour)
 
 
 def exact(value: object) -> Decimal:

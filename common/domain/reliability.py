@@ -52,6 +52,8 @@ class Outcome(StrEnum):
     """For a reason of its own: the disk, the network."""
     OFFER_GONE = "offer_gone"
     REFUSED = "refused"
+    OVERPRICED = "overpriced"
+    """Dearer than it was offered."""
     OUTBID = "outbid"
     LOST_RACE = "lost_race"
     CANCELLED = "cancelled"
@@ -71,6 +73,7 @@ FAULT: Mapping[Outcome, Fault] = {
     Outcome.RESTORE_FAILED: Fault.HOST,
     Outcome.OFFER_GONE: Fault.MARKET,
     Outcome.REFUSED: Fault.MARKET,
+    Outcome.OVERPRICED: Fault.MARKET,
     Outcome.OUTBID: Fault.MARKET,
     Outcome.LOST_RACE: Fault.OURS,
     Outcome.CANCELLED: Fault.OURS,

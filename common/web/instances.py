@@ -21,7 +21,7 @@ from common.records import World, load
 from common.views import instances as view
 from common.views.instances import EventOut, InstanceOut, OperationOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
-from common.workflows import budgets, deploy, hibernate, lifecycle, operations, restore, terminate
+from common.workflows import budgets, deploy, hibernate, lifecycle, offers, operations, restore, terminate
 
 WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
@@ -120,7 +120,7 @@ def show_operation(call: Call) -> OperationOut:
 
 def plan_instance(call: Call) -> Plan:
     spec: Spec = call.body.spec()
-    found = deploy.offers_for(call.app, spec, call.now)
+    found = offers.for_user(call.app, spec, call.now)
     chosen = choose(found, spec.strategy)
     dearest_wait_s = Decimal(str(call.app.settings.timing.boot_timeout_s))
     prices = sorted(ranked.usd_per_hour for ranked in chosen)
@@ -171,7 +171,7 @@ def provision_instance(call: Call) -> Accepted:
     mark = operations.fingerprint("provision", body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        found = deploy.offers_for(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
+        found = offers.for_user(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
         budgets.check(call.app, call.caller.account, usd_per_hour=_first_price(found, body.spec()), now=call.now)
         id = call.app.ids()
         operation, also = _begin(call, id, "provision", mark)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 from common.domain import attempt
 from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
-from common.domain.offer import Offer, Wanted
 from common.domain.outbox import Kind
+from common.domain.pacing import Priority
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import HEDGED, choose, choose_hedge
-from common.errors import MarketUnknown, NoCredit, NoOffer, QuotaExceeded, Throttled, UnknownGpu
+from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
 from common.records import World, dump, event
-from common.workflows import history, rentals
+from common.workflows import offers, rentals
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
+HOPELESS = {kind.code for kind in (NoCredit, NoOffer, QuotaExceeded, MarketKeyRefused)}
+"""Failures that another round would not cure."""
 
 
 def request(
@@ -38,49 +39,13 @@ def request(
     return instance
 
 
-def offers_for(app: App, spec: Spec, now: datetime) -> list[Ranked]:
-    """What a wish would find now, best first, blocked machines last.
-
-    Raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer.
-    """
-    found = ranked(app, spec, snapshot_gb=0.0, now=now)
-    if any(offer.blocked_until is None for offer in found):
-        credits = [market.credit_usd() for market in app.markets.values()]
-        if all(usd is not None and Decimal(usd) <= 0 for usd in credits):
-            raise NoCredit("the marketplace account has no credit left; add credit and try again")
-        return found
-    if not found and not offers(app, Spec(gpu=spec.gpu)):
-        raise UnknownGpu(f"no marketplace offers a GPU called {spec.gpu!r}; see: dumont gpus list")
-    raise NoOffer(no_offer_sentence(spec, blocked=len(found)))
-
-
-def ranked(app: App, spec: Spec, *, snapshot_gb: float, now: datetime) -> list[Ranked]:
-    """Offers of all markets under the price cap with the parts of their price and wait, best first."""
-    load = Load(disk_gb=spec.disk_gb, image_gb=spec.image_gb or IMAGE_GB, snapshot_gb=snapshot_gb)
-    timeout_s = app.settings.timing.boot_timeout_s
-    return rank(offers(app, spec), load, boot_timeout_s=timeout_s, blocked=history.blocked(app, now))
-
-
-def offers(app: App, spec: Spec) -> list[Offer]:
-    """Offers of all markets under the price cap, cheapest first."""
-    wanted = Wanted(
-        gpu=spec.gpu,
-        num_gpus=spec.num_gpus,
-        disk_gb=spec.disk_gb,
-        max_usd_per_hour=spec.max_usd_per_hour,
-        regions=spec.regions,
-    )
-    found = [offer for market in app.markets.values() for offer in market.search(wanted)]
-    return sorted(found, key=lambda offer: offer.usd_per_hour(spec.disk_gb))
-
-
 def begin(app: App, world: World, now: datetime) -> bool:
     """down -> boot, when the user wants it up and nothing of an earlier life is live."""
     kept, instance = world.instance, world.instance.value
     if instance.want is not Want.UP or any(r.value.is_live for r in world.rentals.values()):
         return False
     booting = instance.to(Phase.BOOT, at=now).having(
-        rounds=0, tried=(), not_before=None, failure=None, start="restore"
+        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore"
     )  # fmt: skip
     app.store.commit([kept.becomes(booting), event(app, instance, "boot", "looking for a machine", now)])
     return True
@@ -136,10 +101,14 @@ def drop_failed(app: App, world: World, now: datetime) -> bool:
     if not failed:
         return False
     ended = [end for end in failed.values() if isinstance(end, End)]
-    no_credit = any(rentals.definite_refusal(end.kept.value) == NoCredit.code for end in ended)
-    left = instance.having(race=tuple(label for label in instance.race if label not in failed))
-    if no_credit:
-        left = left.having(failure=Failure(code=NoCredit.code, detail="the marketplace account has no credit left"))
+    refused = [end.kept.value for end in ended if rentals.definite_refusal(end.kept.value) == NoCredit.code]
+    broke = {rental.provider for rental in refused}
+    without_credit = tuple(sorted(broke.union(instance.without_credit)))
+    left = instance.having(
+        race=tuple(label for label in instance.race if label not in failed), without_credit=without_credit
+    )
+    if broke and set(without_credit) >= set(app.markets):
+        left = left.having(failure=Failure(code=NoCredit.code, detail="no marketplace account has credit left"))
     why = "; ".join(sorted({end.why if isinstance(end, End) else end for end in failed.values()}))
     writes: list[Write] = [world.instance.becomes(left), *retire(app, ended, now)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
@@ -160,13 +129,13 @@ def hedge(app: App, world: World, now: datetime) -> bool:
     """A second machine beside one that is slow to boot: whichever is ready first wins, the other is released."""
     instance = world.instance.value
     racing = [kept.value for label in instance.race if (kept := world.rental(label))]
-    if instance.spec.strategy not in HEDGED or not _is_slow(app, instance, racing, now):
+    is_due = instance.not_before is None or now >= instance.not_before
+    if instance.spec.strategy not in HEDGED or not is_due or not _is_slow(app, instance, racing, now):
         return False
     try:
-        found = ranked(app, instance.spec, snapshot_gb=_snapshot_gb(instance), now=now)
-    except (MarketUnknown, Throttled, QuotaExceeded) as error:
-        app.log("search_failed", instance=instance.id, error=str(error))
-        return False
+        found = _search(app, instance, now)
+    except MarketError as error:
+        return _put_off(app, world, error, now)
     hedged = instance.having(hedges=instance.hedges + 1)
     second = choose_hedge(found, tried=instance.tried)
     if second is None:
@@ -226,14 +195,13 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     if not is_next_due:
         return False
     try:
-        found = ranked(app, instance.spec, snapshot_gb=_snapshot_gb(instance), now=now)
-    except (MarketUnknown, Throttled, QuotaExceeded) as error:
-        app.log("search_failed", instance=instance.id, error=str(error))
-        return False
+        found = _search(app, instance, now)
+    except MarketError as error:
+        return _put_off(app, world, error, now)
     chosen = choose(found, instance.spec.strategy, tried=instance.tried, turn=instance.n)
     later = instance.having(rounds=instance.rounds + 1, hedges=0, not_before=_next_round(app, instance, now))
     if not chosen:
-        sentence = no_offer_sentence(instance.spec, blocked=len(found))
+        sentence = offers.no_offer_sentence(instance.spec, blocked=len(found))
         later = later.having(failure=Failure(code=NoOffer.code, detail=sentence))
         app.store.commit([world.instance.becomes(later)])
         return True
@@ -244,21 +212,43 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     return True
 
 
-def _snapshot_gb(instance: Instance) -> float:
-    return instance.pointer.bytes / BYTES_PER_GB if instance.pointer else 0.0
+def _search(app: App, instance: Instance, now: datetime) -> list[Ranked]:
+    """Without the markets whose account is empty, and without machines that other instances are about to rent.
+
+    A recovery has no choice: where nothing else is left, it takes all of them again.
+    """
+    urgent = instance.recovering
+    first = instance.rounds == 0 and not urgent
+    found = offers.search(
+        app,
+        instance.spec,
+        priority=Priority.FAILOVER if urgent else Priority.WAKE,
+        who=instance.key,
+        fresh_for_s=offers.FRESH_FOR_S if first else offers.FRESH_AGAIN_FOR_S,
+    )
+    paying = [offer for offer in found if offer.provider not in instance.without_credit]
+    found = found if urgent and not paying else paying
+    promised = rentals.about_to_create(app)
+    free = [offer for offer in found if (offer.provider, offer.machine_id) not in promised] or found
+    snapshot_gb = instance.pointer.bytes / BYTES_PER_GB if instance.pointer else 0.0
+    return offers.ranked(app, instance.spec, free, snapshot_gb=snapshot_gb, now=now)
 
 
-def no_offer_sentence(spec: Spec, *, blocked: int) -> str:
-    """`blocked` = offers that match but whose machines' history keeps them out."""
-    if blocked:
-        return f"all {blocked} offers that match are of machines blocked by their history; see: dumont machines history"
-    cap = f" at up to {spec.max_usd_per_hour} USD/h" if spec.max_usd_per_hour else ""
-    where = f" in {', '.join(spec.regions)}" if spec.regions else ""
-    return f"no offer of {spec.num_gpus} x {spec.gpu}{where}{cap}; raise the cap, add regions or choose another GPU"
+def _put_off(app: App, world: World, error: MarketError, now: datetime) -> bool:
+    """The search told nothing: no round is counted, and the next attempt has its time."""
+    instance, timing = world.instance.value, app.settings.timing
+    app.log("search_failed", instance=instance.id, error=str(error))
+    wait_s = error.retry_after_s if isinstance(error, Throttled) else timing.round_backoff_s
+    later = instance.having(not_before=now + timedelta(seconds=wait_s))
+    if isinstance(error, (QuotaExceeded, MarketKeyRefused)):  # neither passes within minutes
+        later = instance.having(not_before=now + timedelta(seconds=timing.round_backoff_max_s))
+        later = later.having(failure=Failure(code=error.code, detail=str(error)))
+    app.store.commit([world.instance.becomes(later)])
+    return True
 
 
 def _is_hopeless(instance: Instance) -> bool:
-    return instance.failure is not None and instance.failure.code in {NoCredit.code, NoOffer.code}
+    return instance.failure is not None and instance.failure.code in HOPELESS
 
 
 def _next_round(app: App, instance: Instance, now: datetime) -> datetime:

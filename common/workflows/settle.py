@@ -13,10 +13,12 @@ from typing import Literal
 
 from common.domain.host import HostRecord
 from common.domain.ledger import LedgerEntry, by_hour, hour_of, to_micro
+from common.domain.pacing import Priority
 from common.domain.rental import Meter, Rental, RentalState
 from common.errors import MarketError, Missing, Stale
 from common.ports import App, Charge, Delete, Write, every
 from common.records import Kept, dump, read
+from common.workflows import pacing
 
 
 def run(app: App, now: datetime) -> int:
@@ -24,13 +26,13 @@ def run(app: App, now: datetime) -> int:
     unsettled = every(app.store, "rentals", [("settled", "==", False)])
     waiting = [Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled]
     settled = 0
-    for name, market in app.markets.items():
+    for name in app.markets:
         released = [k for k in waiting if k.value.provider == name and k.value.state is RentalState.RELEASED]
         if not released:
             continue
         since = min(kept.value.created_at for kept in released) - timedelta(hours=1)
         try:
-            charges = market.charges(since, now + timedelta(hours=1))
+            charges = pacing.market(app, name, Priority.POLL, who="settle").charges(since, now + timedelta(hours=1))
         except MarketError as error:
             app.log("charges_failed", market=name, error=str(error))
             continue

@@ -14,11 +14,13 @@ from enum import Enum, auto
 from functools import partial
 
 from common.domain.host import HostRecord
+from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale
-from common.ports import App, Listed, Market, every
+from common.ports import App, Listed, every
 from common.records import Kept, dump, read
-from common.workflows import rentals
+from common.workflows import pacing, rentals
+from common.workflows.pacing import Paced
 
 DESTROYS_PER_RUN_MAX = 25
 MESSAGE_KEPT = 500
@@ -41,10 +43,11 @@ class Summary:
     """Markets that gave no information."""
 
 
-def run(app: App, now: datetime) -> Summary:
-    """One pass over every market. A market that does not answer, or not whole, changes nothing."""
+def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
+    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
     summary = Summary()
-    for market in app.markets.values():
+    for name in [name for name in app.markets if only in (None, name)]:
+        market = pacing.market(app, name, Priority.POLL, who="sweep")
         unsettled = every(app.store, "rentals", [("settled", "==", False)])
         before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}
         ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
@@ -82,15 +85,15 @@ def _destroy_orphans(app: App, listed: Mapping[str, Listed], summary: Summary, n
             summary.alarms.append(label)
             app.log("alarm_label_without_record", label=label)
         elif not kept.value.is_live and len(summary.orphans) < DESTROYS_PER_RUN_MAX:
-            called = kept.value.destroy_called_at
-            if called and (now - called).total_seconds() < app.settings.timing.destroy_again_s:
+            called, again_s = kept.value.destroy_called_at, app.settings.timing.destroy_again_s
+            if now < kept.value.not_before or (called and (now - called).total_seconds() < again_s):
                 continue
             _unless_stale(app, label, partial(rentals.destroy, app, kept, row.provider_id, now))
             summary.orphans.append(label)
 
 
 def _note(
-    app: App, market: Market, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
+    app: App, market: Paced, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
 ) -> None:  # fmt: skip
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
@@ -105,7 +108,7 @@ def _note(
         found = read(app, "hosts", rental.label, HostRecord)
         host = found.value if found else None
         row = _in_full(app, market, rental, row) if row else None
-        noted = _with_row(rental, row) if row else _absent(app, market, rental, host, now)
+        noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
         noted = _judged(app, noted, row, host, now)
         if noted is not None and noted != rental:
             _save(app, kept, noted)
@@ -113,7 +116,7 @@ def _note(
                 summary.lost.append(rental.label)
 
 
-def _in_full(app: App, market: Market, rental: Rental, row: Listed) -> Listed:
+def _in_full(app: App, market: Paced, rental: Rental, row: Listed) -> Listed:
     """One GET for a running machine whose address the listing does not tell and we do not know yet."""
     if row.in_full or rental.ssh_host or row.status != "running":
         return row
@@ -124,20 +127,15 @@ def _in_full(app: App, market: Market, rental: Rental, row: Listed) -> Listed:
         return row
 
 
-def _with_row(rental: Rental, row: Listed) -> Rental:
-    """A row that only names and states leaves the address as it is known.
-
-    While it boots, the market's words tell a slow download from a machine that will never come up.
-    """
+def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
+    """While it boots, the market's words tell a slow download from a machine that will never come up."""
     update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
-    if row.in_full:
-        update |= {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
     if rental.state is RentalState.CREATING and row.message:
         update["message"] = row.message[:MESSAGE_KEPT]
-    return rental.model_copy(update=update)
+    return rentals.looked_at(rental.model_copy(update=update), row, now)
 
 
-def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
+def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
     """GONE only when two listings, a GET by id and a silent heartbeat agree."""
     if rental.absent_at is None:
         return rental.model_copy(update={"absent_at": now})
@@ -148,7 +146,7 @@ def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, n
     return _lost(rental, "gone", host, now, beat_s=app.settings.timing.heartbeat_settled_s, both=True)
 
 
-def market_has(app: App, market: Market, provider_id: str) -> bool:
+def market_has(app: App, market: Paced, provider_id: str) -> bool:
     """Does a GET by id still show it? An answer that failed counts as yes: it is no information."""
     try:
         return market.get(provider_id) is not None
@@ -186,7 +184,7 @@ class Credit(Enum):
 
 def _credit_left(app: App, rental: Rental) -> Credit:
     try:
-        usd = rentals.market(app, rental.provider).credit_usd()
+        usd = pacing.market(app, rental.provider, Priority.FAILOVER, who=rental.label).credit_usd()
     except MarketError as error:
         app.log("credit_unknown", error=str(error))
         return Credit.NONE_OR_UNKNOWN

@@ -6,24 +6,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from common.domain import attempt, pool
 from common.domain.host import HostRecord
-from common.domain.instance import Instance, RaceResult, Spec
+from common.domain.instance import Instance, RaceResult
+from common.domain.pacing import Priority
 from common.domain.pool import PoolRecord
-from common.domain.ranking import Ranked
 from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.strategy import Strategy
 from common.errors import DumontError, MarketError
 from common.ports import App, Write, every
 from common.records import Kept, World, dump, event, read
-from common.workflows import history, rentals
+from common.workflows import history, offers, rentals
 from common.workflows.history import End, ends
-
-Search: TypeAlias = Callable[[Spec], list[Ranked]]
-"""What the markets offer for a wish, best first; raises as `ports.Market.search` does."""
 
 
 @dataclass
@@ -37,13 +34,13 @@ class Summary:
     created: int = 0
 
 
-def run(app: App, search: Search, now: datetime) -> dict[str, Any]:
+def run(app: App, now: datetime) -> dict[str, Any]:
     """One pass: let go what is lost, old, unfit or too much; note what is ready; fill up. Each write is guarded."""
     summary = Summary()
     for kept in members(app):
         _guarded(app, kept.value.label, partial(_look_after, app, kept, summary, now))
     _drop_surplus(app, summary, now)
-    _guarded(app, POOL, partial(_refill, app, search, summary, now))
+    _guarded(app, POOL, partial(_refill, app, summary, now))
     for kept in members(app):
         summary.pool += kept.value.is_live
         summary.ready += kept.value.state is RentalState.READY
@@ -103,7 +100,10 @@ def _look_after(app: App, kept: Kept[Rental], summary: Summary, now: datetime) -
         ready = rental.to(RentalState.READY, at=now).model_copy(update={"ready_at": now})
         app.store.cas(kept.doc, dump(ready))
     elif rental.state is RentalState.CREATING:
-        summary.created += rentals.create_if_due(app, kept, None, now)
+        created = rentals.create_if_due(app, kept, None, now)
+        summary.created += created
+        if not created:
+            rentals.look_if_due(app, kept, None, now)
 
 
 def _let_go(app: App, end: End, summary: Summary, now: datetime) -> None:
@@ -120,7 +120,7 @@ def _drop_surplus(app: App, summary: Summary, now: datetime) -> None:
         _guarded(app, rental.label, partial(_let_go, app, end, summary, now))
 
 
-def _refill(app: App, search: Search, summary: Summary, now: datetime) -> None:
+def _refill(app: App, summary: Summary, now: datetime) -> None:
     """The pool's document is read BEFORE the machines are counted, and guards the commit: no two refills both fit."""
     terms = app.settings.pool
     if terms.size == 0:
@@ -130,14 +130,24 @@ def _refill(app: App, search: Search, summary: Summary, now: datetime) -> None:
     if len(live) >= terms.size:
         return
     try:
-        found = search(terms.spec())
+        found = offers.search(app, terms.spec(), priority=Priority.POLL, who=POOL)
     except MarketError as error:
         app.log("search_failed", instance=POOL, error=str(error))
         return
-    chosen = [ranked.offer for ranked in pool.wanting(terms, live, found, record.value.tried)]
+    promised = rentals.about_to_create(app)
+    free = [offer for offer in found if (offer.provider, offer.machine_id) not in promised]
+    ranked = offers.ranked(app, terms.spec(), free, snapshot_gb=0.0, now=now)
+    chosen = [one.offer for one in pool.wanting(terms, live, ranked, record.value.tried)]
     if not chosen:
         return
-    owner = rentals.Owner(POOL, record.value.n, POOL, terms.image, terms.disk_gb)
+    owner = rentals.Owner(
+        id=POOL,
+        n=record.value.n,
+        account=POOL,
+        image=terms.image,
+        disk_gb=terms.disk_gb,
+        max_usd_per_hour=terms.max_usd_per_hour,
+    )
     labels, writes = rentals.plan_for(app, owner, chosen, now)
     planned = record.value.planning([offer.machine_id for offer in chosen])
     app.store.commit([record.becomes(planned), *writes])

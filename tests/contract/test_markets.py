@@ -70,6 +70,7 @@ class Rig:
     def __init__(self, name: str, *, over_http: bool = False, limited: bool = False) -> None:
         self.name, self.now = name, START
         self.adapter, make = MARKETS[name]
+        self._more = {"wait": self.after} if self.adapter is Vast else {}
         self.sim = make(limited)
         self._stack = ExitStack()
         self.url = self._serve() if over_http else "http://market.sim"
@@ -92,7 +93,7 @@ class Rig:
         return self._made(KEY, httpx.MockTransport(answers))
 
     def _made(self, key: str, transport: httpx.BaseTransport | None) -> Market:
-        made = self.adapter(key, base_url=self.url, transport=transport)
+        made = self.adapter(key, base_url=self.url, transport=transport, **self._more)
         self._stack.callback(made.close)
         return made
 

@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from common.cli import fleet
 from common.domain.host import Attest
-from common.domain.instance import State, Want
+from common.domain.instance import Spec, State, Want
+from common.domain.ranking import Ranked
 from common.domain.reliability import MachineRecord, Outcome
 from common.domain.rental import RentalState
 from common.errors import NoOffer, Stale
 from common.records import Kept, dump, load
-from common.workflows import deploy, terminate
+from common.workflows import offers, terminate
 from tests.functions.conftest import Api
 from tests.functions.test_cli import signed_in
 from tests.functions.test_story_by_hand import ask, rentals, running, write
@@ -28,8 +29,11 @@ run = CliRunner()
 
 def best_machine(world: World) -> str:
     """The machine that a cold start would rent first."""
-    spec = deploy.Spec(gpu="H100 SXM")
-    return deploy.ranked(world.app, spec, snapshot_gb=0, now=world.now)[0].offer.machine_id
+    return ranked(world)[0].offer.machine_id
+
+
+def ranked(world: World) -> list[Ranked]:
+    return offers.for_user(world.app, Spec(gpu="H100 SXM"), world.now)
 
 
 def machine(world: World, machine_id: str) -> MachineRecord | None:
@@ -81,7 +85,7 @@ def test_an_image_that_nobody_can_pull_is_not_blamed_on_the_machine(world: World
 
 
 def test_a_machine_that_still_pulls_is_not_given_up_at_the_usual_deadline(world: World) -> None:
-    for one in deploy.ranked(world.app, deploy.Spec(gpu="H100 SXM"), snapshot_gb=0, now=world.now):
+    for one in ranked(world):
         world.sim.tamper(one.offer.machine_id, boot_s=900, boot_message="latest: Pulling from acme/large")
 
     id = world.provision()
@@ -143,7 +147,7 @@ def test_a_blocked_machine_is_not_rented_and_is_shown_as_such(world: World, admi
 
 
 def test_when_every_machine_is_blocked_the_sentence_says_so(world: World, admin: Api) -> None:
-    for one in deploy.ranked(world.app, deploy.Spec(gpu="H100 SXM"), snapshot_gb=0, now=world.now):
+    for one in ranked(world):
         block(world, one.offer.machine_id)
 
     answer = admin.post("/instances/provision", {"gpu": "H100 SXM"})

@@ -17,6 +17,7 @@ from common.cli import fleet
 from common.domain.account import Role
 from common.domain.instance import State
 from common.domain.ledger import LedgerEntry
+from common.domain.offer import Offer, Wanted
 from common.domain.pool import PoolTerms
 from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Label, RentalState
@@ -24,7 +25,7 @@ from common.domain.strategy import Strategy
 from common.errors import Stale
 from common.records import load
 from common.views import pool as view
-from common.workflows import settle, warm_pool
+from common.workflows import offers, settle, warm_pool
 from common.workflows.history import End, retire
 from infra.demo.s3_server import S3Server
 from jobs import refill_warm_pool
@@ -157,18 +158,21 @@ def test_a_late_pass_over_the_pool_does_not_let_an_assigned_machine_go(world: Wo
 
 def test_two_refills_at_once_do_not_both_fill_it(world: World) -> None:
     class Twice:
-        """A second refill runs to its end between the first one's count and its commit."""
+        """A market during whose search a second refill runs to its end: between the first one's count and commit."""
 
         ran = False
 
-        def __call__(self, spec: object) -> list:
-            found = refill_warm_pool.deploy.ranked(world.app, spec, snapshot_gb=0.0, now=world.now)
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.market, name)
+
+        def search(self, wanted: Wanted) -> list[Offer]:
+            found = world.market.search(wanted)
             if not self.ran:
                 self.ran = True
-                warm_pool.run(world.app, self, world.now)
+                refill_warm_pool.run(world.app)
             return found
 
-    warm_pool.run(world.app, Twice(), world.now)
+    refill_warm_pool.run(dataclasses.replace(world.app, markets={"vast": Twice()}))
 
     live = [kept for kept in warm_pool.members(world.app) if kept.value.is_live]
     assert len(live) == 2
@@ -206,7 +210,7 @@ def test_a_machine_that_waited_too_long_is_replaced(world: World) -> None:
 
 
 def test_a_liar_never_becomes_ready(world: World) -> None:
-    best = refill_warm_pool.deploy.ranked(world.app, TERMS.spec(), snapshot_gb=0.0, now=world.now)[0]
+    best = offers.for_user(world.app, TERMS.spec(), world.now)[0]
     world.sim.tamper(best.offer.machine_id, wrong_gpu="T4")
 
     filled(world)
