@@ -187,7 +187,7 @@ def test_what_was_created_is_listed_under_its_label(rig: Rig) -> None:
 
 def test_the_machine_starts_with_the_script_and_its_environment(rig: Rig) -> None:
     rig.rent()
-    rig.after(5)
+    rig.after(20)
 
     (started,) = [effect for effect in rig.sim.drain() if effect.kind == "start"]
 
@@ -287,7 +287,7 @@ def test_the_status_follows_the_machine_through_its_life(rig: Rig) -> None:
         return [one.status, row.status]
 
     assert status() == ["starting", "starting"]
-    rig.after(5)
+    rig.after(20)
     assert status() == ["running", "running"]
     rig.sim.outbid(rig.sim.contract_of("one"), rig.now)
     assert status() == ["stopped", "stopped"]
@@ -296,7 +296,7 @@ def test_the_status_follows_the_machine_through_its_life(rig: Rig) -> None:
 def test_a_running_machine_tells_its_address_and_its_price(rig: Rig) -> None:
     offer = rig.market.search(RTX_4090)[0]
     id = rig.rent(offer)
-    rig.after(5)
+    rig.after(20)
 
     found = rig.market.get(id)
 
@@ -315,10 +315,10 @@ def test_an_unknown_machine_is_none(rig: Rig) -> None:
 
 def test_a_destroyed_machine_leaves_the_list_and_destroying_it_again_succeeds(rig: Rig) -> None:
     id = rig.rent()
-    rig.after(5)
+    rig.after(20)
 
     rig.market.destroy(id)
-    rig.after(5)
+    rig.after(20)
     rig.market.destroy(id)
 
     assert rig.market.list() == []
@@ -361,7 +361,7 @@ def test_a_stopped_machine_bills_its_disk_only(rig: Rig) -> None:
     offer = rig.market.search(RTX_4090)[0]
     rig.rent(offer)
     contract = rig.sim.contract_of("one")
-    rig.after(5)
+    rig.after(20)
     rig.after(25)
     rig.sim.outbid(contract, rig.now)
     stopped = rig.sim.billed(contract, rig.now)
