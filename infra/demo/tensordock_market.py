@@ -62,7 +62,7 @@ def draw_hosts(rng: random.Random) -> list[dict[str, Any]]:
                     "country": country,
                     "tier": rng.choice((0, 1, 3)),
                     "network_gbps": rng.choice((1, 10)),
-                    "boot_s": round(rng.uniform(0.8, 2.5), 2),
+                    "boot_s": round(rng.uniform(4.0, 8.0), 2),  # a machine boots slower than a container starts
                     "taken_by_others": False,
                 }
             )
