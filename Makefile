@@ -28,8 +28,8 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check vendor
-	@$(BIN)/python -m pytest
+test: check vendor bundle
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup
 	@$(BIN)/dumont demo

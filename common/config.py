@@ -80,6 +80,9 @@ class Settings(BaseModel):
     bundle_glibc: str = "2.36"
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    credit_warn_below_h: float = Field(default=24, ge=0)
+    """Hours that the credit on a marketplace account lasts at the present burn."""
+    credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
 
     @classmethod
@@ -116,6 +119,8 @@ class Settings(BaseModel):
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
+            "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
+            "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
         }
         values.update({field: env[name] for field, name in optional.items() if name in env})
         try:

@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
@@ -289,6 +289,42 @@ class Market(Protocol):
 
         What was billed is never guessed here: without a bill the ledger is computed from our own meter and says so.
         """
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A webhook of the marketplace to us. The marketplace shows the secret once, when it is made."""
+
+    id: str
+    url: str
+    secret: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class MarketEvent:
+    """What a marketplace says happened. A hint: it names no machine, and nothing in it is believed."""
+
+    id: str
+    kind: str
+    """The marketplace's own word."""
+    text: str
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A market that can tell us when something happened."""
+
+    def subscribe(self, url: str) -> Subscription:
+        """Raises what every call of `Market` may raise."""
+
+    def unsubscribe(self, id: str) -> None:
+        """Succeeds when it is already gone."""
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """All of this account, without their secrets."""
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
+        """A delivery whose signature and age are right; raises `Unauthenticated` or `BadRequest`."""
 
 
 # --- the object store -------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ class World:
         self.store = SqliteStore(str(self.folder / "store.db"))
         settings = Settings(
             store="sqlite:///unused",
-            url="http://functions.sim",
+            url="https://functions.sim",
             jwt_secret="0123456789abcdef0123456789abcdef",
             storage_endpoint=self.s3.endpoint,
             host_storage_endpoint=self.s3.endpoint,

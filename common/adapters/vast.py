@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 import time
@@ -16,6 +18,7 @@ from common.domain.offer import Offer, Wanted, exact, exact_price, exact_rate
 from common.domain.pacing import SLACK, Limit, Limits
 from common.domain.region import country_of
 from common.errors import (
+    BadRequest,
     MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
@@ -23,8 +26,9 @@ from common.errors import (
     OfferGone,
     QuotaExceeded,
     Throttled,
+    Unauthenticated,
 )
-from common.ports import Charge, Launch, Listed
+from common.ports import Charge, Launch, Listed, MarketEvent, Subscription
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PAGES_MAX = 200
@@ -34,6 +38,14 @@ PAGE_INTERVAL_S = 1.0 * SLACK
 CHARGE_ROWS = 500
 DEFAULT_RETRY_AFTER_S = 5.0
 DISK_GB_MIN = 8
+EVENT_TYPES = (
+    "client:outbid",
+    "client:instance_stopped",
+    "client:instance_offline",
+    "client:upcoming_downtime",
+    "client:low_credit",
+)
+EVENT_AGE_MAX_S = 300
 LIMITS: Limits = {
     "search": Limit("search", interval_s=10.0, burst=4),
     "create": Limit("create", interval_s=4.5),
@@ -164,6 +176,39 @@ class Vast:
                 return found
             self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's charges did not end after {PAGES_MAX} pages")
+
+    def subscribe(self, url: str) -> Subscription:
+        body = {"name": "dumont", "webhook_url": url, "event_types": list(EVENT_TYPES)}
+        answer = self._call("POST", "/api/v0/webhooks/", body=body)
+        made = answer.get("webhook")
+        if not isinstance(made, dict) or not made.get("webhook_secret"):
+            raise MarketUnknown("vast.ai made a webhook and did not tell its secret")
+        return Subscription(str(made["id"]), url, str(made["webhook_secret"]))
+
+    def unsubscribe(self, id: str) -> None:
+        try:
+            self._call("DELETE", f"/api/v0/webhooks/{id}/", body={})
+        except MarketRefused as refused:
+            if "not_found" not in str(refused):
+                raise
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        rows = _rows(self._call("GET", "/api/v0/webhooks/"), "webhooks")
+        return [Subscription(str(row.get("id")), str(row.get("webhook_url"))) for row in rows]
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
+        """HMAC-SHA256 over "<timestamp>.<raw body>", at most EVENT_AGE_MAX_S old (the vendor's documentation)."""
+        stamp, signature = headers.get("X-Vast-Timestamp", ""), headers.get("X-Vast-Signature-256", "")
+        right = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(signature.encode(), f"sha256={right}".encode()):
+            raise Unauthenticated("this is not signed with the webhook's secret")
+        if not stamp.isdigit() or abs(now.timestamp() - int(stamp)) > EVENT_AGE_MAX_S:
+            raise Unauthenticated("this was signed too long ago")
+        try:
+            said = json.loads(body)
+            return MarketEvent(str(said["event_id"]), str(said["notif_type"]), str(said.get("message") or ""))
+        except (ValueError, KeyError, TypeError):
+            raise BadRequest("this is no event") from None
 
     def _call(
         self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None

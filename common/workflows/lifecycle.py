@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from common.domain.instance import Instance, Phase
+from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import Rental, RentalState
-from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable
+from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable, Throttled
 from common.ports import App
-from common.records import Kept, World, load
-from common.workflows import deploy, failover, hibernate, rentals, restore, terminate
+from common.records import Kept, World, load, read
+from common.workflows import announcements, credit, deploy, failover, hibernate, rentals, restore, sweep, terminate
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
@@ -126,6 +126,42 @@ def push(app: App, key: str) -> None:
     due_at = due(app, key)
     if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
+
+
+def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) -> None:
+    """A marketplace's signed event: one listing, compared with our records, and whatever follows from that.
+
+    Raises what `announcements.verified` raises, and `Throttled` when the market gave no information: deliver it again.
+    """
+    event = announcements.verified(app, market, headers, body, app.clock())
+    if event is None:
+        return
+    swept = sweep.run(app, app.clock(), only=market)
+    if market in swept.unknown:
+        raise Throttled(f"{market} cannot be listed now", retry_after_s=sweep.SECOND_LISTING_AFTER_S)
+    announcements.remember(app, market, event, app.clock())
+    for label in swept.lost:
+        kept = read(app, "rentals", label, Rental)
+        hint(app, kept.value.instance_key if kept else None)
+
+
+def save_credit(app: App) -> list[str]:
+    """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
+    doomed = credit.judge(app, app.clock())
+    return [key for key, why in doomed.items() if _hibernated(app, key, why)]
+
+
+def _hibernated(app: App, key: str, why: str) -> bool:
+    try:
+        world = load(app, key)
+        if world.instance.value.want is not Want.UP:
+            return False
+        hibernate.request(app, world, reason=why, now=app.clock())
+        push(app, key)
+    except DumontError as error:
+        app.log("hibernate_failed", key=key, error=str(error))
+        return False
+    return True
 
 
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:

@@ -41,10 +41,10 @@ class Summary:
     """Markets that gave no information."""
 
 
-def run(app: App, now: datetime) -> Summary:
-    """One pass over every market. A market that does not answer, or not whole, changes nothing."""
+def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
+    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
     summary = Summary()
-    for name in app.markets:
+    for name in [name for name in app.markets if only in (None, name)]:
         market = pacing.market(app, name, Priority.POLL, who="sweep")
         unsettled = every(app.store, "rentals", [("settled", "==", False)])
         before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from infra.demo.vast_contract import Contract
 from infra.demo.vast_market import BadFilter, draw_machines, matching, offer
+from infra.demo.vast_webhooks import WebhookRefused, Webhooks
 from infra.demo.wire import Answer, Effect, Request, json_answer, json_body
 
 PAGE_MAX = 25
@@ -65,6 +66,7 @@ class VastSim:
         self._calls: dict[str, datetime] = {}
         self._searches: list[datetime] = []
         self._effects: list[Effect] = []
+        self.webhooks = Webhooks(random.Random(rng.randrange(2**32)))
         self.start_refused = False
         """Every start is answered with 200 and resources_unavailable."""
         self.search_quota_used = False
@@ -116,6 +118,8 @@ class VastSim:
         }
         if found := table.get((request.method, "/".join(parts))):
             return found
+        if parts[:2] == ("v0", "webhooks"):
+            return lambda r, now: self._webhooks(r.method, parts[2:], _body(r), now)
         if len(parts) >= 3 and parts[-1].isdigit():
             number = int(parts[-1])
             by_id: dict[tuple[str, str], Callable[[Request, datetime], Any]] = {
@@ -139,6 +143,12 @@ class VastSim:
                 429, "too_frequent", f"API requests too frequent: endpoint threshold={interval}"
             )  # fmt: skip
         self._calls[endpoint] = now
+
+    def _webhooks(self, method: str, words: tuple[str, ...], body: dict[str, Any], now: datetime) -> Any:
+        try:
+            return self.webhooks.handle(method, words, body, now)
+        except WebhookRefused as refused:
+            raise Refused(refused.status, refused.slug, str(refused)) from None
 
     # --- search and create
 
@@ -345,10 +355,12 @@ class VastSim:
     def outbid(self, id: int, now: datetime) -> None:
         """Somebody else took the GPU: processes killed, disk kept and billed."""
         self._stopped(self._contracts[id], now, "")
+        self.webhooks.emit("client:outbid", f"Instance {id} was outbid.", now)
 
     def lose(self, id: int, now: datetime) -> None:
         """The machine vanishes from the listing; nothing of it bills from now on."""
         self._end(self._contracts[id], now)
+        self.webhooks.emit("client:instance_offline", f"Instance {id} is offline.", now)
 
     def exited(self, id: int, now: datetime) -> None:
         """The container died; the contract runs, and bills, on. What it used until now is settled first."""
@@ -391,6 +403,7 @@ class VastSim:
             "next_id": self._next_id,
             "credit": str(self._credit),
             "intervals": dict(self._intervals),
+            "webhooks": self.webhooks.to_json(),
         }
 
     @classmethod
@@ -401,6 +414,7 @@ class VastSim:
         sim._asks = dict(plain["asks"])
         sim._contracts = {contract["id"]: Contract.from_json(contract) for contract in plain["contracts"]}
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])
+        sim.webhooks.restore(plain["webhooks"])
         return sim
 
 

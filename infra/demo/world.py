@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,7 @@ from infra.demo.s3_server import s3_server
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.uplink import Uplink
 from infra.demo.vast import VastSim
+from infra.demo.vast_webhooks import Delivery
 from infra.demo.wire import Contract, Effect, Marketplace
 from infra.gpu_host import bundle
 from infra.local.config import BUCKET, Local
@@ -35,6 +38,8 @@ from infra.local.config import BUCKET, Local
 TICK_S = 0.2
 NOTICE_S = 3.0
 """Between a rental's SIGTERM and its SIGKILL."""
+WEBHOOK_WITHIN_S = 10.0
+"""The vendor's patience with an answer."""
 FAULTS = {
     "kill": "every process of the machine is killed at once (the container died)",
     "cut": "the machine's network is silently cut",
@@ -54,7 +59,8 @@ class World:
         self._lock = threading.RLock()
         self._local = local
         self._rentals: dict[str, Rental] = {}
-        self._markets: tuple[Marketplace, ...] = self._come_back()
+        self.vast, tensordock = self._come_back()
+        self._markets: tuple[Marketplace, ...] = (self.vast, tensordock)
         self.uplink = Uplink(self._groups)
         self.faces = {
             market.name: HttpFace(market, clock=_now, lock=self._lock, after=self._settle) for market in self._markets
@@ -62,7 +68,7 @@ class World:
 
     # --- state
 
-    def _come_back(self) -> tuple[Marketplace, ...]:
+    def _come_back(self) -> tuple[VastSim, TensorDockSim]:
         local, rng = self._local, random.Random(self._local.seed)
         journal = self._folder / "journal.json"
         if not journal.exists():
@@ -111,6 +117,25 @@ class World:
             for market in self._markets:
                 market.tick(now)
             self._settle()
+            due = self.vast.webhooks.take_due(now)
+        for delivery in due:
+            threading.Thread(target=self._deliver, args=(delivery,), daemon=True).start()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """One attempt of one webhook, with the vendor's time limit."""
+        with self._lock:
+            url, headers = self.vast.webhooks.signed(delivery, _now())
+        try:
+            request = urllib.request.Request(url, delivery.body, headers)
+            with urllib.request.urlopen(request, timeout=WEBHOOK_WITHIN_S) as answer:
+                status: int | None = answer.status
+        except urllib.error.HTTPError as refusal:
+            status = refusal.code
+            refusal.close()
+        except OSError:
+            status = None
+        with self._lock:
+            self.vast.webhooks.answered(delivery, status, _now())
 
     def _bill_traffic(self, now: datetime) -> None:
         for label, traffic in self.uplink.take_traffic().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def _kill(*pids: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.05)
+
+
 def test_an_agent_killed_in_the_middle_of_a_snapshot_loses_neither_the_machine_nor_the_old_snapshot(
     story: Story,
 ) -> None:
@@ -91,7 +99,7 @@ def test_after_a_kill_of_every_process_the_instance_comes_back_from_its_snapshot
     assert story.up
     _kill(story.up.pid, *pids, *_tree_of(crashed["pid"]))
     story.up.wait(10)
-    assert not any(_alive(pid) for pid in (*pids, crashed["pid"]))
+    _wait(lambda: not any(_alive(pid) for pid in (*pids, crashed["pid"])), "everything to be dead")
 
     token = story.api.headers["Authorization"]
     story.end()
