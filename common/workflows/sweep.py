@@ -160,6 +160,8 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     that does not tell the credit), silent."""
     if row is None or rental.state is RentalState.LOST:
         return rental
+    if row.status == "stopped" and rental.state is RentalState.HELD:
+        rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
     if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
         beat_s = app.settings.timing.heartbeat_settled_s
         return _lost(rental, "interrupted", host, now, beat_s=beat_s) if credit is Credit.LEFT else rental

@@ -41,6 +41,8 @@ RTX_4090 = Wanted(gpu="RTX 4090", disk_gb=64)
 KEY = "sim-key"
 HOUR = timedelta(hours=1)
 MICRO = Decimal("0.000001")
+BOOT_S = 20.0
+"""No simulated machine takes longer."""
 Answers = Callable[[httpx.Request], httpx.Response]
 
 
@@ -187,7 +189,7 @@ def test_what_was_created_is_listed_under_its_label(rig: Rig) -> None:
 
 def test_the_machine_starts_with_the_script_and_its_environment(rig: Rig) -> None:
     rig.rent()
-    rig.after(5)
+    rig.after(BOOT_S)
 
     (started,) = [effect for effect in rig.sim.drain() if effect.kind == "start"]
 
@@ -287,7 +289,7 @@ def test_the_status_follows_the_machine_through_its_life(rig: Rig) -> None:
         return [one.status, row.status]
 
     assert status() == ["starting", "starting"]
-    rig.after(5)
+    rig.after(BOOT_S)
     assert status() == ["running", "running"]
     rig.sim.outbid(rig.sim.contract_of("one"), rig.now)
     assert status() == ["stopped", "stopped"]
@@ -296,7 +298,7 @@ def test_the_status_follows_the_machine_through_its_life(rig: Rig) -> None:
 def test_a_running_machine_tells_its_address_and_its_price(rig: Rig) -> None:
     offer = rig.market.search(RTX_4090)[0]
     id = rig.rent(offer)
-    rig.after(5)
+    rig.after(BOOT_S)
 
     found = rig.market.get(id)
 
@@ -315,10 +317,10 @@ def test_an_unknown_machine_is_none(rig: Rig) -> None:
 
 def test_a_destroyed_machine_leaves_the_list_and_destroying_it_again_succeeds(rig: Rig) -> None:
     id = rig.rent()
-    rig.after(5)
+    rig.after(BOOT_S)
 
     rig.market.destroy(id)
-    rig.after(5)
+    rig.after(BOOT_S)
     rig.market.destroy(id)
 
     assert rig.market.list() == []
@@ -361,8 +363,8 @@ def test_a_stopped_machine_bills_its_disk_only(rig: Rig) -> None:
     offer = rig.market.search(RTX_4090)[0]
     rig.rent(offer)
     contract = rig.sim.contract_of("one")
-    rig.after(5)
-    rig.after(25)
+    rig.after(BOOT_S)
+    rig.after(20)
     rig.sim.outbid(contract, rig.now)
     stopped = rig.sim.billed(contract, rig.now)
 

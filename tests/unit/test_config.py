@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from common import bootstrap
 from common.config import Settings
 from common.errors import SettingError
 
@@ -64,3 +67,19 @@ def test_the_pools_terms_are_settings_with_names_of_their_own() -> None:
     for name, value in {"SIZE": "-1", "REGIONS": "US, Norway", "BUDGET_USD_PER_HOUR": "free"}.items():
         with pytest.raises(SettingError, match=f"DUMONT_POOL_{name} is wrong"):
             Settings.from_env(GOOD | {f"DUMONT_POOL_{name}": value})
+
+
+def test_a_second_marketplace_is_one_more_key() -> None:
+    settings = Settings.from_env(GOOD | {"TENSORDOCK_API_KEY": "t", "TENSORDOCK_URL": "http://127.0.0.1:1"})
+
+    assert (settings.vast_api_key, settings.tensordock_api_key) == ("k", "t")
+    assert settings.tensordock_url == "http://127.0.0.1:1"
+    assert "'t'" not in repr(settings)
+
+
+def test_without_any_marketplaces_key_the_start_names_them_all(tmp_path: Path) -> None:
+    env = {name: value for name, value in GOOD.items() if name != "VAST_API_KEY"}
+    settings = Settings.from_env(env | {"DUMONT_STORE": f"sqlite:///{tmp_path}/store.db"})
+
+    with pytest.raises(SettingError, match="VAST_API_KEY or TENSORDOCK_API_KEY"):
+        bootstrap.build(settings)
