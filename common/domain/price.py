@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from common.domain.scores import quantile
+from common.domain.scores import Sample
 from common.domain.series import DAY_S, HOUR_S, Series
 
 MEAN_S = 7 * DAY_S
@@ -27,16 +27,21 @@ LEAN = 0.25
 """The bands always lean this far towards the 7-day mean: prices far from it come back more often than they go on."""
 PRIOR_MOVES = 7
 """Moves of the peers that count as the series' own: a short history is not yet a calm one."""
-PRIOR_WINDOWS = 10
+LOPSIDED_WINDOWS = 10
 """Separate windows of one horizon from which the bands are half as lopsided as the past was."""
+WIDTH_WINDOWS = 2
+"""The same for their width, which begins as PRIOR_WIDTH says: peers that jump together are one window, not many."""
 MIN_SCORED = 15
 PROVEN_Z = 3.0
 """Standard errors by which the shrink must have won: hundreds of series are looked at, and few may win by luck."""
-MIN_RESIDUALS = 8
-NORMAL_BAND = 1.606
-"""P90 of a normal variable in units of its mean absolute value: the band until enough errors are known."""
-REFIT_GROWTH = 1.05
-"""The quantiles are taken anew whenever so many times as many errors are known."""
+MAX_MOVE = math.log(2)
+"""A price that more than doubles or halves at once has changed for good: it says no more about its restlessness."""
+PRIOR_WIDTH = 1.606
+"""P90 of a normal variable in units of its mean absolute value."""
+MAX_WIDTH = 2.0
+"""Bands never reach further than this many prior widths: a jump out of long calm is not the size of the next one."""
+PRIOR_GROWTH = 0.3
+"""Errors grow with this power of the horizon (measured: those of 7 days are 1.7 times those of one)."""
 TREND_SHARE = 0.01
 """A forecast nearer to the present price than this is no trend."""
 MIN_BID_ORIGINS = 20
@@ -136,9 +141,8 @@ class Peers:
     moved: int = 0
     first: int | None = None
     latest: int = 0
-    signed: list[float] = field(default_factory=list)
-    absolute: list[float] = field(default_factory=list)
-    fresh: list[float] = field(default_factory=list)
+    signed: Sample = field(default_factory=Sample)
+    absolute: Sample = field(default_factory=Sample)
 
     def learn_move(self, move: float) -> None:
         self.moves += move
@@ -148,11 +152,8 @@ class Peers:
         """An error in units of its series' scale; in order of time."""
         self.first = tick if self.first is None else self.first
         self.latest = tick
-        self.fresh.append(error)
-        if len(self.signed) + len(self.fresh) >= len(self.signed) * REFIT_GROWTH:
-            self.signed = sorted(self.signed + self.fresh)
-            self.absolute = sorted(map(abs, self.signed))
-            self.fresh = []
+        self.signed.add(error)
+        self.absolute.add(abs(error))
 
     def scale(self, origin: Origin) -> float:
         """Mean absolute change per tick of the series, with the peers' as its prior."""
@@ -161,13 +162,17 @@ class Peers:
         return (origin.moves + prior * (self.moves / max(1, self.moved))) / weight if weight else 0.0
 
     def spread(self, horizon: int) -> tuple[float, float]:
-        """P10 and P90 of the errors; lopsided only as far as separate windows have shown it."""
-        if len(self.signed) < MIN_RESIDUALS or self.first is None:
-            return -NORMAL_BAND * math.sqrt(horizon), NORMAL_BAND * math.sqrt(horizon)
+        """P10 and P90 of the errors in units of the scale, as far as separate windows have shown them."""
+        prior = PRIOR_WIDTH * horizon**PRIOR_GROWTH
+        if self.first is None:
+            return -prior, prior
         windows = 1 + (self.latest - self.first) / horizon
-        believed = windows / (windows + PRIOR_WINDOWS)
-        even = quantile(self.absolute, 0.8) * (1 - believed)
-        return believed * quantile(self.signed, 0.1) - even, believed * quantile(self.signed, 0.9) + even
+        known = windows / (windows + WIDTH_WINDOWS)
+        lopsided = windows / (windows + LOPSIDED_WINDOWS)
+        width = known * self.absolute.quantile(0.8) + (1 - known) * prior
+        low = lopsided * self.signed.quantile(0.1) - (1 - lopsided) * width
+        high = lopsided * self.signed.quantile(0.9) + (1 - lopsided) * width
+        return max(low, -MAX_WIDTH * prior), min(high, MAX_WIDTH * prior)
 
 
 def forecasts(many: Sequence[Series], horizon: int) -> list[Forecast | None]:
@@ -213,7 +218,7 @@ def origins(series: Series, horizon: int) -> list[Origin]:
     week = fortnight = 0
     for i, tick in enumerate(series.ticks):
         near = i > 0 and series.ticks[i - 1] == tick - 1
-        move = abs(logs[i] - logs[i - 1]) if near else None
+        move = min(MAX_MOVE, abs(logs[i] - logs[i - 1])) if near else None
         sums.append(sums[-1] + logs[i])
         moves.append(moves[-1] + (move or 0.0))
         moved.append(moved[-1] + near)

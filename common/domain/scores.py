@@ -8,9 +8,33 @@ from typing import TypeVar
 BOOTSTRAP_ROUNDS = 400
 """Resamples behind one interval: its ends then move by about a tenth of its width from seed to seed."""
 
+REFIT_GROWTH = 1.05
+"""Sorting at every new value would make long series slow; a twentieth more values move no quantile."""
+
 Draw = Callable[[int], int]
 """draw(n) = a random integer of 0..n-1: chance comes from the edge."""
 Unit = TypeVar("Unit")
+
+
+class Sample:
+    """Values that keep coming; their quantiles are taken anew whenever there are REFIT_GROWTH times as many."""
+
+    def __init__(self) -> None:
+        self._ordered: list[float] = []
+        self._fresh: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._ordered) + len(self._fresh)
+
+    def add(self, value: float) -> None:
+        self._fresh.append(value)
+        if len(self) >= len(self._ordered) * REFIT_GROWTH:
+            self._ordered = sorted(self._ordered + self._fresh)
+            self._fresh = []
+
+    def quantile(self, share: float) -> float:
+        """Of at least one value."""
+        return quantile(self._ordered, share)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
