@@ -22,6 +22,7 @@ SUMMARIES = {
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
+    "evaluate": "How good forecasts and policies are, on recorded series: prices, survival, waiting, idle, jobs.",
 }
 
 

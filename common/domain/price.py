@@ -29,7 +29,7 @@ PRIOR_MOVES = 7
 """Moves of the peers that count as the series' own: a short history is not yet a calm one."""
 LOPSIDED_WINDOWS = 10
 """Separate windows of one horizon from which the bands are half as lopsided as the past was."""
-WIDTH_WINDOWS = 2
+WIDTH_WINDOWS = 3
 """The same for their width, which begins as PRIOR_WIDTH says: peers that jump together are one window, not many."""
 MIN_SCORED = 15
 PROVEN_Z = 3.0
@@ -40,8 +40,8 @@ PRIOR_WIDTH = 1.606
 """P90 of a normal variable in units of its mean absolute value."""
 MAX_WIDTH = 2.0
 """Bands never reach further than this many prior widths: a jump out of long calm is not the size of the next one."""
-PRIOR_GROWTH = 0.3
-"""Errors grow with this power of the horizon (measured: those of 7 days are 1.7 times those of one)."""
+PRIOR_GROWTH = 0.35
+"""Errors grow with this power of the horizon (measured: those of 7 days are about twice those of one)."""
 TREND_SHARE = 0.01
 """A forecast nearer to the present price than this is no trend."""
 MIN_BID_ORIGINS = 20

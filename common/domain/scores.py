@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 BOOTSTRAP_ROUNDS = 400
@@ -77,17 +77,25 @@ def auc(scored: Sequence[tuple[float, bool]]) -> float | None:
 
 
 def interval95(
-    units: Sequence[Unit],
-    statistic: Callable[[Sequence[Unit]], float | None],
-    draw: Draw,
-    rounds: int = BOOTSTRAP_ROUNDS,
-) -> tuple[float, float] | None:
+    units: Sequence[Unit], statistic: Callable[[Sequence[Unit]], float | None], draw: Draw
+) -> tuple[float, float] | None:  # fmt: skip
     """A 95 % bootstrap interval: whole units (series, pods, blocks of days) are drawn with repetition.
 
     None with fewer than two units, or when the statistic was defined in none of the rounds.
     """
-    if len(units) < 2:
-        return None
-    found = [statistic([units[draw(len(units))] for _ in units]) for _ in range(rounds)]
-    ordered = sorted(value for value in found if value is not None)
-    return (quantile(ordered, 0.025), quantile(ordered, 0.975)) if ordered else None
+    return intervals95(units, lambda some: {"": statistic(some)}, draw).get("")
+
+
+def intervals95(
+    units: Sequence[Unit], statistics: Callable[[Sequence[Unit]], Mapping[str, float | None]], draw: Draw
+) -> dict[str, tuple[float, float]]:
+    """The intervals of several statistics from the same resamples; one that cannot be given is missing."""
+    found: dict[str, list[float]] = {}
+    for _ in range(BOOTSTRAP_ROUNDS if len(units) > 1 else 0):
+        for name, value in statistics([units[draw(len(units))] for _ in units]).items():
+            if value is not None:
+                found.setdefault(name, []).append(value)
+    return {
+        name: (quantile(ordered, 0.025), quantile(ordered, 0.975))
+        for name, ordered in ((name, sorted(values)) for name, values in found.items())
+    }

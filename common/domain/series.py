@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,5 +62,5 @@ def gridded(points: Iterable[tuple[float, float]], step_s: int | None = None) ->
 
 def step_of(times: Sequence[float]) -> int:
     """A day or an hour, by the median distance of distinct neighbouring times, which are in rising order."""
-    distances = sorted(later - at for at, later in zip(times, times[1:], strict=False) if later > at)
+    distances = sorted(later - at for at, later in itertools.pairwise(times) if later > at)
     return DAY_S if distances and distances[len(distances) // 2] >= DAILY_FROM_S else HOUR_S

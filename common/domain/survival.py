@@ -31,7 +31,7 @@ FEATURES: Mapping[str, float] = {
     "others_available": 100.0,
     "flips_24h": 100.0,
 }
-"""Each with its penalty, in independent windows: what a short history cannot prove about the context is not believed."""
+"""Each with its penalty, in independent windows: what a short history cannot prove of the context is not believed."""
 OWN_SURVIVAL = 1
 """Its place in FEATURES: the log-odds of the share of past windows that were survived."""
 PRIOR_H = 6.0

@@ -18,8 +18,8 @@ from common.domain.series import DAY_S, Series
 LOOK_BACK_S = 14 * DAY_S
 CHEAP = 0.25
 """A price in this lowest share of the look-back is worth buying at once."""
-MIN_SEEN = 5
-"""With fewer prices in the look-back nothing is known about what is cheap: buy."""
+MIN_SEEN = 8
+"""More than half of the days of the look-back: with fewer prices nothing is known about what is cheap, so buy."""
 
 
 class Advice(BaseModel):
@@ -51,14 +51,6 @@ class Purchase:
     waited: int
     """Ticks until the rule bought."""
 
-    @property
-    def saved(self) -> float:
-        return 1 - self.rule / self.now
-
-    @property
-    def possible(self) -> float:
-        return 1 - self.oracle / self.now
-
 
 def advise(series: Series, max_wait: int) -> Advice:
     """For somebody who wants a machine at the newest tick and can wait `max_wait` ticks."""
@@ -69,7 +61,7 @@ def advise(series: Series, max_wait: int) -> Advice:
         wait=limit is not None and series.usd[-1] > limit,
         cheap_usd_per_hour=limit,
         max_wait_s=max_wait * series.step_s,
-        saved_share=sum(p.saved for p in past) / len(past) if past else None,
+        saved_share=saved_share(past),
         n=len(past),
     )
 
@@ -85,10 +77,22 @@ def backtest(series: Series, max_wait: int) -> list[Purchase]:
     return bought
 
 
+def saved_share(purchases: Sequence[Purchase]) -> float | None:
+    """What the rule saved of what buying at once cost, in money; None without purchases."""
+    now = sum(p.now for p in purchases)
+    return 1 - sum(p.rule for p in purchases) / now if now else None
+
+
+def possible_share(purchases: Sequence[Purchase]) -> float | None:
+    """The same for hindsight: the most that any rule can save."""
+    now = sum(p.now for p in purchases)
+    return 1 - sum(p.oracle for p in purchases) / now if now else None
+
+
 def gap_closed(purchases: Sequence[Purchase]) -> float | None:
-    """Share of what hindsight would have saved that the rule did save; None where there was nothing to save."""
-    possible = sum(p.possible for p in purchases)
-    return sum(p.saved for p in purchases) / possible if possible > 0 else None
+    """(buy now - rule) / (buy now - oracle) in money; None where there was nothing to save."""
+    possible = sum(p.now - p.oracle for p in purchases)
+    return sum(p.now - p.rule for p in purchases) / possible if possible > 0 else None
 
 
 def cheap_prices(series: Series) -> list[float | None]:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Of one file, unpacked: a larger one is skipped (a bomb, or not a series)."""
@@ -71,7 +71,7 @@ def _opened(path: Path, shown: str) -> Iterator[File | Skipped]:
     with path.open("rb") as raw:
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        content: IO[bytes] = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        content = cast("IO[bytes]", gzip.GzipFile(fileobj=raw) if is_gzip else raw)
         head = content.read(TAR_MAGIC[0] + len(TAR_MAGIC[1]))
         content.seek(0)
         if head.endswith(TAR_MAGIC[1]) and len(head) == TAR_MAGIC[0] + len(TAR_MAGIC[1]):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from common.cli.evaluation.readers import PriceKey, Recorded
-from common.cli.evaluation.report import Bound, Evaluation, Measured, measured, span
+from common.cli.evaluation.report import ENOUGH, Bound, Evaluation, Measured, measured, span
 from common.domain import price
 from common.domain.scores import Draw, Sample, pinball
 from common.domain.series import DAY_S, HOUR_S, Series, gridded
@@ -34,6 +34,8 @@ RMAE_AT_MOST = 1.00
 PINBALL_RATIO_AT_MOST = 0.95
 COVERAGE = (0.73, 0.87)
 VAST = frozenset({"vast.ai", "vast", "vastai"})
+OTHERS = "other providers"
+LISTS = "all providers"
 SHARES = (0.1, 0.5, 0.9)
 
 
@@ -42,8 +44,21 @@ class Market(NamedTuple):
 
     folder: str
     step_s: int
-    name: str
-    is_vast: bool
+    provider: str
+    rental_type: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider} {self.rental_type}"
+
+    @property
+    def is_vast(self) -> bool:
+        return self.provider.lower() in VAST
+
+    @property
+    def comes_back(self) -> bool:
+        """Prices set by which machines are free, not by one provider's list."""
+        return self.provider != OTHERS
 
     @property
     def title(self) -> str:
@@ -72,7 +87,7 @@ def evaluate(recorded: Recorded, draw: Draw) -> Evaluation:
     found = Evaluation("prices")
     markets = markets_of(recorded, "median")
     for folder in sorted({market.folder for market in markets}):
-        found.data.append(_described(folder, markets, recorded))
+        found.data.append(described(folder, markets, recorded))
     for market, named in sorted(markets.items()):
         series = [s for s in named.values() if len(s) >= MIN_POINTS]
         for horizon in HORIZONS[market.step_s]:
@@ -87,9 +102,8 @@ def markets_of(recorded: Recorded, which: str) -> dict[Market, dict[PriceKey, Se
     markets: dict[Market, dict[PriceKey, Series]] = defaultdict(dict)
     for key, quotes in sorted(recorded.prices.items(), key=lambda item: str(item[0])):
         series = gridded(getattr(quotes, which))
-        is_vast = key.market.lower() in VAST
-        name = "prices over all providers" if not key.market else key.market if is_vast else "other providers"
-        markets[Market(key.folder, series.step_s, f"{name} {key.rental_type}", is_vast)][key] = series
+        provider = LISTS if not key.market else key.market if key.market.lower() in VAST else OTHERS
+        markets[Market(key.folder, series.step_s, provider, key.rental_type)][key] = series
     return markets
 
 
@@ -135,8 +149,9 @@ def _report(
     rmae = measured(scores, _rmae, draw, _n(scores))
     ratio = measured(moving, lambda some: _ratio(some, "own_bands"), draw, _n(moving))
     coverage = measured(moving, _coverage, draw, _n(moving))
-    found.bounds.append(Bound(f"{market.title}, {ahead}: rMAE", "at most", RMAE_AT_MOST, rmae))
-    if market.is_vast and market.step_s == DAY_S and moving:
+    if _n(scores) >= ENOUGH:
+        found.bounds.append(Bound(f"{market.title}, {ahead}: rMAE", "at most", RMAE_AT_MOST, rmae))
+    if market.is_vast and market.step_s == DAY_S and _n(moving) >= ENOUGH:
         name = f"{market.title}, {ahead}: pinball / last value with its own empirical bands"
         found.bounds.append(Bound(name, "at most", PINBALL_RATIO_AT_MOST, ratio))
         found.bounds.append(Bound(f"{market.title}, {ahead}: 80 % coverage", "within", COVERAGE, coverage))
@@ -163,15 +178,17 @@ def _report(
     )
 
 
-def _described(folder: str, markets: Mapping[Market, Mapping[PriceKey, Series]], recorded: Recorded) -> dict[str, Any]:
-    here = [(market, s) for market, named in markets.items() if market.folder == folder for s in named.values() if len(s)]
+def described(folder: str, markets: Mapping[Market, Mapping[PriceKey, Series]], recorded: Recorded) -> dict[str, Any]:
+    here = [
+        (market, s) for market, named in markets.items() if market.folder == folder for s in named.values() if len(s)
+    ]
     return {
         "folder": folder,
-        "files": recorded.files["prices", folder],
+        "files": recorded.files_of("prices", folder),
         "series": len(here),
         "scored_series": sum(len(s) >= MIN_POINTS for _, s in here),
         "n": sum(len(s) for _, s in here),
-        "dropped_rows": recorded.dropped["prices", folder],
+        "dropped_rows": recorded.dropped_of("prices", folder),
         **span(tick * s.step_s for _, s in here for tick in (s.ticks[0], s.ticks[-1])),
     }
 

@@ -74,6 +74,14 @@ class Recorded:
     """(kind, folder) -> rows that could not be so."""
     skipped: list[Skipped] = field(default_factory=list)
 
+    def files_of(self, kind: str, folder: str) -> int:
+        """Files of the kind that count in a folder, in it or below it."""
+        return sum(n for (of, at), n in self.files.items() if of == kind and _holds(folder, at))
+
+    def dropped_of(self, kind: str, folder: str) -> int:
+        """Rows of the kind that were dropped, in a folder or below it."""
+        return sum(n for (of, at), n in self.dropped.items() if of == kind and _holds(folder, at))
+
 
 def read(root: Path) -> Recorded:
     """Reads everything; a file that cannot be read is in `skipped` with the reason, and costs nothing else."""
@@ -100,6 +108,11 @@ def read(root: Path) -> Recorded:
         times = tuple(sorted(values))
         found.loads.setdefault(homes[folder], []).append(Load(name, times, tuple(values[at] for at in times)))
     return found
+
+
+def _holds(folder: str, at: str) -> bool:
+    home = folder.partition(" (every ")[0]
+    return home == "." or at == home or at.startswith(f"{home}/")
 
 
 def _read(
@@ -294,7 +307,7 @@ def _is_inverted(file: File, inverted: Mapping[str, bool]) -> bool:
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
-    return csv.DictReader(text.splitlines(), skipinitialspace=True)  # type: ignore[return-value]
+    return csv.DictReader(text.splitlines(), skipinitialspace=True)
 
 
 def _price(value: Any) -> float | None:

@@ -12,6 +12,9 @@ from common.domain.scores import Draw, interval95
 Unit = TypeVar("Unit")
 Interval = tuple[float, float] | None
 DIGITS = 4
+ENOUGH = 100
+"""A bound applies only where at least so many forecasts, purchases or hours stand behind the number."""
+CLOCKED_FROM_S = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 WHOLE = 1e-9
 """Sums that differ by less are equal."""
 
@@ -31,7 +34,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bound:
-    """One demand on a measured number; not `applies` when there was too little to measure it on."""
+    """One demand on a measured number."""
 
     name: str
     sense: Literal["at most", "at least", "within"]
@@ -71,19 +74,25 @@ class Evaluation:
     bounds: list[Bound] = field(default_factory=list)
 
 
-def measured(units: Sequence[Unit], statistic: Callable[[Sequence[Unit]], float | None], draw: Draw, n: int) -> Measured:
+def measured(
+    units: Sequence[Unit], statistic: Callable[[Sequence[Unit]], float | None], draw: Draw, n: int
+) -> Measured:
     """The statistic over all units, with its bootstrap interval."""
     return Measured(statistic(units) if units else None, interval95(units, statistic, draw), n)
 
 
 def span(times: Iterable[float]) -> dict[str, Any]:
-    """first, last (ISO, UTC) and days of the given seconds since 1970."""
+    """first, last (ISO, UTC) and days of seconds since 1970; traces without a clock begin at 0 and have only days."""
     known = list(times)
     if not known:
         return {"first": None, "last": None, "span_days": 0.0}
     first, last = min(known), max(known)
-    shown = [datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes") for at in (first, last)]
+    shown = [_time(at) if first >= CLOCKED_FROM_S else None for at in (first, last)]
     return {"first": shown[0], "last": shown[1], "span_days": round((last - first) / 86_400, 2)}
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes")
 
 
 def _short(value: float | None) -> float | None:
