@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MAX_STEPS = 25
 """Newton's method on this convex problem is done within ten steps; more means that it swings."""
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 MAX_LOGIT = 30.0
 MIN_CURVATURE = 1e-6
 MIN_DEVIATION = 1e-9

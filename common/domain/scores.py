@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -58,22 +59,11 @@ def brier(scored: Sequence[tuple[float, bool]]) -> float:
 
 def auc(scored: Sequence[tuple[float, bool]]) -> float | None:
     """Chance that one that happened was given more than one that did not, ties half; None if all ended alike."""
-    ordered = sorted(scored)
-    happened = sum(outcome for _, outcome in ordered)
-    missed = len(ordered) - happened
-    if not happened or not missed:
+    good = [chance for chance, happened in scored if happened]
+    bad = sorted(chance for chance, happened in scored if not happened)
+    if not good or not bad:
         return None
-    ranks = 0.0
-    first = 0
-    while first < len(ordered):
-        end = first
-        hits = 0
-        while end < len(ordered) and ordered[end][0] == ordered[first][0]:
-            hits += ordered[end][1]
-            end += 1
-        ranks += hits * (first + end + 1) / 2
-        first = end
-    return (ranks - happened * (happened + 1) / 2) / (happened * missed)
+    return sum(bisect_left(bad, chance) + bisect_right(bad, chance) for chance in good) / (2 * len(good) * len(bad))
 
 
 def interval95(

@@ -10,6 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from common.cli.evaluation.readers import Recorded
@@ -28,7 +29,7 @@ MODELS = ("model", "age", "day")
 """The whole one, and the two baselines."""
 BLOCK_H = 24
 """Looks of one place on one day tell the same story: they are drawn together."""
-MAX_INTERVAL_ROWS = 4_000
+MAX_INTERVAL_ROWS = 2_000
 """Scored rows are thinned evenly to so many for the intervals; the numbers themselves use all."""
 AUC_GAIN_AT_LEAST = 0.02
 SKILL_AT_LEAST = 0.12
@@ -176,8 +177,10 @@ def _report(
 
 def _numbers(some: Sequence[Forecast]) -> dict[str, float | None]:
     """Everything that is measured on forecasts of one horizon."""
-    areas = {name: auc([(getattr(one, name), one.survived) for one in some]) for name in MODELS}
-    errors = {name: brier([(getattr(one, name), one.survived) for one in some]) for name in (*MODELS, "constant")}
+    lived = [one.survived for one in some]
+    scored = {name: list(zip(map(attrgetter(name), some), lived, strict=True)) for name in (*MODELS, "constant")}
+    areas = {name: auc(scored[name]) for name in MODELS}
+    errors = {name: brier(pairs) for name, pairs in scored.items()}
     skills = {name: 1 - errors[name] / errors["constant"] if errors["constant"] else None for name in MODELS}
     return {
         **{f"auc_{name}": area for name, area in areas.items()},
