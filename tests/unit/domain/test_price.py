@@ -58,6 +58,19 @@ def test_a_forecast_knows_nothing_of_what_comes_later(points: list[tuple[int, fl
     assert then.p90 == pytest.approx(math.exp(guesses[middle].high))
 
 
+@pytest.mark.parametrize("horizon", [1, 3, 7])
+def test_peers_and_skill_know_nothing_of_what_comes_later_either(horizon: int) -> None:
+    many = [wandering(60), reverting(60)]
+    guesses = {(which, origin.tick): guess for which, origin, guess in price.replay(many, horizon)}
+
+    for tick in range(110, 159, 7):
+        then = price.forecasts([series.until(tick) for series in many], horizon)
+        for which, found in enumerate(then):
+            assert found is not None
+            low, _, high, _ = guesses[which, tick]
+            assert (math.log(found.p10), math.log(found.p90)) == (pytest.approx(low), pytest.approx(high))
+
+
 def test_a_random_walk_is_served_its_last_value_and_has_no_trend() -> None:
     series = wandering(300)
 
