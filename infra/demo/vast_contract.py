@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ BYTES_PER_GB = Decimal(10**9)
 HOURS_PER_MONTH = 720
 KINDS = {"gpu": "gpu", "disk": "disk", "bandwidth_up": "bwu", "bandwidth_down": "bwd"}
 """Our word for a kind of charge -> the vendor's."""
+TIMES = ("created_at", "gpu_since", "disk_since", "ended_at", "listed_from", "ghost_until")
 
 
 @dataclass
@@ -45,12 +47,22 @@ class Contract:
     offline: bool = False
     ended_at: datetime | None = None
     """Destroyed or lost: no longer listed."""
+    listed_from: datetime | None = None
+    """The listing call knows it only from then on, as when the vendor's index lags; None = at once."""
+    ghost_until: datetime | None = None
+    """The listing call still shows it until then, although it ended."""
     raw: dict[str, Decimal] = field(default_factory=dict)
     """Unrounded dollars per '<kind>/<hour>'."""
 
     @property
     def listed(self) -> bool:
         return self.ended_at is None
+
+    def is_in_listing(self, now: datetime) -> bool:
+        """What the listing call says; the show call always tells the truth."""
+        if self.ended_at is not None:
+            return self.ghost_until is not None and now < self.ghost_until
+        return self.listed_from is None or now >= self.listed_from
 
     @property
     def state(self) -> str:
@@ -100,8 +112,12 @@ class Contract:
             kind, _, hour = key.partition("/")
             usd = amount.quantize(MICRO, rounding=ROUND_HALF_EVEN)
             if usd:
-                rounded[kind, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)] = usd
+                rounded[kind, _named_hour(hour)] = usd
         return rounded
+
+    def spent(self, now: datetime) -> Decimal:
+        """All of the bill until now."""
+        return sum(self.billed(now).values(), Decimal(0))
 
     def usd_per_hour(self) -> Decimal:
         """What bills right now."""
@@ -164,18 +180,23 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
-        for name in ("created_at", "gpu_since", "disk_since", "ended_at"):
+        for name in TIMES:
             plain[name] = plain[name].isoformat() if plain[name] else None
         return {**plain, "raw": {key: str(usd) for key, usd in self.raw.items()}}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
         times = {
-            name: datetime.fromisoformat(plain[name]) if plain[name] else None
-            for name in ("created_at", "gpu_since", "disk_since", "ended_at")
+            name: datetime.fromisoformat(plain[name]) if plain.get(name) else None
+            for name in TIMES
         }
         raw = {key: Decimal(usd) for key, usd in plain["raw"].items()}
         return cls(**{**plain, **times, "raw": raw, "boots": [tuple(step) for step in plain["boots"]]})
+
+
+@functools.lru_cache(10_000)
+def _named_hour(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%d%H").replace(tzinfo=UTC)
 
 
 def _hour(at: datetime) -> datetime:
