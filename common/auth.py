@@ -23,6 +23,7 @@ HOST_TOKEN_FOR = timedelta(minutes=15)
 HOST_TOKEN_GRACE = timedelta(minutes=30)
 """A host that was cut off or frozen may still renew an expired token for so long."""
 SCHEDULER_TOKEN_FOR = timedelta(minutes=5)
+ADVANCE_TOKEN_FOR = timedelta(minutes=1)
 API_KEY_PREFIX = "dk_"
 
 _hasher = PasswordHasher()
@@ -104,6 +105,15 @@ def scheduler_token(job: str, *, secret: str, now: datetime) -> str:
 def check_scheduler(token: str, *, secret: str, now: datetime) -> str:
     """The job's name; raises `Unauthenticated`."""
     return str(_read("scheduler", token, secret, now)["sub"])
+
+
+def advance_token(key: str, *, secret: str, now: datetime) -> str:
+    return _sign("advance", {"sub": key}, ADVANCE_TOKEN_FOR, secret, now)
+
+
+def key_to_advance(token: str, *, secret: str, now: datetime) -> str:
+    """The instance's key; raises `Unauthenticated`."""
+    return str(_read("advance", token, secret, now)["sub"])
 
 
 def bearer(header: str | None) -> str:

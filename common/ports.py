@@ -109,13 +109,14 @@ class Store(Protocol):
         where: Sequence[Where] = (),
         *,
         order_by: str | None = None,
+        newest_first: bool = False,
         limit: int = MAX_QUERY_LIMIT,
         start_after: str | None = None,
     ) -> list[Doc]:
         """Equality filters plus at most one range, in the order of the range field (or `order_by`), then of the id.
 
-        `start_after` is the id of the last document of the page before. A shape that is not in `INDEXES` raises
-        `QueryRefused` on every backend. `limit` above MAX_QUERY_LIMIT is a ValueError.
+        `newest_first` turns the order round. `start_after` is the id of the last document of the page before. A shape
+        that is not in `INDEXES` raises `QueryRefused` on every backend. `limit` above MAX_QUERY_LIMIT is a ValueError.
         """
 
     def put(self, collection: str, id: str, data: Data) -> None:
@@ -135,6 +136,8 @@ class Index:
     collection: str
     equal: tuple[str, ...] = ()
     order: str | None = None
+    newest_first: bool = False
+    """Firestore reads a composite index in its own direction only."""
 
 
 INDEXES: tuple[Index, ...] = (
@@ -148,24 +151,54 @@ INDEXES: tuple[Index, ...] = (
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
-    Index("snapshots", equal=("instance_key",), order="taken_at"),
+    Index("snapshots", equal=("instance_key",), order="taken_at", newest_first=True),
     Index("ledger", equal=("instance_key",)),
-    Index("events", equal=("instance_key",), order="at"),
+    Index("events", equal=("instance_key",), order="at", newest_first=True),
     Index("operations", equal=("instance_key",)),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
 
 
-def refuse_unindexed(collection: str, where: Sequence[Where], order_by: str | None) -> str | None:
+def refuse_unindexed(
+    collection: str, where: Sequence[Where], order_by: str | None, newest_first: bool = False
+) -> str | None:
     """The field that orders the answer (None = the id); raises `QueryRefused` for a shape outside INDEXES."""
     equal = tuple(sorted(name for name, op, _ in where if op == "=="))
     ranges = {name for name, op, _ in where if op != "=="}
     order = order_by or next(iter(ranges), None)
     legal = all(op in OPERATORS for _, op, _ in where) and len(ranges) <= 1 and (not ranges or order in ranges)
     for index in INDEXES:
-        if legal and (index.collection, tuple(sorted(index.equal)), index.order) == (collection, equal, order):
+        shape = (index.collection, tuple(sorted(index.equal)), index.order, index.newest_first)
+        if legal and shape == (collection, equal, order, newest_first):
             return order
-    raise QueryRefused(f"no index for {collection}: equal {equal}, range {sorted(ranges)}, order {order}")
+    turned = " newest first" if newest_first else ""
+    raise QueryRefused(f"no index for {collection}: equal {equal}, range {sorted(ranges)}, order {order}{turned}")
+
+
+QUERY_PAGES_MAX = 200
+"""Of MAX_QUERY_LIMIT documents each: what a job may ask for in one run."""
+
+
+def every(
+    store: Store,
+    collection: str,
+    where: Sequence[Where] = (),
+    *,
+    order_by: str | None = None,
+    newest_first: bool = False,
+) -> Iterator[Doc]:
+    """All documents of a query, page after page, each page read when it is needed.
+
+    Raises `QueryRefused` past QUERY_PAGES_MAX pages rather than leave documents out, and what `query` raises.
+    """
+    last: str | None = None
+    for _ in range(QUERY_PAGES_MAX):
+        page = store.query(collection, where, order_by=order_by, newest_first=newest_first, start_after=last)
+        yield from page
+        if len(page) < MAX_QUERY_LIMIT:
+            return
+        last = page[-1].id
+    raise QueryRefused(f"more than {QUERY_PAGES_MAX * MAX_QUERY_LIMIT} documents in {collection}")
 
 
 # --- the marketplaces -------------------------------------------------------------------------------------------
@@ -311,3 +344,5 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    nudge: Callable[[str], None] = lambda _key: None
+    """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""

@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.rental import LIVE, Rental, RentalState
 from common.errors import NotFound
-from common.ports import App, Cas, Check, Create, Doc, Write
+from common.ports import App, Cas, Check, Create, Doc, Write, every
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -91,7 +91,7 @@ def load(app: App, key: str) -> World:
 
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
     """The instance's rentals that are not settled."""
-    docs = app.store.query("rentals", [("instance_key", "==", key), ("settled", "==", False)])
+    docs = every(app.store, "rentals", [("instance_key", "==", key), ("settled", "==", False)])
     return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
 
 

@@ -1,6 +1,8 @@
-"""Webhook of hosts: a machine's first call, and the "look now" hint after a report."""
+"""Webhook of hosts: a machine's first call; and below /advance our own hint that an instance's next steps are near."""
 
 from __future__ import annotations
+
+import time
 
 import functions_framework
 from flask import Request
@@ -16,7 +18,8 @@ from common.workflows import hosts, lifecycle
 @functions_framework.http
 def provision(request: Request) -> ResponseReturnValue:
     app = bootstrap.app()
-    return problem.answered(app, lambda: _provision(app, request))
+    handle = _advance if request.path.rstrip("/").endswith("/advance") else _provision
+    return problem.answered(app, lambda: handle(app, request))
 
 
 def _provision(app: App, request: Request) -> ResponseReturnValue:
@@ -26,3 +29,11 @@ def _provision(app: App, request: Request) -> ResponseReturnValue:
     if rental and call.failed:
         lifecycle.hint(app, rental.instance_key)
     return (booted.model_dump_json() if booted else "{}", 200, {"Content-Type": "application/json"})
+
+
+def _advance(app: App, request: Request) -> ResponseReturnValue:
+    """Whoever sent it did not wait for the answer: this invocation has the time that the next steps need."""
+    token = auth.bearer(request.headers.get("Authorization"))
+    key = auth.key_to_advance(token, secret=app.settings.jwt_secret, now=app.clock())
+    lifecycle.follow(app, key, time.sleep)
+    return "{}", 200, {"Content-Type": "application/json"}

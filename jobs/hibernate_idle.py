@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from common import bootstrap
 from common.domain.host import HostRecord
 from common.errors import DumontError
-from common.ports import App
+from common.ports import App, every
 from common.records import load
 from common.web import problem
 from common.workflows import hibernate, lifecycle
@@ -36,7 +36,8 @@ def _hibernate_idle(app: App, request: Request) -> ResponseReturnValue:
 def run(app: App) -> dict[str, object]:
     """Ask once, then one workflow per idle instance."""
     before = app.clock() - timedelta(seconds=SHORTEST_WINDOW_S)
-    hosts = [HostRecord.model_validate(doc.data) for doc in app.store.query("hosts", [("idle_since", "<=", before)])]
+    idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
+    hosts = [HostRecord.model_validate(doc.data) for doc in idle]
     hibernated = [host.instance_id for host in hosts if _hibernated(app, host)]
     return {"idle": len(hosts), "hibernated": hibernated}
 

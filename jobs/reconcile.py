@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from common import bootstrap
 from common.domain.rental import RentalState
 from common.errors import DumontError
-from common.ports import App
+from common.ports import App, every
 from common.web import problem
 from common.workflows import lifecycle, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
@@ -39,11 +39,10 @@ def run(app: App) -> dict[str, object]:
 
 def _keys(app: App) -> list[str]:
     """Active instances, those with a machine still to release, and those whose snapshots' time is over."""
-    active = [doc.id for doc in app.store.query("instances", [("active", "==", True)])]
-    rentals = app.store.query("rentals", [("settled", "==", False)])
+    active = [doc.id for doc in every(app.store, "instances", [("active", "==", True)])]
     releasing = [
         doc.data["instance_key"]
-        for doc in rentals
+        for doc in every(app.store, "rentals", [("settled", "==", False)])
         if doc.data["state"] == RentalState.RELEASING and doc.data["instance_key"]
     ]
     return list(dict.fromkeys([*active, *releasing, *keys_due_for_purge(app, app.clock())]))
@@ -51,7 +50,7 @@ def _keys(app: App) -> list[str]:
 
 def _advanced(app: App, key: str) -> bool:
     try:
-        lifecycle.advance(app, key)
+        lifecycle.push(app, key)
     except DumontError as error:
         app.log("advance_failed", key=key, error=str(error))
         return False

@@ -86,6 +86,8 @@ class World:
     now: datetime = START
     machines: dict[str, Machine] = field(default_factory=dict)
     next_job_at: datetime = START
+    followed: dict[str, datetime] = field(default_factory=dict)
+    """Instances that another invocation follows, and until when."""
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
@@ -113,6 +115,7 @@ class World:
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
             log=lambda event, **fields: self.log.append((event, fields)),
+            nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.BUDGET_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []
 
@@ -147,6 +150,8 @@ class World:
                 machine.agent.work.child.wait(timeout=60)
             if machine.agent.phase is not HostPhase.STOPPED:
                 machine.agent.step(self.now)
+        for key in [key for key, until in self.followed.items() if self.now <= until]:
+            lifecycle.advance(self.app, key)
         if self.now >= self.next_job_at:
             self.next_job_at = self.now + timedelta(seconds=self.timing.reconcile_every_s)
             reconcile.run(self.app)
@@ -180,9 +185,15 @@ class World:
             control=Control(self, effect.label),
             writers=writers,
             looks=Looks(gpu_file=gpu),
-            stop_machine=lambda: None,
+            stop_machine=lambda: self._stop_itself(effect.contract_id),
         )
         self.machines[effect.label] = Machine(agent, writers, gpu)
+
+    def _stop_itself(self, contract_id: int) -> None:
+        """What common/host/main.py does with the container's own key."""
+        headers = {"Authorization": f"Bearer {self.sim.container_key(contract_id)}"}
+        stop = Request("PUT", f"/api/v0/instances/{contract_id}/", {}, headers, b'{"state": "stopped"}')
+        assert self.sim.handle(stop, self.now).status == 200
 
     # --- the user
 

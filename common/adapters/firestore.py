@@ -88,16 +88,19 @@ class FirestoreStore:
         where: Sequence[Where] = (),
         *,
         order_by: str | None = None,
+        newest_first: bool = False,
         limit: int = MAX_QUERY_LIMIT,
         start_after: str | None = None,
     ) -> list[Doc]:
-        order = refuse_unindexed(collection, where, order_by)
+        order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
         query: Any = self._client.collection(collection)
         for condition in where:
             query = query.where(filter=_filter(*condition))
-        query = (query.order_by(field_path(order)) if order else query).order_by(KEY)
+        turn = "DESCENDING" if newest_first else "ASCENDING"
+        query = query.order_by(field_path(order), direction=turn) if order else query
+        query = query.order_by(KEY, direction=turn)
         if start_after is not None:
             query = query.start_after(self._cursor(collection, start_after, order))
         with _unconditional():

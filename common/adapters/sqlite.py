@@ -99,18 +99,20 @@ class SqliteStore:
         where: Sequence[Where] = (),
         *,
         order_by: str | None = None,
+        newest_first: bool = False,
         limit: int = MAX_QUERY_LIMIT,
         start_after: str | None = None,
     ) -> list[Doc]:
-        order = refuse_unindexed(collection, where, order_by)
+        order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
         with self._connection() as db:
             terms, values = _conditions(collection, where, order)
+            beyond, turn = ("<", "DESC") if newest_first else (">", "ASC")
             if start_after is not None:
-                terms.append(f"({_order_key(order)}, id) > (?, ?)" if order else "id > ?")
+                terms.append(f"({_order_key(order)}, id) {beyond} (?, ?)" if order else f"id {beyond} ?")
                 values += [_cursor(db, collection, start_after, order), start_after] if order else [start_after]
-            by = f"{_order_key(order)}, id" if order else "id"
+            by = f"{_order_key(order)} {turn}, id {turn}" if order else f"id {turn}"
             sql = f"SELECT id, rev, token, json FROM docs WHERE {' AND '.join(terms)} ORDER BY {by} LIMIT ?"
             return [_doc(collection, *row) for row in db.execute(sql, [*values, limit])]
 

@@ -117,6 +117,8 @@ class Heartbeat(BaseModel):
     """Of the content."""
     rev: int = 0
     """Of the newest reply it acted on."""
+    beat: int = Field(default=0, ge=0)
+    """Rises with every report, over restarts of the agent too: a late one is told from the newest. 0 = not numbered."""
     sent_at: datetime
     """The host's own clock: only differences of it are used."""
     phase: HostPhase
@@ -161,6 +163,8 @@ class Reply(BaseModel):
     token: str
     storage_credentials: StorageCredentials | None = None
     idle_for_s: float = 180.0
+    dead_man_s: float = 1800.0
+    """Rule R10: cut off for so long, the host tries a last snapshot and stops itself."""
     next_in_s: float
 
 
@@ -203,6 +207,7 @@ class HostRecord(BaseModel):
     instance_id: str | None
     instance_key: str | None
     last_seen_at: datetime
+    beat: int = 0
     phase: HostPhase | None = None
     epoch: int = 0
     seq: int = 0

@@ -126,6 +126,18 @@ class Pointer(BaseModel):
         return self.taken_epoch, self.version
 
 
+class RaceResult(BaseModel):
+    """How the last machine was won."""
+
+    model_config = ConfigDict(frozen=True)
+
+    winner: str
+    losers: tuple[str, ...] = ()
+    """Labels of the attempts that were released: what they cost is in their records."""
+    ready_after_s: float
+    """From the plan of the round to its first ready machine."""
+
+
 class RestoredOlder(BaseModel):
     """The user gets an older snapshot because the newest one is damaged, which is kept."""
 
@@ -160,6 +172,7 @@ class Instance(BaseModel):
     cand: str | None = None
     held: str | None = None
     race: tuple[str, ...] = ()
+    won: RaceResult | None = None
     n: int = 0
     """Label counter; only grows."""
     pointer: Pointer | None = None

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,18 +25,34 @@ from common.domain.host import (
     Reply,
     Signal,
     SnapshotReport,
+    StorageCredentials,
     Sync,
     Wanted,
 )
-from common.domain.idle import SAMPLE_EVERY_S, Sample, idle_since
+from common.domain.idle import SAMPLE_EVERY_S, Sample, idle_since, is_idle
 from common.host.samples import Looks
 from common.host.work import Work, start_work, write_atomically
 
 SAMPLES_KEPT = 1000
+BEATS_PER_START = 10**9
+LAST_SNAPSHOT_S = 1800.0
+"""How long the dead man waits for work under way."""
 RETRY_AFTER_S = 5.0
 """Until the next heartbeat when one was not answered."""
-DEAD_MAN_S = 1800.0
-"""Rule R10: a host that has not reached us for so long tries a snapshot, then stops itself."""
+
+
+class Idleness(Enum):
+    BUSY = auto()
+    """Or not known."""
+    QUIET = auto()
+    IDLE = auto()
+    """Quiet for the whole window."""
+
+
+class DeadMan(Enum):
+    ARMED = auto()
+    SAVING = auto()
+    STOPPED = auto()
 
 
 class Unanswered(Exception):
@@ -64,6 +81,14 @@ class Writers(Protocol):
     def thaw(self) -> None: ...
 
 
+class Place(BaseModel):
+    """What the last order came with: enough for a last snapshot when nobody answers any more."""
+
+    epoch: int
+    args: dict[str, Any]
+    credentials: StorageCredentials
+
+
 class Remembered(BaseModel):
     """What survives a restart of the agent."""
 
@@ -73,11 +98,17 @@ class Remembered(BaseModel):
     started_epoch: int = 0
     """The last epoch it began to write in; set only after the restore of that epoch is complete."""
     seq: int = 0
+    frozen: bool = False
     fz: str | None = None
     last: OrderResult | None = None
     snapshot: SnapshotReport | None = None
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
+    starts: int = 0
+    """Of the agent on this machine."""
+    place: Place | None = None
+    """Where a last snapshot may go, and until when."""
+    dead_man_s: float = 1800.0
 
 
 @dataclass
@@ -101,14 +132,22 @@ class Agent:
     next_beat_at: datetime | None = None
     next_sample_at: datetime | None = None
     heard_at: datetime | None = None
-    dead_man: str = "armed"
+    idle_for_s: float = 180.0
+    """The instance's idle window, as the last reply named it."""
+    beats: int = 0
+    told: Idleness = Idleness.BUSY
+    """What the last report said that was answered."""
+    dead_man: DeadMan = DeadMan.ARMED
 
     def __post_init__(self) -> None:
         self.memory = _remember(self.home)
-        if self.memory.fz:
+        self._keep(starts=self.memory.starts + 1)
+        if self.memory.frozen:
             self.writers.freeze()
             self.phase = HostPhase.FROZEN
-        elif self.memory.started_epoch:
+            return
+        self.writers.thaw()
+        if self.memory.started_epoch:
             self.phase = HostPhase.SERVING
 
     def step(self, now: datetime) -> bool:
@@ -138,6 +177,19 @@ class Agent:
         for name, value in look.items():
             self.signals.setdefault(name, []).append(value)
         self.next_sample_at = now + timedelta(seconds=self.looks.every_s)
+        if self._idleness_turned(now):
+            self.next_beat_at = None
+
+    def _idleness_turned(self, now: datetime) -> bool:
+        """Idle for the whole window, or busy again after it said idle: the control plane hears it at once."""
+        idleness = self._idleness(now)
+        return idleness is not self.told and idleness is not Idleness.QUIET
+
+    def _idleness(self, now: datetime) -> Idleness:
+        since = self._idle_since()
+        if since is None:
+            return Idleness.BUSY
+        return Idleness.IDLE if is_idle(since, idle_for_s=self.idle_for_s, now=now) else Idleness.QUIET
 
     def _beat(self, now: datetime) -> None:
         try:
@@ -148,19 +200,20 @@ class Agent:
         except Refused:
             self._stop()
             return
-        self.heard_at, self.dead_man = now, "armed"
-        self.signals = {}
+        self.heard_at, self.dead_man = now, DeadMan.ARMED
+        self.signals, self.told, self.idle_for_s = {}, self._idleness(now), reply.idle_for_s
         self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
         if reply.rev >= self.memory.rev:
             self._obey(reply)
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
-        memory = self.memory
+        memory, self.beats = self.memory, self.beats + 1
         return Heartbeat(
             label=self.label,
             epoch=memory.started_epoch,
             seq=memory.seq,
             rev=memory.rev,
+            beat=memory.starts * BEATS_PER_START + self.beats,
             sent_at=now,
             phase=self.phase,
             fz=memory.fz,
@@ -194,7 +247,7 @@ class Agent:
 
     def _obey(self, reply: Reply) -> None:
         """Act on the record's words; the same words again change nothing."""
-        self._keep(token=reply.token, rev=reply.rev)
+        self._keep(token=reply.token, rev=reply.rev, dead_man_s=reply.dead_man_s)
         match reply.phase_wanted:
             case Wanted.STOP:
                 self._stop()
@@ -204,7 +257,7 @@ class Agent:
                 self.phase = HostPhase.HELD
             case Wanted.FREEZE:
                 self._freeze(reply.fz)
-            case Wanted.SERVE if self.memory.fz or self.phase in (HostPhase.FROZEN, HostPhase.HELD):
+            case Wanted.SERVE if self.memory.frozen:
                 self._thaw()
         for order in reply.orders:
             self._carry_out(order, reply)
@@ -216,14 +269,19 @@ class Agent:
             if self.memory.started_epoch == reply.epoch:
                 return
             self.phase = HostPhase.RESTORING
+        if reply.storage_credentials:
+            self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
+        self._start(order, reply.epoch, reply.storage_credentials)
+
+    def _start(self, order: Order, epoch: int, credentials: StorageCredentials | None) -> None:
         task = {
             "kind": order.kind,
             "args": order.args,
-            "epoch": reply.epoch,
+            "epoch": epoch,
             "seq": self.memory.seq + 1,
             "workspace": str(self.workspace),
             "home": str(self.home),
-            "credentials": reply.storage_credentials.model_dump(mode="json") if reply.storage_credentials else None,
+            "credentials": credentials.model_dump(mode="json") if credentials else None,
         }
         self.work = self.spawn({**task, "order": order.model_dump(mode="json")}, self.home)
 
@@ -253,12 +311,12 @@ class Agent:
     def _freeze(self, nonce: str | None) -> None:
         if self.memory.fz != nonce or self.phase is not HostPhase.FROZEN:
             self.writers.freeze()
-            self._keep(fz=nonce)
+            self._keep(frozen=True, fz=nonce)
             self.phase = HostPhase.FROZEN
 
     def _thaw(self) -> None:
         self.writers.thaw()
-        self._keep(fz=None)
+        self._keep(frozen=False, fz=None)
         self.phase = HostPhase.SERVING if self.memory.started_epoch else HostPhase.READY
 
     def _stop(self) -> None:
@@ -267,12 +325,28 @@ class Agent:
         self.phase = HostPhase.STOPPED
 
     def _watch_the_silence(self, now: datetime) -> None:
-        """Rule R10: cut off for DEAD_MAN_S, it stops the user's processes and itself; it never destroys."""
-        silent = (now - (self.heard_at or now)).total_seconds() > DEAD_MAN_S
-        if silent and self.dead_man == "armed" and self.work is None:
-            self.writers.freeze()
-            self.dead_man = "stopped"
-            self.stop_machine()
+        """Rule R10: cut off for `dead_man_s`, it tries a last snapshot and then stops itself; it never destroys."""
+        overdue_s = (now - (self.heard_at or now)).total_seconds() - self.memory.dead_man_s
+        if overdue_s <= 0 or (self.work and overdue_s < LAST_SNAPSHOT_S):
+            return
+        match self.dead_man:
+            case DeadMan.ARMED:
+                self._freeze(self.memory.fz)
+                self.dead_man = DeadMan.SAVING
+                self._save_what_there_is()
+            case DeadMan.SAVING:
+                self.dead_man = DeadMan.STOPPED
+                self.stop_machine()
+
+    def _save_what_there_is(self) -> None:
+        """With the credentials it has, if it ever had any. Should somebody answer again, the report is there."""
+        place, epoch = self.memory.place, self.memory.started_epoch
+        if place and place.epoch == epoch and epoch and self.work is None:
+            args = {name: place.args.get(name) for name in ("instance_key", "prefix")}
+            order = Order(
+                id=f"dead-man-{epoch}-{self.memory.seq}", kind="snapshot", args={**args, "fz": self.memory.fz}
+            )
+            self._start(order, epoch, place.credentials)
 
     def _keep(self, **changes: Any) -> None:
         updated = self.memory.model_copy(update=changes)

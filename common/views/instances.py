@@ -15,6 +15,7 @@ from common.domain.instance import (
     Instance,
     Pointer,
     Protection,
+    RaceResult,
     RestoredOlder,
     Spec,
     State,
@@ -27,7 +28,7 @@ from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
 from common.errors import NotFound
-from common.ports import App
+from common.ports import App, Where, every
 from common.records import World, load, read
 
 EVENTS_SHOWN = 200
@@ -61,6 +62,26 @@ class Cost(BaseModel):
     """Right now."""
 
 
+class LoserOut(BaseModel):
+    """A machine that lost the race: rented in vain for so long, for so much."""
+
+    label: str
+    machine_id: str
+    seconds: float
+    usd: Usd
+
+
+class RaceOut(BaseModel):
+    """How the present machine, or the last one, was won."""
+
+    winner: str
+    rentals: int
+    """Planned; those that were never started cost nothing."""
+    ready_after_s: float
+    losers: list[LoserOut]
+    losers_usd: Usd
+
+
 class InstanceOut(BaseModel):
     id: str
     name: str
@@ -78,6 +99,7 @@ class InstanceOut(BaseModel):
     failure: Failure | None
     progress: dict[str, Any]
     rentals: list[RentalOut]
+    race: RaceOut | None
     cost: Cost
     keep_until: datetime | None
 
@@ -116,8 +138,9 @@ def page(
 def events(app: App, account: str, id: str) -> list[EventOut]:
     """The newest EVENTS_SHOWN lines of its story, oldest first. Raises `NotFound`."""
     key = _world(app, account, id).instance.value.key
-    docs = app.store.query("events", [("instance_key", "==", key)], order_by="at")
-    return [EventOut.model_validate(doc.data) for doc in docs][-EVENTS_SHOWN:]
+    where: list[Where] = [("instance_key", "==", key)]
+    newest = app.store.query("events", where, order_by="at", newest_first=True, limit=EVENTS_SHOWN)
+    return [EventOut.model_validate(doc.data) for doc in reversed(newest)]
 
 
 def operation(app: App, account: str, id: str) -> OperationOut:
@@ -187,6 +210,8 @@ def _state(world: World) -> State:
 def _out(app: App, world: World, now: datetime) -> InstanceOut:
     instance = world.instance.value
     rentals = [kept.value for kept in world.rentals.values()]
+    of_it: list[Where] = [("instance_key", "==", instance.key)]
+    ever = [Rental.model_validate(doc.data) for doc in every(app.store, "rentals", of_it)]
     return InstanceOut(
         id=instance.id,
         name=instance.name,
@@ -204,7 +229,8 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         failure=instance.failure,
         progress=_progress(world.writer_host),
         rentals=[_rental(rental) for rental in rentals],
-        cost=_cost(app, instance, rentals, now),
+        race=_race(instance.won, ever, now) if instance.won else None,
+        cost=_cost(app, instance, ever, now),
         keep_until=instance.keep_until,
     )
 
@@ -234,10 +260,32 @@ def _rental(rental: Rental) -> RentalOut:
     )
 
 
-def _cost(app: App, instance: Instance, open_rentals: Sequence[Rental], now: datetime) -> Cost:
-    docs = app.store.query("ledger", [("instance_key", "==", instance.key)])
-    ledger = sum(LedgerEntry.model_validate(doc.data).micro_usd for doc in docs)
-    every = app.store.query("rentals", [("instance_key", "==", instance.key)])
-    metered = sum((sum(Rental.model_validate(d.data).metered_usd(now).values()) for d in every), Decimal(0))
-    burning = [r.offer.usd_per_hour(r.disk_gb) for r in open_rentals if r.create_called_at and r.is_live]
+def _race(won: RaceResult, ever: Sequence[Rental], now: datetime) -> RaceOut:
+    losers = [_loser(rental, now) for rental in ever if rental.label in won.losers and rental.create_called_at]
+    return RaceOut(
+        winner=won.winner,
+        rentals=1 + len(won.losers),
+        ready_after_s=won.ready_after_s,
+        losers=losers,
+        losers_usd=sum((loser.usd for loser in losers), Decimal(0)),
+    )
+
+
+def _loser(rental: Rental, now: datetime) -> LoserOut:
+    meter = rental.meter
+    seconds = ((meter.disk_until or now) - meter.disk_from).total_seconds() if meter.disk_from else 0.0
+    return LoserOut(
+        label=rental.label,
+        machine_id=rental.offer.machine_id,
+        seconds=seconds,
+        usd=sum(rental.metered_usd(now).values(), Decimal(0)),
+    )
+
+
+def _cost(app: App, instance: Instance, ever: Sequence[Rental], now: datetime) -> Cost:
+    """`ever` = all rentals of the instance, settled ones too."""
+    of_it: list[Where] = [("instance_key", "==", instance.key)]
+    ledger = sum(LedgerEntry.model_validate(doc.data).micro_usd for doc in every(app.store, "ledger", of_it))
+    metered = sum((sum(rental.metered_usd(now).values()) for rental in ever), Decimal(0))
+    burning = [r.offer.usd_per_hour(r.disk_gb) for r in ever if r.create_called_at and r.is_live]
     return Cost(ledger_usd=to_usd(ledger), metered_usd=metered, usd_per_hour=sum(burning, Decimal(0)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from common import auth
 from common.domain.account import RIGHTS, ApiKey, Caller, Right, Role, User
 from common.errors import BadRequest, Forbidden, NotFound, Unauthenticated
-from common.ports import App
-from common.records import Kept, dump
+from common.ports import App, Create, every
+from common.records import Kept, dump, read
 from common.web.routes import Call, Page, Route
-from common.workflows import users
+from common.workflows import operations, users
+
+REPEATABLE_LENGTH = 24
+"""Hexadecimal digits: 96 bits for an id, three times as many for a secret."""
 
 
 class Login(BaseModel):
@@ -76,13 +81,19 @@ def list_users(call: Call) -> Page[UserOut]:
 
 def add_user(call: Call) -> UserOut:
     body: UserIn = call.body
+    account = call.caller.account
+    mark = operations.fingerprint("add_user", body.email, body.role)
+    made = operations.known(call.app, account, call.idempotency_key, mark)
+    if made and (known := read(call.app, "users", made, User)):
+        return _user(known.value)
     user = users.add(
         call.app,
-        account=call.caller.account,
+        account=account,
         email=body.email,
         password=body.password,
         role=body.role,
         now=call.now,
+        also=lambda key: operations.remember(account, call.idempotency_key, mark, key, call.now),
     )
     return _user(user)
 
@@ -94,7 +105,7 @@ def remove_user(call: Call) -> None:
 
 
 def list_api_keys(call: Call) -> Page[ApiKeyOut]:
-    docs = call.app.store.query("api_keys", [("account", "==", call.caller.account)])
+    docs = every(call.app.store, "api_keys", [("account", "==", call.caller.account)])
     keys = [ApiKey.model_validate(doc.data) for doc in docs]
     return Page(items=[_key(key) for key in keys if _is_visible(key, call.caller)])
 
@@ -104,9 +115,21 @@ def add_api_key(call: Call) -> ApiKeyOut:
     role = body.role or call.caller.role
     if not RIGHTS[role] <= RIGHTS[call.caller.role]:
         raise Forbidden(f"you may not make a key with the role {role}")
-    key, text = auth.new_api_key(ids=call.app.ids, caller=call.caller, name=body.name, role=role, now=call.now)
-    call.app.store.create("api_keys", key.id, dump(key))
+    ids = _repeatable_ids(call) if call.idempotency_key else call.app.ids
+    key, text = auth.new_api_key(ids=ids, caller=call.caller, name=body.name, role=role, now=call.now)
+    mark = operations.fingerprint("add_api_key", body.name, role)
+    made = operations.known(call.app, call.caller.account, call.idempotency_key, mark)
+    if made is None:
+        remembered = operations.remember(call.caller.account, call.idempotency_key, mark, key.id, call.now)
+        call.app.store.commit([Create("api_keys", key.id, dump(key)), *remembered])
     return _key(key).model_copy(update={"key": text})
+
+
+def _repeatable_ids(call: Call) -> Callable[[], str]:
+    """The same request gets the same key again, although only a hash of its secret is kept."""
+    subject = f"{call.caller.account}.{call.caller.user_id}.{call.idempotency_key}"
+    numbers = itertools.count()
+    return lambda: call.app.deployment().derive("api-key", f"{subject}.{next(numbers)}").hex()[:REPEATABLE_LENGTH]
 
 
 def remove_api_key(call: Call) -> None:

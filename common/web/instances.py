@@ -13,13 +13,16 @@ from common.domain.instance import Instance, Spec
 from common.domain.offer import Offer, Usd
 from common.domain.operation import Operation
 from common.domain.strategy import RENTALS_PER_ROUND, choose
-from common.errors import NotFound
+from common.errors import Exists, NotFound, Stale
 from common.ports import App, Write
 from common.records import World, load
 from common.views import instances as view
 from common.views.instances import EventOut, InstanceOut, OperationOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
 from common.workflows import deploy, hibernate, lifecycle, operations, restore, terminate
+
+WISH_ATTEMPTS = 6
+"""The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
 
 
 class Accepted(BaseModel):
@@ -128,36 +131,51 @@ def offer_out(offer: Offer, disk_gb: int) -> OfferOut:
 def provision_instance(call: Call) -> Accepted:
     body: Provision = call.body
     mark = operations.fingerprint("provision", body.model_dump_json())
-    known = operations.find(call.app, call.caller.account, call.idempotency_key, mark)
-    if known:
-        return Accepted(operation=view.operation_out(call.app, known))
-    deploy.offers_for(call.app, body.spec())  # a wish that no offer meets is refused at once
-    id = call.app.ids()
-    operation, writes = _begin(call, id, "provision", mark)
-    instance = deploy.request(
-        call.app, account=call.caller.account, id=id, name=body.name, spec=body.spec(), also=writes, now=call.now
-    )
-    lifecycle.hint(call.app, instance.key)
-    return Accepted(operation=view.operation_out(call.app, operation))
+
+    def wish() -> tuple[Operation, Instance]:
+        deploy.offers_for(call.app, body.spec())  # a wish that no offer meets is refused at once
+        id = call.app.ids()
+        operation, also = _begin(call, id, "provision", mark)
+        account, name = call.caller.account, body.name
+        made = deploy.request(call.app, account=account, id=id, name=name, spec=body.spec(), also=also, now=call.now)
+        return operation, made
+
+    return _accepted(call, mark, wish)
 
 
 Verb = Callable[[App, World, datetime, Sequence[Write]], Instance]
 
 
 def _verb(kind: str, call: Call, do: Verb) -> Accepted:
-    """One wish about one instance: recorded with its operation in one commit, then advanced."""
+    """One wish about one instance, recorded with its operation in one commit."""
     id = call.ids["id"]
     mark = operations.fingerprint(kind, id, call.body.model_dump_json())
-    known = operations.find(call.app, call.caller.account, call.idempotency_key, mark)
-    if known:
-        return Accepted(operation=view.operation_out(call.app, known))
-    if not id.isalnum():
-        raise NotFound(f"there is no instance {id}")
-    world = load(call.app, f"{call.caller.account}.{id}")
-    operation, writes = _begin(call, id, kind, mark)
-    instance = do(call.app, world, call.now, writes)
-    lifecycle.hint(call.app, instance.key)
-    return Accepted(operation=view.operation_out(call.app, operation))
+
+    def wish() -> tuple[Operation, Instance]:
+        if not id.isalnum():
+            raise NotFound(f"there is no instance {id}")
+        world = load(call.app, f"{call.caller.account}.{id}")
+        operation, also = _begin(call, id, kind, mark)
+        return operation, do(call.app, world, call.now, also)
+
+    return _accepted(call, mark, wish)
+
+
+def _accepted(call: Call, mark: str, wish: Callable[[], tuple[Operation, Instance]]) -> Accepted:
+    """Record the wish once per Idempotency-Key, then advance. When somebody else wrote first, it is decided again."""
+    for attempt in range(1, WISH_ATTEMPTS + 1):
+        known = operations.find(call.app, call.caller.account, call.idempotency_key, mark)
+        if known:
+            return Accepted(operation=view.operation_out(call.app, known))
+        try:
+            operation, instance = wish()
+        except (Stale, Exists):
+            if attempt == WISH_ATTEMPTS:
+                raise
+        else:
+            lifecycle.hint(call.app, instance.key)
+            return Accepted(operation=view.operation_out(call.app, operation))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _begin(call: Call, id: str, kind: str, mark: str) -> tuple[Operation, list[Write]]:

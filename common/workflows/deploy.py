@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from common.domain.instance import Failure, Instance, Phase, Spec, Want
+from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
 from common.domain.offer import Offer, Wanted
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import choose
@@ -85,13 +85,23 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     label = min(ready, key=lambda name: (world.rentals[name].value.not_before, name))
     won = world.rentals[label]
     losers = [kept for name, kept in world.rentals.items() if name != label and name != instance.held]
+    took_s = (now - won.value.created_at).total_seconds()
+    result = RaceResult(
+        winner=label, losers=tuple(name for name in instance.race if name != label), ready_after_s=took_s
+    )
     up = instance.to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1, writer=label, race=(), mirror=None, start="restore", failure=None, fz=None
-    )  # fmt: skip
+        epoch=instance.epoch + 1,
+        writer=label,
+        race=(),
+        won=result,
+        mirror=None,
+        start="restore",
+        failure=None,
+        fz=None,
+    )
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
     writes += retire(losers, now=now, why="lost the race")
-    took_s = (now - won.value.created_at).total_seconds()
     writes.append(event(app, instance, "won", f"{won.value.offer.machine_id} was ready after {took_s:.1f} s", now))
     app.store.commit(writes)
     return True
@@ -131,6 +141,19 @@ def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | Non
     if called and (now - called).total_seconds() > app.settings.timing.boot_timeout_s:
         return f"not ready {app.settings.timing.boot_timeout_s:.0f} s after its create"
     return None
+
+
+def due_at(world: World) -> datetime | None:
+    """When the next attempt may be made, or the next round planned."""
+    instance = world.instance.value
+    if instance.phase is not Phase.BOOT or any(_is_ready(world, label) for label in instance.race):
+        return None
+    waiting = [
+        kept.value.not_before
+        for kept in world.in_state(RentalState.CREATING)
+        if kept.value.label in instance.race and kept.value.create_called_at is None
+    ]
+    return min(waiting, default=None) if instance.race else instance.not_before
 
 
 def plan_round(app: App, world: World, now: datetime) -> bool:

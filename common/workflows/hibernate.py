@@ -12,7 +12,7 @@ from common.domain.orders import snapshot_id
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
-from common.ports import App, Create, Write
+from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of, retire
 from common.snapshots import engine
 
@@ -113,9 +113,8 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
-    docs = app.store.query(
-        "snapshots", [("instance_key", "==", instance.key)], order_by="taken_at", limit=PROVEN_FROM_LAST
-    )  # fmt: skip
+    where: list[Where] = [("instance_key", "==", instance.key)]
+    docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
     return {name for doc in docs for name in doc.data["new_packs"]}
 
 

@@ -10,7 +10,7 @@ from common.domain.instance import Instance
 from common.domain.orders import is_busy, orders_of, wanted_of
 from common.domain.rental import Rental
 from common.errors import Exists, NotFound, Unauthenticated
-from common.ports import App, Doc
+from common.ports import App
 from common.records import Kept, dump, manifest_key_of, prefix_of, read
 from common.workflows.rentals import note_boot
 
@@ -56,13 +56,19 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     kept = read(app, "rentals", label, Rental)
     if kept is None:
         raise NotFound(f"there is no rental {label}")
-    before = app.store.get("hosts", label)
-    record = _record(kept.value, beat, now)
-    changed = before is None or _says_something_new(HostRecord.model_validate(before.data), record)
-    if changed or before is None or _is_stale(app, before, now):
+    rental, before = kept.value, read(app, "hosts", label, HostRecord)
+    record = _newest(rental, beat, before.value if before else None, now)
+    changed = not rental.settled and (before is None or _says_something_new(before.value, record))
+    if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record)):
         app.store.put("hosts", label, dump(record))
-    instance = read(app, "instances", kept.value.instance_key, Instance) if kept.value.instance_key else None
-    return _reply(app, kept.value, record, instance, now), kept.value, changed
+    instance = read(app, "instances", rental.instance_key, Instance) if rental.instance_key else None
+    return _reply(app, rental, record, instance, now), rental, changed
+
+
+def _newest(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: datetime) -> HostRecord:
+    """A report that was delayed or delivered twice says nothing about the host of now: what was known stands."""
+    is_old = before is not None and 0 < beat.beat <= before.beat
+    return before if before is not None and is_old else _record(rental, beat, now)
 
 
 def _record(rental: Rental, beat: Heartbeat, now: datetime) -> HostRecord:
@@ -73,11 +79,12 @@ def _record(rental: Rental, beat: Heartbeat, now: datetime) -> HostRecord:
         instance_id=rental.instance_id,
         instance_key=rental.instance_key,
         last_seen_at=now,
+        beat=beat.beat,
         phase=beat.phase,
         epoch=beat.epoch,
         seq=beat.seq,
         fz=beat.fz,
-        idle_since=now - idle_for if idle_for is not None else None,
+        idle_since=now - idle_for if idle_for is not None and rental.is_live else None,
         vetoes=beat.vetoes,
         disk=beat.disk,
         sync=beat.sync,
@@ -97,10 +104,10 @@ def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
     return facts(before) != facts(after)
 
 
-def _is_stale(app: App, before: Doc, now: datetime) -> bool:
+def _is_worth_a_write(app: App, before: HostRecord, after: HostRecord) -> bool:
     """Written several times within `silent_after_s`, so that silence is told from an unchanged host."""
     every_s = app.settings.timing.silent_after_s / SEEN_WRITES
-    return bool(now - before.data["last_seen_at"] >= timedelta(seconds=every_s))
+    return (after.last_seen_at - before.last_seen_at).total_seconds() >= every_s
 
 
 def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] | None, now: datetime) -> Reply:
@@ -124,6 +131,7 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
         token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
         storage_credentials=_credentials(app, record, now) if record and orders else None,
         idle_for_s=(record and record.spec.idle_for_s) or timing.idle_for_s,
+        dead_man_s=timing.dead_man_s,
         next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from common.domain.instance import Instance, Phase
@@ -107,6 +107,36 @@ def hint(app: App, key: str | None) -> None:
     """A webhook or a report says that something changed; losing it costs at most one reconcile."""
     try:
         if key is not None:
-            advance(app, key)
+            push(app, key)
     except DumontError as error:
         app.log("hint_failed", key=key, error=str(error))
+
+
+def push(app: App, key: str) -> None:
+    """Advance; when the next step is due in seconds (the next racer), have another invocation `follow` it.
+
+    Raises `NotFound`.
+    """
+    advance(app, key)
+    due_at = due(app, key)
+    if due_at is not None and (due_at - app.clock()).total_seconds() < BUDGET_S:
+        app.nudge(key)
+
+
+def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
+    """Take every step of the next BUDGET_S when it is due, waiting in between. Raises `NotFound`."""
+    until = app.clock() + timedelta(seconds=BUDGET_S)
+    for _ in range(STEPS_MAX):
+        due_at = due(app, key)
+        if due_at is None or due_at > until:
+            return
+        wait(max(0.0, (due_at - app.clock()).total_seconds()))
+        advance(app, key)
+
+
+def due(app: App, key: str) -> datetime | None:
+    """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
+    world = load(app, key)
+    times = [deploy.due_at(world)]
+    times += [rentals.destroy_due_at(app, kept.value) for kept in world.in_state(RentalState.RELEASING)]
+    return min((at for at in times if at is not None), default=None)

@@ -13,15 +13,27 @@ from common.records import dump
 
 def find(app: App, account: str, idempotency_key: str | None, fingerprint: str) -> Operation | None:
     """The operation that this key started before; raises `IdempotencyMismatch` when it was another request."""
-    if idempotency_key is None:
-        return None
-    doc = app.store.get("idempotency", _key_id(account, idempotency_key))
+    made = known(app, account, idempotency_key, fingerprint)
+    doc = app.store.get("operations", made) if made else None
+    return Operation.model_validate(doc.data) if doc else None
+
+
+def known(app: App, account: str, idempotency_key: str | None, fingerprint: str) -> str | None:
+    """The id of what this key made before; raises `IdempotencyMismatch` when it was another request."""
+    doc = app.store.get("idempotency", _key_id(account, idempotency_key)) if idempotency_key else None
     if doc is None:
         return None
     if doc.data["fingerprint"] != fingerprint:
         raise IdempotencyMismatch("this Idempotency-Key was used before with another request; take a new one")
-    known = app.store.get("operations", doc.data["operation"])
-    return Operation.model_validate(known.data) if known else None
+    return str(doc.data["made"])
+
+
+def remember(account: str, idempotency_key: str | None, fingerprint: str, made: str, now: datetime) -> list[Write]:
+    """For the commit that makes it: who comes second with the same key fails with `Exists`, and finds it."""
+    if idempotency_key is None:
+        return []
+    data = {"fingerprint": fingerprint, "made": made, "at": now}
+    return [Create("idempotency", _key_id(account, idempotency_key), data)]
 
 
 def begin(
@@ -44,11 +56,8 @@ def begin(
         created_at=now,
     )
     doc_id = f"{account}.{operation.id}"
-    writes: list[Write] = [Create("operations", doc_id, dump(operation))]
-    if idempotency_key is not None:
-        data = {"fingerprint": fingerprint, "operation": doc_id, "at": now}
-        writes.append(Create("idempotency", _key_id(account, idempotency_key), data))
-    return operation, writes
+    record = Create("operations", doc_id, dump(operation))
+    return operation, [record, *remember(account, idempotency_key, fingerprint, doc_id, now)]
 
 
 def fingerprint(*parts: str) -> str:

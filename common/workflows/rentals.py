@@ -145,12 +145,19 @@ def definite_refusal(rental: Rental) -> str | None:
 
 def destroy_due(app: App, kept: Kept[Rental], now: datetime) -> bool:
     """Destroy a retired machine whose id is known, again every `destroy_again_s` until a listing lacks it."""
-    rental = kept.value
-    again = timedelta(seconds=app.settings.timing.destroy_again_s)
-    if rental.provider_id is None or (rental.destroy_called_at and now - rental.destroy_called_at < again):
+    rental, due_at = kept.value, destroy_due_at(app, kept.value)
+    if rental.provider_id is None or due_at is None or now < due_at:
         return False
     destroy(app, kept, rental.provider_id, now)
     return True
+
+
+def destroy_due_at(app: App, rental: Rental) -> datetime | None:
+    """None while the listing has not told which machine it is."""
+    if rental.provider_id is None:
+        return None
+    called = rental.destroy_called_at
+    return called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
 
 
 def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> None:

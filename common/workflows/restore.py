@@ -10,8 +10,8 @@ from common.domain.instance import Instance, Phase, Pointer, RestoredOlder, Want
 from common.domain.orders import failed_restore
 from common.domain.snapshot import SnapshotRecord
 from common.errors import IllegalMove, ObjectStoreError, SnapshotDamaged, SnapshotError
-from common.ports import App, Write
-from common.records import Kept, World, event, manifest_key_of, read
+from common.ports import App, Where, Write, every
+from common.records import World, event, manifest_key_of, read
 from common.snapshots import engine
 
 
@@ -98,10 +98,11 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
 
 
 def _newest_sound(app: App, instance: Instance, damaged: Pointer) -> SnapshotRecord | None:
-    docs = app.store.query("snapshots", [("instance_key", "==", instance.key)], order_by="taken_at")
-    records = [SnapshotRecord.model_validate(doc.data) for doc in docs]
-    sound = [r for r in records if r.damaged is None and (r.taken_epoch, r.version) < damaged.order]
-    return max(sound, key=lambda r: (r.taken_epoch, r.version.epoch, r.version.seq), default=None)
+    """The pointer only ever moved forward, so the newest record is the newest version."""
+    where: list[Where] = [("instance_key", "==", instance.key)]
+    docs = every(app.store, "snapshots", where, order_by="taken_at", newest_first=True)
+    records = (SnapshotRecord.model_validate(doc.data) for doc in docs)
+    return next((r for r in records if r.damaged is None and (r.taken_epoch, r.version) < damaged.order), None)
 
 
 def _missing(app: App, instance: Instance, older: SnapshotRecord | None, damaged: Pointer) -> dict[str, object]:
@@ -117,8 +118,3 @@ def _missing(app: App, instance: Instance, older: SnapshotRecord | None, damaged
         }
     except (SnapshotError, ObjectStoreError) as error:
         return {"unknown": str(error)}
-
-
-def kept_snapshots(app: App, key: str) -> list[Kept[SnapshotRecord]]:
-    docs = app.store.query("snapshots", [("instance_key", "==", key)], order_by="taken_at")
-    return [Kept(doc, SnapshotRecord.model_validate(doc.data)) for doc in docs]

@@ -10,15 +10,15 @@ from decimal import Decimal
 from common.domain.host import HostRecord
 from common.domain.ledger import LedgerEntry, hour_of, to_micro
 from common.domain.rental import Meter, Rental, RentalState
-from common.errors import MarketError, Stale
-from common.ports import App, Charge
+from common.errors import MarketError, Missing, Stale
+from common.ports import App, Charge, Delete, Write, every
 from common.records import Kept, dump, read
 
 
 def run(app: App, now: datetime) -> int:
     """Settle the bills of released machines; returns how many rentals were settled for good."""
-    docs = app.store.query("rentals", [("settled", "==", False)])
-    waiting = [Kept(doc, Rental.model_validate(doc.data)) for doc in docs]
+    unsettled = every(app.store, "rentals", [("settled", "==", False)])
+    waiting = [Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled]
     settled = 0
     for name, market in app.markets.items():
         released = [k for k in waiting if k.value.provider == name and k.value.state is RentalState.RELEASED]
@@ -38,24 +38,26 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge], now: dateti
     rental = kept.value
     for entry in entries_of(rental, charges):
         app.store.put("ledger", entry.id, dump(entry))
-    final = now - rental.at >= timedelta(seconds=app.settings.timing.settle_after_s)
-    if final:
-        settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(app, rental)})
-        try:
-            app.store.cas(kept.doc, dump(settled))
-        except Stale:
-            return False
-    return final
-
-
-def _with_traffic(app: App, rental: Rental) -> Meter:
-    """The bytes that the host counted itself, as it last reported them."""
+    if now - rental.at < timedelta(seconds=app.settings.timing.settle_after_s):
+        return False
     host = read(app, "hosts", rental.label, HostRecord)
+    settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(rental.meter, host)})
+    # nobody reads the host's last words any more, and an idle one would be asked for for ever
+    writes: list[Write] = [kept.becomes(settled), *([Delete(host.doc)] if host else [])]
+    try:
+        app.store.commit(writes)
+    except (Stale, Missing):
+        return False
+    return True
+
+
+def _with_traffic(meter: Meter, host: Kept[HostRecord] | None) -> Meter:
+    """The bytes that the host counted itself, as it last reported them."""
     if host is None:
-        return rental.meter
+        return meter
     progress = host.value.progress
     traffic = {"uploaded_bytes": progress.uploaded_bytes, "downloaded_bytes": progress.downloaded_bytes}
-    return rental.meter.model_copy(update=traffic)
+    return meter.model_copy(update=traffic)
 
 
 def entries_of(rental: Rental, charges: Sequence[Charge]) -> list[LedgerEntry]:

@@ -15,7 +15,7 @@ from functools import partial
 from common.domain.host import HostRecord
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale
-from common.ports import App, Listed, Market
+from common.ports import App, Listed, Market, every
 from common.records import Kept, dump, read
 from common.workflows import rentals
 
@@ -42,8 +42,8 @@ def run(app: App, now: datetime) -> Summary:
     """One pass over every market. A market that does not answer, or not whole, changes nothing."""
     summary = Summary()
     for market in app.markets.values():
-        docs = app.store.query("rentals", [("settled", "==", False)])
-        before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+        unsettled = every(app.store, "rentals", [("settled", "==", False)])
+        before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}
         ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
         try:
             rows = market.list()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from common.domain.instance import Instance, Phase, Want
 from common.errors import IllegalMove
-from common.ports import App, Write
+from common.ports import App, Write, every
 from common.records import World, event, retire
 
 DELETE_BATCH = 1000
@@ -76,4 +76,4 @@ def purge(app: App, world: World, now: datetime) -> bool:
 
 def keys_due_for_purge(app: App, now: datetime) -> list[str]:
     """Terminated instances whose snapshots were kept long enough."""
-    return [doc.id for doc in app.store.query("instances", [("keep_until", "<=", now)])]
+    return [doc.id for doc in every(app.store, "instances", [("keep_until", "<=", now)])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from common import auth
 from common.domain.account import ApiKey, Role, User
 from common.errors import BadRequest, Exists, NotFound
-from common.ports import App, Create, Delete, Store
+from common.ports import App, Create, Delete, Store, Write, every
 from common.records import Kept, dump
 
 NOBODYS_HASH = auth.hash_password("nobody's password")
@@ -24,33 +24,45 @@ class EmailTaken(BadRequest):
 
 def first_admin(store: Store, *, ids: Callable[[], str], email: str, password: str, now: datetime) -> User:
     """The first user of a new account, which is its admin. Raises `EmailTaken`."""
-    return _add(store, ids(), ids(), email, password, Role.ADMIN, now)
+    return _save(store, _user(ids(), ids(), email, password, Role.ADMIN, now))
 
 
-def add(app: App, *, account: str, email: str, password: str, role: Role, now: datetime) -> User:
-    """Raises `EmailTaken`."""
-    return _add(app.store, app.ids(), account, email, password, role, now)
+def add(
+    app: App,
+    *,
+    account: str,
+    email: str,
+    password: str,
+    role: Role,
+    now: datetime,
+    also: Callable[[str], Sequence[Write]] = lambda _key: (),
+) -> User:
+    """`also` = what else the commit writes, from the new user's key. Raises `EmailTaken`."""
+    return _save(app.store, _user(app.ids(), account, email, password, role, now), also)
 
 
 def save_api_key(store: Store, key: ApiKey) -> None:
     store.create("api_keys", key.id, dump(key))
 
 
-def _add(store: Store, id: str, account: str, email: str, password: str, role: Role, now: datetime) -> User:
-    email = email.strip().lower()
-    user = User(
+def _user(id: str, account: str, email: str, password: str, role: Role, now: datetime) -> User:
+    return User(
         id=id,
         account=account,
-        email=email,
+        email=email.strip().lower(),
         role=role,
         password_hash=auth.hash_password(password),
         created_at=now,
     )
-    claim = Create("emails", _email_id(email), {"user": f"{account}.{user.id}"})
+
+
+def _save(store: Store, user: User, also: Callable[[str], Sequence[Write]] = lambda _key: ()) -> User:
+    key = f"{user.account}.{user.id}"
+    claim = Create("emails", _email_id(user.email), {"user": key})
     try:
-        store.commit([claim, Create("users", f"{account}.{user.id}", dump(user))])
+        store.commit([claim, Create("users", key, dump(user)), *also(key)])
     except Exists:
-        raise EmailTaken(f"{email} is already a user") from None
+        raise EmailTaken(f"{user.email} is already a user") from None
     return user
 
 
@@ -61,7 +73,7 @@ def find(app: App, email: str) -> User | None:
 
 
 def of_account(app: App, account: str) -> list[Kept[User]]:
-    docs = app.store.query("users", [("account", "==", account)])
+    docs = every(app.store, "users", [("account", "==", account)])
     return [Kept(doc, User.model_validate(doc.data)) for doc in docs]
 
 
@@ -71,7 +83,7 @@ def remove(app: App, account: str, id: str) -> None:
     if doc is None:
         raise NotFound(f"there is no user {id}")
     claim = app.store.get("emails", _email_id(doc.data["email"]))
-    keys = [key for key in app.store.query("api_keys", [("account", "==", account)]) if key.data["user_id"] == id]
+    keys = [key for key in every(app.store, "api_keys", [("account", "==", account)]) if key.data["user_id"] == id]
     app.store.commit([Delete(doc), *([Delete(claim)] if claim else []), *(Delete(key) for key in keys)])
 
 

@@ -167,11 +167,13 @@ class Story:
         _check(again["id"] == operation["id"], "the same Idempotency-Key started a second operation")
         self.instance = operation["instance_id"]
         shown = self._until("running")
-        label = self._writer()["label"]
-        losers = [row for row in self._rentals() if row["label"] != label]
-        lost_usd = sum(Decimal(row["billed_usd"]) for row in losers)
+        label, race = self._writer()["label"], shown["race"]
         price = next(r["usd_per_hour"] for r in shown["rentals"] if r["label"] == label)
-        return f"{price[:6]} USD/h, {len(losers) + 1} raced, the losers cost {lost_usd:.4f} USD so far"
+        seconds, usd = sum(loser["seconds"] for loser in race["losers"]), Decimal(race["losers_usd"])
+        return (
+            f"{price[:6]} USD/h, ready after {race['ready_after_s']:.1f} s; {len(race['losers']) + 1} of "
+            f"{race['rentals']} started, the losers took {seconds:.1f} machine seconds and {usd:.4f} USD"
+        )
 
     def _write(self) -> str:
         root = Path(self._writer()["workspace"])
@@ -191,12 +193,13 @@ class Story:
         return f"snapshot of {snapshot['files']} files verified, machine destroyed, nothing bills"
 
     def _wake(self) -> str:
-        before = {row["machine_id"] for row in self._instance()["rentals"]}
+        before = self._instance()["race"]
         self._post(f"/instances/{self.instance}/wake", {}, 202)
         self._until("running")
         writer = self._writer()
+        _check(before["winner"] != writer["label"], "it is the same rental")
         self._same(Path(writer["workspace"]))
-        return f"byte-identical on {writer['label']} (machines before: {len(before)})"
+        return f"byte-identical on {writer['label']}"
 
     def _work(self) -> str:
         root = Path(self._writer()["workspace"])

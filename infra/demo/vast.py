@@ -5,6 +5,7 @@ What the real world must do (start a machine, stop it, wipe it) waits in `drain(
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -109,9 +110,19 @@ class VastSim:
         header = {name.lower(): value for name, value in request.headers.items()}.get("authorization")
         if header is None:
             raise Refused(403, "auth_error", "This action requires login.")
-        if header != f"Bearer {self._api_key}":
+        key = header.removeprefix("Bearer ")
+        if key != self._api_key and not self._is_of_the_container(key, request):
             status = 401 if "/instances" in request.path else 404
             raise Refused(status, "auth_error", "Invalid user key")
+
+    def container_key(self, id: int) -> str:
+        """CONTAINER_API_KEY: it may start, stop and destroy its own contract and nothing else."""
+        return hashlib.sha256(f"{self._api_key}:{id}".encode()).hexdigest()
+
+    def _is_of_the_container(self, key: str, request: Request) -> bool:
+        id = request.path.strip("/").rpartition("/")[2]
+        may = request.method in ("PUT", "DELETE") and request.path.strip("/") == f"api/v0/instances/{id}"
+        return may and id.isdigit() and key == self.container_key(int(id))
 
     def _route(self, request: Request) -> Callable[[Request, datetime], Any]:
         path = request.path if request.path.endswith("/") else request.path + "/"
@@ -385,6 +396,10 @@ class VastSim:
         contract.offline = not back
         contract.gpu_since = now if back and contract.actual == "running" else None
         contract.disk_since = now if back else None
+
+    def slow_boots(self, boot_s: float) -> None:
+        """Every machine rented from now on takes so long."""
+        self._machines = [{**machine, "boot_s": boot_s} for machine in self._machines]
 
     def stuck(self, id: int) -> None:
         """It stays in loading for ever."""

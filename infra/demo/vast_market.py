@@ -20,6 +20,9 @@ MODELS: tuple[tuple[str, int, int, float, float, str], ...] = (
     ("A100 SXM4", 81920, 8, 1.55, 2.20, "550.54.14"),
     ("H100 SXM", 81559, 12, 1.80, 3.10, "560.35.03"),
 )
+BOOT_S = (0.6, 2.0)
+SLOW, SLOW_BOOT_S = ("H100 SXM",), (3.0, 9.0)
+"""Big machines take longer than the create interval, so that a race is one."""
 PLACES = ("California, US", "Quebec, CA", "Texas, US", ", US", "Norway, NO", "Sweden, SE", "Tokyo, JP", "Germany, DE")
 ALIASES = {
     "cuda_vers": "cuda_max_good",
@@ -74,7 +77,7 @@ def draw_machines(rng: random.Random) -> list[dict[str, Any]]:
                     "dph_base": f"{rng.uniform(low, high):.4f}",
                     "storage_cost": f"{rng.choice((0.10, 0.15, 0.20)):.2f}",
                     "min_bid": f"{low * 0.6:.4f}",
-                    "boot_s": round(rng.uniform(0.6, 2.0), 2),
+                    "boot_s": round(rng.uniform(*SLOW_BOOT_S if name in SLOW else BOOT_S), 2),
                 }
             )
     return machines

@@ -66,9 +66,7 @@ class World:
         kept = json.loads(journal.read_text())
         for label, process in kept["processes"].items():
             rental = self._rental(label)
-            rental.process = Process(**process)
-            if not rental.alive:
-                rental.process = None
+            rental.process = Process(**process)  # one that died meanwhile is found dead at the next tick
         return VastSim.from_json(kept["vast"], rng=rng)
 
     def _keep(self) -> None:
@@ -128,7 +126,11 @@ class World:
             self._keep()
 
     def _container(self, contract_id: int) -> dict[str, str]:
-        return {"CONTAINER_ID": str(contract_id), "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}"}
+        return {
+            "CONTAINER_ID": str(contract_id),
+            "CONTAINER_API_KEY": self.vast.container_key(contract_id),
+            "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}",
+        }
 
     # --- the control face
 

@@ -28,6 +28,7 @@ from common.ports import (
     Increment,
     Store,
     Write,
+    every,
 )
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -456,7 +457,9 @@ def test_times_are_ordered_as_times_then_by_id(store: Store) -> None:
         store.create("events", id, {"instance_key": "i", "at": at})
     store.create("events", "other", {"instance_key": "j", "at": NOON})
 
-    assert ids(store.query("events", [("instance_key", "==", "i")], order_by="at")) == ["early", "b", "c", "d", "a"]
+    found = store.query("events", [("instance_key", "==", "i")], order_by="at", newest_first=True)
+
+    assert ids(found) == ["a", "d", "c", "b", "early"]
 
 
 def test_ranges_on_times_keep_their_borders(store: Store) -> None:
@@ -496,6 +499,30 @@ def test_pages_neither_repeat_nor_lose_ties(store: Store) -> None:
 
     assert [len(page) for page in pages] == [3, 3, 3, 2]
     assert [id for page in pages for id in page] == [f"h{n:02}" for n in range(11)]
+
+
+def test_pages_from_the_newest_back_neither_repeat_nor_lose_ties(store: Store) -> None:
+    for n in range(8):
+        store.create("events", f"e{n}", {"instance_key": "i", "at": NOON + timedelta(minutes=n // 3)})
+    where = [("instance_key", "==", "i")]
+
+    pages, last = [], None
+    while page := store.query("events", where, order_by="at", newest_first=True, limit=3, start_after=last):
+        pages.append(ids(page))
+        last = page[-1].id
+
+    assert [id for page in pages for id in page] == [f"e{n}" for n in reversed(range(8))]
+
+
+def test_every_reads_all_pages(store: Store) -> None:
+    total = MAX_QUERY_LIMIT + 3
+    for start in range(0, total, 100):
+        creates = [Create("rentals", f"r{n:04}", {"settled": False}) for n in range(start, min(start + 100, total))]
+        store.commit(creates)
+
+    found = [doc.id for doc in every(store, "rentals", [("settled", "==", False)])]
+
+    assert found == [f"r{n:04}" for n in range(total)]
 
 
 def test_pages_by_id_go_on_even_after_a_deleted_document(store: Store) -> None:

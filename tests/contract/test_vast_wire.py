@@ -93,3 +93,19 @@ def test_a_missing_or_unknown_key_is_refused_as_the_vendor_does(
     answer = sim.handle(Request("GET", path, {}, headers), NOW)
 
     assert (answer.status, json.loads(answer.body)["error"]) == (status, "auth_error")
+
+
+def test_a_container_may_stop_itself_with_its_own_key_and_nothing_else(sim: VastSim) -> None:
+    ids: list[int] = []
+    for ask in (7001, 7002):
+        answer = sim.handle(Request("PUT", f"/api/v0/asks/{ask}/", {}, HEADERS, b'{"label": "x"}'), NOW)
+        assert answer.status == 200, answer.body
+        ids.append(json.loads(answer.body)["new_contract"])
+    own = {"Authorization": f"Bearer {sim.container_key(ids[0])}"}
+    stop = b'{"state": "stopped"}'
+
+    assert sim.handle(Request("PUT", f"/api/v0/instances/{ids[1]}/", {}, own, stop), NOW).status == 401
+    assert sim.handle(Request("GET", "/api/v1/instances/", {}, own), NOW).status == 401
+    assert sim.handle(Request("PUT", "/api/v0/asks/7003/", {}, own, b"{}"), NOW).status == 404
+    assert sim.handle(Request("PUT", f"/api/v0/instances/{ids[0]}/", {}, own, stop), NOW).status == 200
+    assert [contract.state for contract in sim.contracts()] == ["created", "stopped", "created"]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from openapi_spec_validator import validate
 
 from common.domain.account import Role
+from common.domain.instance import State
+from common.ports import Store, Write
 from common.web.rest import ROUTES, specification
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
@@ -93,6 +100,67 @@ def test_the_same_idempotency_key_starts_one_operation_only(world: World, admin:
     other = admin.post("/instances/provision", WISH | {"disk_gb": 64}, Idempotency_Key="once")
     problem(other, 409, "idempotency_mismatch")
     problem(admin.post("/instances/provision", WISH, Idempotency_Key="no spaces"), 400, "bad_request")
+
+
+def test_the_same_idempotency_key_adds_one_user_and_one_api_key_only(world: World, admin: Api) -> None:
+    person = {"email": "new@acme.example", "password": "12345678"}
+    users = [admin.post("/users", person, Idempotency_Key="u") for _ in range(2)]
+    keys = [admin.post("/api-keys", {"name": "ci"}, Idempotency_Key="k") for _ in range(2)]
+
+    assert [answer.status_code for answer in (*users, *keys)] == [201] * 4
+    assert users[0].json == users[1].json
+    assert keys[0].json == keys[1].json
+    assert Api(world, keys[1].json["key"]).get("/instances").status_code == 200
+    problem(admin.post("/api-keys", {"name": "other"}, Idempotency_Key="k"), 409, "idempotency_mismatch")
+
+
+class Interrupted:
+    """The store, with one thing that happens just before the next commit."""
+
+    def __init__(self, store: Store, first: Callable[[], object]) -> None:
+        self._store, self._first = store, [first]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        while self._first:
+            self._first.pop()()
+        self._store.commit(writes)
+
+
+def interrupted(world: World, admin: Api, first: Callable[[], object]) -> Api:
+    shadow = SimpleNamespace(app=dataclasses.replace(world.app, store=Interrupted(world.store, first)))
+    return Api(shadow, admin.headers["Authorization"].removeprefix("Bearer "))
+
+
+def test_a_verb_that_meets_another_writer_is_decided_again(world: World, admin: Api) -> None:
+    made = admin.post("/instances/provision", WISH).json["operation"]
+    id = made["instance_id"]
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    def another_writer() -> None:
+        doc = world.store.get("instances", f"acme.{id}")
+        assert doc
+        world.store.cas(doc, doc.data)
+
+    answer = interrupted(world, admin, another_writer).post(f"/instances/{id}/hibernate")
+
+    assert answer.status_code == 202
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+
+def test_two_requests_with_one_idempotency_key_at_the_same_time_are_one(world: World, admin: Api) -> None:
+    answers = []
+    racing = interrupted(
+        world, admin, lambda: answers.append(admin.post("/instances/provision", WISH, Idempotency_Key="once"))
+    )
+
+    answers.append(racing.post("/instances/provision", WISH, Idempotency_Key="once"))
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json["operation"]["id"] == answers[1].json["operation"]["id"]
+    assert len(admin.get("/instances").json["items"]) == 1
 
 
 def test_an_operation_goes_from_running_to_succeeded(world: World, admin: Api) -> None:

@@ -9,8 +9,9 @@ import pytest
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
 from common.records import load
-from common.workflows import hibernate, lifecycle, restore, settle, terminate
+from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
 from infra.demo.material import look
+from jobs import hibernate_idle
 from tests.hand_cranked import ACCOUNT, World
 
 
@@ -128,6 +129,63 @@ def test_a_race_starts_no_further_racer_once_one_is_ready(world: World) -> None:
     assert len(world.sim.contracts()) == 1
 
 
+def test_a_race_tells_the_seconds_and_the_dollars_of_its_losers(world: World) -> None:
+    world.sim.slow_boots(12)
+    id = running(world, strategy="race")
+    world.until(lambda: len(world.sim.contracts()) == 1)
+
+    race = world.show(id).race
+    assert race
+    losers = {loser.label: loser for loser in race.losers}
+    bills = {c.label: sum(world.sim.billed(c.id, world.now).values()) for c in world.sim.all_contracts()}
+    assert race.winner == world.record(id).writer
+    assert set(losers) == set(bills) - {race.winner}
+    assert 0 < len(losers) < 4, "one is created every 4.5 s, none once one is ready"
+    assert race.ready_after_s > 0
+    for label, loser in losers.items():
+        rental = next(rental for rental in rentals(world, id) if rental.label == label)
+        assert loser.seconds > 0
+        assert abs(loser.usd - bills[label]) <= rental.usd_per_second("gpu") + rental.usd_per_second("disk")
+
+
+def test_a_late_report_of_an_idle_gpu_does_not_stop_one_that_is_busy_now(world: World) -> None:
+    id = running(world)
+    machine = world.writer(id)
+    machine.set_gpu(0)
+    world.pass_time(150)
+    late = machine.agent._heartbeat(world.now)
+    machine.set_gpu(80)
+    world.pass_time(60)
+
+    assert late.idle_since
+    hosts.receive(world.app, late, machine.agent.memory.token, world.now)
+    hibernate_idle.run(world.app)
+    world.pass_time(60)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def test_a_machine_that_is_cut_off_saves_its_work_and_stops_itself(world: World) -> None:
+    """Rule R10: with the credentials it has, by its container's own key, and it never destroys."""
+    id = running(world, snapshot_every_s=86_400)
+    write(world, id)
+    world.until(lambda: world.record(id).snapshot_due_from is not None)
+    ask(world, id, "hibernate")
+    ask(world, id, "wake")
+    world.pass_time(120)
+    machine, prefix = world.writer(id), f"instances/{ACCOUNT}.{id}/manifests/"
+    before = len(list(world.objects.list(prefix)))
+    machine.cut = True
+    machine.agent.memory = machine.agent.memory.model_copy(update={"dead_man_s": 60})
+
+    world.pass_time(100)
+
+    contract = world.sim.contract_of(machine.agent.label)
+    assert machine.writers.frozen
+    assert len(list(world.objects.list(prefix))) == before + 1
+    assert [c.state for c in world.sim.contracts() if c.id == contract] == ["stopped"]
+
+
 def test_terminate_takes_a_last_snapshot_and_restore_brings_it_back(world: World) -> None:
     id = running(world)
     write(world, id)
@@ -175,8 +233,9 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_what_is_missin
 
 def _damage_newest_pack(world: World, id: str) -> None:
     """One flipped byte, with the same size: as bit rot does."""
-    records = world.store.query("snapshots", [("instance_key", "==", f"{ACCOUNT}.{id}")], order_by="taken_at")
-    pack = records[-1].data["new_packs"][0]
+    where = [("instance_key", "==", f"{ACCOUNT}.{id}")]
+    newest = world.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=1)[0]
+    pack = newest.data["new_packs"][0]
     key = next(stored.key for stored in world.objects.list(f"instances/{ACCOUNT}.{id}/") if stored.key.endswith(pack))
     data = bytearray(world.objects.get(key))
     data[len(data) // 2] ^= 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.adapters.sqlite import SqliteStore
-from common.ports import INDEXES, Cas, Create, Index, Write
+from common.ports import INDEXES, Cas, Create, Index, Where, Write
 
 ROOT = Path(__file__).parents[3]
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -122,7 +122,8 @@ def test_every_permitted_query_is_answered_from_an_index(tmp_path: Path, index: 
     statements: list[str] = []
     with store._connection() as db:
         db.set_trace_callback(statements.append)
-    store.query(index.collection, [(name, "==", "x") for name in index.equal], order_by=index.order)
+    where = [(name, "==", "x") for name in index.equal]
+    store.query(index.collection, where, order_by=index.order, newest_first=index.newest_first)
     plan = _plan(tmp_path / "store.db", statements[-1])
     store.close()
 
@@ -148,10 +149,11 @@ def test_thousands_of_documents_are_paged_through_in_order(tmp_path: Path) -> No
         store.commit(writes)
 
     found, last = [], None
-    while page := store.query("events", [("instance_key", "==", "i1")], order_by="at", start_after=last):
+    where: list[Where] = [("instance_key", "==", "i1")]
+    while page := store.query("events", where, order_by="at", newest_first=True, start_after=last):
         found += page
         last = page[-1].id
     store.commit([Cas(found[0], {"at": NOON})])
     store.close()
 
-    assert [doc.id for doc in found] == [f"e{n:04}" for n in range(2999, 0, -2)]
+    assert [doc.id for doc in found] == [f"e{n:04}" for n in range(1, 3000, 2)]
