@@ -39,11 +39,12 @@ class Gate:
     phases: Callable[[str], set[str]]
     """The phases of the instances that a text is about: a label, a key, a document's id; '' = all."""
     rng: random.Random
+    later: Callable[[float, Callable[[], Any]], None]
+    """At a time, or when the faults stop."""
     reach: Reach = field(default_factory=Reach)
     calls: int = 0
     kills: int = 0
     trace: list[str] | None = None
-    failed_reads: dict[int, set[str]] = field(default_factory=dict)
 
     def call(
         self,
@@ -71,7 +72,7 @@ class Gate:
             self.loop.sleep(self._length)
         self._refuse(port, strike, unknown, refused, mutates=mutates)
         if mutates and strike(f"{port}_late"):
-            self.loop.after(self._length, lambda: _in_vain(do))
+            self.later(self.loop.now + self._length, lambda: _in_vain(do))
             self._give_up(port, unknown)
         answer = self._do(port, do, strike, mutates=mutates)
         if strike(_LOST[port]) if mutates or port != "store" else False:
@@ -156,6 +157,7 @@ class FaultyStore:
         where: Sequence[Where] = (),
         *,
         order_by: str | None = None,
+        newest_first: bool = False,
         limit: int = MAX_QUERY_LIMIT,
         start_after: str | None = None,
     ) -> list[Doc]:
@@ -163,7 +165,9 @@ class FaultyStore:
         return self._read(
             "query",
             about and f"{collection}/{about}",
-            lambda: self._store.query(collection, where, order_by=order_by, limit=limit, start_after=start_after),
+            lambda: self._store.query(
+                collection, where, order_by=order_by, newest_first=newest_first, limit=limit, start_after=start_after
+            ),
         )
 
     def create(self, collection: str, id: str, data: Data) -> Doc:

@@ -86,19 +86,20 @@ class MemoryStore:
         where: Sequence[Where] = (),
         *,
         order_by: str | None = None,
+        newest_first: bool = False,
         limit: int = MAX_QUERY_LIMIT,
         start_after: str | None = None,
     ) -> list[Doc]:
-        order = refuse_unindexed(collection, where, order_by)
+        order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
         found = [doc for doc in self.docs.get(collection, {}).values() if all(_holds(doc.data, *term) for term in where)]
         if order:
             found = [doc for doc in found if order in doc.data]
-        found.sort(key=lambda doc: _place(doc, order))
+        found.sort(key=lambda doc: _place(doc, order), reverse=newest_first)
         if start_after is not None:
             after = self._cursor(collection, start_after, order)
-            found = [doc for doc in found if _place(doc, order) > after]
+            found = [doc for doc in found if (_place(doc, order) < after if newest_first else _place(doc, order) > after)]
         return found[:limit]
 
     def _cursor(self, collection: str, id: str, order: str | None) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 
 from common.errors import DumontError
+from common.workflows import lifecycle
 from functions import failover, heartbeat, provision
 from tests.simulation.clock import Task
 from tests.simulation.hosts import ANSWER_WITHIN_S, Machine
@@ -31,6 +32,7 @@ class Posted:
 
     body: bytes
     headers: dict[str, str]
+    path: str
 
     @property
     def content_length(self) -> int:
@@ -52,7 +54,7 @@ class Web:
             loop.sleep(ANSWER_WITHIN_S)
             return None
         if late := world.struck("beat_late", machine):
-            loop.after(late.length_s(), lambda: self._handled(machine, kind, body, token))
+            world.at_or_when_quiet(loop.now + late.length_s(), lambda: self._handled(machine, kind, body, token))
             loop.sleep(ANSWER_WITHIN_S)
             return None
         task = self._handled(machine, kind, body, token)
@@ -77,14 +79,23 @@ class Web:
         body = f'{{"label": "{machine.label}", "reason": "the container is being stopped"}}'
         self._handled(machine, "notice", body, token)
         if again := world.struck("notice_replayed", machine):
-            world.loop.after(again.length_s(), lambda: self._handled(machine, "notice", body, token))
+            world.at_or_when_quiet(
+                world.loop.now + again.length_s(), lambda: self._handled(machine, "notice", body, token)
+            )
 
     def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
-        request = Posted(body.encode(), {"Authorization": f"Bearer {token}"})
+        request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
         account = (machine.key or "").partition(".")[0]
         return self.invoke(
             kind, lambda: _answer(HANDLERS[kind](request)), account=account, key=machine.key, label=machine.label
         )
+
+    def nudge(self, key: str) -> None:
+        """`App.nudge`: another invocation follows the instance; nobody waits for it."""
+        world = self._world
+        if not world.strike("nudge_lost", key):
+            account = key.partition(".")[0]
+            self.invoke("follow", lambda: lifecycle.follow(world.app, key, world.loop.sleep), account=account, key=key)
 
     def invoke(self, name: str, run: Callable[[], Any], **facts: Any) -> Task:
         """One invocation of the control plane. What it should never raise is reported."""

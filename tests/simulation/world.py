@@ -85,8 +85,10 @@ class World:
         self.workspaces = Workspaces()
         self.taken: dict[str, Content] = {}
         """Manifest key -> what was in it, as the world knows."""
-        self.log: list[str] = []
+        self.log: list[tuple[float, str, dict[str, Any]]] = []
+        self.secrets = (JWT_SECRET, API_KEY, STORAGE_SECRET)
         self._when_quiet: list[Any] = []
+        self._jobs: list[Task] = []
         self._strangers: list[Contract] = []
         self._make_ports(trace)
         self.web = Web(self)
@@ -103,7 +105,7 @@ class World:
         self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
-        self.gate = Gate(self.loop, self.faults, self.phases, self._rng("latency"), trace=[] if trace else None)
+        self.gate = Gate(self.loop, self.faults, self.phases, self._rng("latency"), later=self.at_or_when_quiet, trace=[] if trace else None)
         self.account = Account(self.loop, self.faults, self.phases, self._rng("market"))
         self.account.sim.set_credit("1000000")
         self.account.after = self._carry_out
@@ -134,6 +136,7 @@ class World:
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
+            nudge=lambda key: self.web.nudge(key),
         )
 
     # --- running
@@ -221,8 +224,6 @@ class World:
             return
         task = self.web.invoke(name, lambda: job(self.app), at=self.loop.now)
         self._jobs = [t for t in self._jobs if not t.is_over] + [task]
-
-    _jobs: list[Task] = []
 
     # --- faults
 
@@ -322,8 +323,7 @@ class World:
     def _note(self, event: str, **fields: Any) -> None:
         if event == "internal_error":
             self.oracle.violate("I0", f"an internal error: {fields.get('error')} {str(fields.get('trace'))[-600:]}")
-        line = f"{self.loop.now:9.1f} {event} {fields}"
-        self.log.append(line)
+        self.log.append((self.loop.now, event, fields))
 
     def _crashed(self, task: Task, error: BaseException) -> None:
         if not isinstance(error, Killed):
