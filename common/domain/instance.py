@@ -185,6 +185,10 @@ class Instance(BaseModel):
     """Part of a snapshot order's id: rises with every report that was judged."""
     snapshot_judged: str | None = None
     """The manifest key of the last report that was judged."""
+    snapshot_failures: int = 0
+    """In a row, of orders that failed on the host or were refused here."""
+    snapshot_not_before: datetime | None = None
+    """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
     rounds: int = 0

@@ -29,6 +29,8 @@ def orders_of(
         key = instance.pointer.manifest_key if instance.pointer and instance.start == "restore" else None
         seq = instance.pointer.version.seq if instance.pointer else 0
         return [Order(id=restore_id(instance), kind="restore", args={"manifest_key": key, "seq": seq})]
+    if instance.snapshot_not_before and now < instance.snapshot_not_before:
+        return []
     if instance.phase is Phase.FREEZING:
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
     last_at = instance.snapshot_due_from
@@ -39,8 +41,11 @@ def orders_of(
 
 
 def _snapshot_args(instance: Instance) -> dict[str, str | None]:
-    """`previous`: what the newest verified snapshot holds already need not be stored again."""
-    previous = instance.pointer.manifest_key if instance.pointer else None
+    """`previous`: what the newest verified snapshot holds already need not be stored again.
+
+    After a failure nothing is taken for stored: what the snapshot before left in the bucket may be what is wrong.
+    """
+    previous = instance.pointer.manifest_key if instance.pointer and not instance.snapshot_failures else None
     return {"fz": instance.fz, "previous": previous}
 
 
@@ -49,7 +54,7 @@ def restore_id(instance: Instance) -> str:
 
 
 def snapshot_id(instance: Instance) -> str:
-    """A new id after every judged report and for every freeze: an older order's answer is never mistaken for it."""
+    """A new id after every judged report or failure and for every freeze: no older order's answer is taken for its."""
     return f"snapshot-{instance.epoch}-{instance.snapshot_attempt}-{instance.fz or 'live'}"
 
 
@@ -57,6 +62,12 @@ def is_busy(instance: Instance, rental: Rental, host: HostRecord, orders: list[O
     """Something is under way: the host should call again soon."""
     settled = instance.is_running and instance.serves(rental.label) and host.phase is HostPhase.SERVING
     return bool(orders) or not settled
+
+
+def failed_snapshot(instance: Instance, host: HostRecord | None) -> OrderResult | None:
+    """How the snapshot order that stands failed on the writer, if it did: a host tries an order only once."""
+    result = host.progress.last if host else None
+    return result if result and not result.ok and result.id == snapshot_id(instance) else None
 
 
 def failed_restore(instance: Instance, host: HostRecord | None) -> OrderResult | None:

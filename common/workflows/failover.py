@@ -55,6 +55,16 @@ def drop_lost_held(app: App, world: World, now: datetime) -> bool:
     return True
 
 
+def release_left_over(app: App, world: World, now: datetime) -> bool:
+    """In `down` nothing of an earlier life is needed: a held machine that nothing covered is let go with its phase."""
+    live = [kept for kept in world.rentals.values() if kept.value.is_live]
+    if not live:
+        return False
+    writes = retire(live, now=now, why="left over from an earlier life")
+    app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
+    return True
+
+
 def replace_unfit(app: App, world: World, now: datetime) -> bool:
     """up -> boot: the restore fails on this machine for a reason of its own (a full disk, no network): another one."""
     result = failed_restore(world.instance.value, world.writer_host)

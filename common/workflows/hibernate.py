@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.idle import is_idle
 from common.domain.instance import Instance, Phase, Pointer, Want
-from common.domain.orders import snapshot_id
+from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
@@ -16,6 +16,10 @@ from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of, retire
 from common.snapshots import engine
 
+FRESH_PART = 0.5
+"""Of `silent_after_s`: a report of idleness counts for no longer."""
+AGAIN_S, AGAIN_MAX_S = 10.0, 300.0
+"""Between a failed snapshot and the next order of one; doubles."""
 PROVEN_FROM_LAST = 200
 """Snapshots whose verification may have proved an object that a new one needs."""
 
@@ -31,12 +35,16 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
 
 
 def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
-    """Idle for the instance's whole window, freshly reported by its present writer, and nothing else under way."""
+    """Idle for the instance's whole window, as its present writer has just reported, and nothing else under way.
+
+    The window ends with the report: of what the GPU did since then nothing is known, and unknown is not idle.
+    """
     timing = app.settings.timing
     window_s = instance.spec.idle_for_s or timing.idle_for_s
-    fresh = host.silent_for_s(now) <= timing.silent_after_s
+    fresh = host.silent_for_s(now) <= timing.silent_after_s * FRESH_PART
     serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
-    return serving and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
+    reported = is_idle(host.idle_since, idle_for_s=window_s, now=host.last_seen_at)
+    return serving and fresh and not host.vetoes and reported
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -44,7 +52,7 @@ def freeze(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if instance.want is Want.UP or not instance.is_running:
         return False
-    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids())
+    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
     app.store.commit(
         [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
     )  # fmt: skip
@@ -120,9 +128,31 @@ def _proven(app: App, instance: Instance) -> set[str]:
 
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
     instance = world.instance.value
-    judged = instance.having(snapshot_judged=report.manifest_key, snapshot_attempt=instance.snapshot_attempt + 1)
+    judged = _once_more(instance, now).having(snapshot_judged=report.manifest_key)
     app.store.commit([world.instance.becomes(judged), event(app, instance, "snapshot_refused", why, now)])
     return True
+
+
+def order_again(app: App, world: World, now: datetime) -> bool:
+    """A snapshot that failed on the host is ordered anew, after a while: the machine is kept until one is verified."""
+    instance = world.instance.value
+    result = failed_snapshot(instance, world.writer_host)
+    if result is None:
+        return False
+    why = f"{result.error}: {result.detail}"
+    writes = [world.instance.becomes(_once_more(instance, now)), event(app, instance, "snapshot_failed", why, now)]
+    app.store.commit(writes)
+    return True
+
+
+def _once_more(instance: Instance, now: datetime) -> Instance:
+    """The same snapshot under a new order id, later each time."""
+    wait_s = min(AGAIN_S * 2**instance.snapshot_failures, AGAIN_MAX_S)
+    return instance.having(
+        snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_failures=instance.snapshot_failures + 1,
+        snapshot_not_before=now + timedelta(seconds=wait_s),
+    )
 
 
 def _move_pointer(app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime) -> None:
@@ -140,12 +170,14 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         pointer=pointer,
         snapshot_judged=report.manifest_key,
         snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_failures=0,
+        snapshot_not_before=None,
         snapshot_due_from=now,
         held=None,
         restored_older=None,
     )
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
-    covered = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
+    covered = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
     writes: list[Write] = retire(covered, now=now, why="covered by a newer snapshot")
     text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
     if is_final(instance, report):

@@ -20,7 +20,7 @@ Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
 
 STEPS: Mapping[Phase, tuple[Step, ...]] = {
-    Phase.DOWN: (deploy.begin, terminate.end),
+    Phase.DOWN: (failover.release_left_over, deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
         deploy.choose_winner,
@@ -38,6 +38,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         restore.note_started,
         hibernate.freeze,
         hibernate.accept_snapshot,
+        hibernate.order_again,
         failover.drop_lost_held,
     ),
     Phase.FREEZING: (
@@ -45,7 +46,9 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         terminate.discard,
         hibernate.unfreeze,
         hibernate.accept_snapshot,
+        hibernate.order_again,
         hibernate.give_up_freezing,
+        failover.drop_lost_held,
     ),
     Phase.ENDED: (terminate.purge,),
 }
@@ -54,8 +57,8 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 RENTAL_STEPS: Mapping[RentalState, str] = {
     RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
-    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
-    RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",
+    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, failover.release_left_over",
+    RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, failover.release_left_over, deploy.drop_failed",
     RentalState.RELEASING: "rentals.destroy_due, sweep (confirmed)",
     RentalState.RELEASED: "settle.run",
 }

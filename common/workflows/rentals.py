@@ -167,7 +167,8 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
     """
     rental = kept.value
     assert not rental.is_live, f"{rental.label} is live"
-    called = rental.model_copy(update={"destroy_called_at": now, "provider_id": provider_id})
+    # a machine that comes back after its bill was closed goes on billing: the bill is open again
+    called = rental.model_copy(update={"destroy_called_at": now, "provider_id": provider_id, "settled": False})
     app.store.cas(kept.doc, dump(called))
     try:
         market(app, rental.provider).destroy(provider_id)

@@ -38,7 +38,8 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge], now: dateti
     rental = kept.value
     for entry in entries_of(rental, charges):
         app.store.put("ledger", entry.id, dump(entry))
-    if now - rental.at < timedelta(seconds=app.settings.timing.settle_after_s):
+    last_touched = max(rental.at, rental.destroy_called_at or rental.at)
+    if now - last_touched < timedelta(seconds=app.settings.timing.settle_after_s):
         return False
     host = read(app, "hosts", rental.label, HostRecord)
     settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(rental.meter, host)})

@@ -316,7 +316,7 @@ class SimWork:
         return {"ok": True, "snapshot": report.model_dump(mode="json"), "uploaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
-        """As `host.work` does: a manifest that cannot be used is none."""
+        """As `host.work` does: it raises when the manifest is gone or damaged."""
         if not args.get("previous"):
             return None
         bucket, key = self.machine.world.bucket, bytes.fromhex(args["instance_key"])

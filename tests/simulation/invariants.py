@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Change = tuple[str, str, Data | None, Data | None]
 VIOLATIONS_MAX = 5
 GAP_S = 2.5 * SAMPLE_S + 1.0
+REPORT_AGE_S = 120.0
+"""An older report of idleness is none."""
 
 
 class Oracle:
@@ -142,13 +144,15 @@ class Oracle:
             return
         window_s = after["spec"]["idle_for_s"] or world.plan.timing.idle_for_s
         reported_at = (host.data["last_seen_at"] - START).total_seconds()
-        since = world.loop.now - window_s
+        since = reported_at - window_s
         seen = [(at, percent) for at, percent in machine.looks if since + 1 <= at <= reported_at]
         busy = [at for at, percent in seen if percent is None or not 0 <= percent < 5]
-        edges = [since, *(at for at, _ in seen), world.loop.now]
+        edges = [since, *(at for at, _ in seen), reported_at]
         gap = max(b - a for a, b in zip(edges, edges[1:], strict=False))
-        if busy or gap > world.plan.timing.heartbeat_settled_s + GAP_S:
-            self.violate("I15", f"{key} was hibernated as idle; busy or unread at {busy[:3]}, longest gap {gap:.0f} s")
+        age = world.loop.now - reported_at
+        if busy or gap > GAP_S or age > REPORT_AGE_S:
+            why = f"busy or unread at {busy[:3]}, longest gap {gap:.0f} s, reported {age:.0f} s ago"
+            self.violate("I15", f"{key} was hibernated as idle: {why}")
 
     # --- rentals
 
