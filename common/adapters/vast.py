@@ -290,12 +290,11 @@ def _charges(row: Json) -> list[Charge]:
         if row.get("type") != "instance" or not source.startswith("instance-"):
             return []
         start, end = (datetime.fromtimestamp(float(row[name]), UTC) for name in ("start", "end"))
+        id, label = source.removeprefix("instance-"), str((row.get("metadata") or {}).get("label") or "")
         return [
-            Charge(
-                source.removeprefix("instance-"), CHARGE_KINDS[item["type"]], start, end, str(_decimal(item["amount"]))
-            )
+            Charge(id, CHARGE_KINDS[item["type"]], start, end, str(_decimal(item["amount"])), label)
             for item in row["items"]
             if item["type"] in CHARGE_KINDS
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MarketUnknown(f"vast.ai sent a charge that does not parse: {error}") from error

@@ -70,7 +70,7 @@ class RentalState(StrEnum):
     RELEASING = "releasing"
     """Retired for ever: anyone may destroy the machine at any time."""
     RELEASED = "released"
-    """Retired, and absent from a listing made after the destroy."""
+    """Retired, absent from a listing, and unknown to a GET by its id."""
 
 
 MOVES: Mapping[RentalState, frozenset[RentalState]] = {

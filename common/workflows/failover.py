@@ -30,9 +30,13 @@ def replace_lost(app: App, world: World, now: datetime) -> bool:
 
 
 def fence_silent(app: App, world: World, now: datetime) -> bool:
-    """up -> boot: listed as running but silent. The epoch fences it; its machine is held until a snapshot covers it."""
+    """up -> boot: listed as running but silent. The epoch fences it; its machine is held until a snapshot covers it.
+
+    When the user wants it down, a writer that runs is frozen first, and one that never came to run is given up here.
+    """
     instance, writer, host = world.instance.value, world.writer, world.writer_host
-    if writer is None or instance.want is not Want.UP or writer.value.unreachable_at is None:
+    is_frozen_first = instance.want is not Want.UP and instance.is_running
+    if writer is None or is_frozen_first or writer.value.unreachable_at is None:
         return False
     if host and host.silent_for_s(now) <= app.settings.timing.silent_after_s:
         return False

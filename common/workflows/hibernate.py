@@ -140,8 +140,8 @@ def order_again(app: App, world: World, now: datetime) -> bool:
     if result is None:
         return False
     why = f"{result.error}: {result.detail}"
-    writes = [world.instance.becomes(_once_more(instance, now)), event(app, instance, "snapshot_failed", why, now)]
-    app.store.commit(writes)
+    once_more = world.instance.becomes(_once_more(instance, now))
+    app.store.commit([once_more, event(app, instance, "snapshot_failed", why, now)])
     return True
 
 

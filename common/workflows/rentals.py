@@ -191,12 +191,10 @@ def _note_end(app: App, label: str, ended_at: datetime) -> None:
             continue
 
 
-def released(rental: Rental, *, listed: bool, late_create_s: float, now: datetime) -> bool:
-    """Is a retired rental certainly gone? `listed` is from a listing made after the record was read."""
+def released(rental: Rental, *, late_create_s: float, now: datetime) -> bool:
+    """May a retired rental that a listing lacks, made after its record was read, be taken for gone?"""
     if rental.create_called_at is None:
         return True  # the call was never made, and a retired label is never created
-    if listed:
-        return False
     if rental.provider_id is None and definite_refusal(rental) is None:
         return (now - rental.create_called_at).total_seconds() > late_create_s
     return rental.destroy_called_at is not None or rental.loss is not None or definite_refusal(rental) is not None

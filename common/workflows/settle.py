@@ -65,7 +65,8 @@ def entries_of(rental: Rental, charges: Sequence[Charge]) -> list[LedgerEntry]:
     """The provider's charges of one rental, rounded once per (kind, hour). Writing them again changes nothing."""
     sums: dict[tuple[str, datetime], Decimal] = defaultdict(Decimal)
     for charge in charges:
-        if charge.provider_id == rental.provider_id:
+        # the label is the truth; an id was never heard of when the create's answer was lost and no listing came in time
+        if charge.label == rental.label or (not charge.label and charge.provider_id == rental.provider_id):
             sums[charge.kind, hour_of(charge.start)] += Decimal(charge.amount_usd)
     return [
         LedgerEntry(

@@ -92,9 +92,8 @@ def _note(
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
     late_create_s = app.settings.timing.late_create_s
-    if rental.state is RentalState.RELEASING and rentals.released(
-        rental, listed=row is not None, late_create_s=late_create_s, now=now
-    ):
+    gone = row is None and rentals.released(rental, late_create_s=late_create_s, now=now)
+    if rental.state is RentalState.RELEASING and gone and not _still_there(app, market, rental):
         _save(app, kept, rental.to(RentalState.RELEASED, at=now))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
@@ -114,22 +113,28 @@ def _with_row(rental: Rental, row: Listed) -> Rental:
 
 
 def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
-    """GONE only when two listings, a GET by id and a silent heartbeat agree."""
+    """GONE only when two listings, a GET by id and a silent heartbeat agree.
+
+    Where no listing ever told the id there is nothing to GET: then it must be absent for `dead_man_s`, after which
+    its host would have stopped itself (rule R10).
+    """
     if rental.absent_at is None:
         return rental.model_copy(update={"absent_at": now})
     if (now - rental.absent_at).total_seconds() < SECOND_LISTING_AFTER_S or not _is_silent(app, rental, host, now):
         return rental
-    if rental.provider_id is None or market_has(app, market, rental.provider_id):
+    timing = app.settings.timing
+    unknown_for_s = (now - rental.absent_at).total_seconds() if rental.provider_id is None else timing.dead_man_s
+    if unknown_for_s < timing.dead_man_s or _still_there(app, market, rental):
         return rental
-    return _lost(rental, "gone", host, now, beat_s=app.settings.timing.heartbeat_settled_s, both=True)
+    return _lost(rental, "gone", host, now, beat_s=timing.heartbeat_settled_s, both=True)
 
 
-def market_has(app: App, market: Market, provider_id: str) -> bool:
-    """Does a GET by id still show it? An answer that failed counts as yes: it is no information."""
+def _still_there(app: App, market: Market, rental: Rental) -> bool:
+    """Does a GET by id, where the id is known, still show it? A failed answer counts as yes: it is no information."""
     try:
-        return market.get(provider_id) is not None
+        return rental.provider_id is not None and market.get(rental.provider_id) is not None
     except MarketError as error:
-        app.log("get_failed", provider_id=provider_id, error=str(error))
+        app.log("get_failed", label=rental.label, error=str(error))
         return True
 
 
