@@ -118,7 +118,11 @@ class Oracle:
         bucket, manifest_key = self._world.bucket, pointer["manifest_key"]
         stored = bucket.objects.get(manifest_key)
         if stored is None or stored.is_rotten:
-            return "its manifest is damaged" if rot_counts or (stored is None and manifest_key not in bucket.gone) else None
+            return (
+                "its manifest is damaged"
+                if rot_counts or (stored is None and manifest_key not in bucket.gone)
+                else None
+            )
         instance_key = self._world.deployment.derive("manifest", key)
         try:
             manifest = unseal(stored.data, manifest_key, instance_key)
@@ -220,7 +224,12 @@ class Oracle:
 
     def _nothing_is_lost(self, label: str, when: str) -> None:
         machine, durable = self._world.machine_of(label), self._covered.get(label)
-        if machine is None or machine.content is None or not machine.contract.listed or machine.contract.cur == "stopped":
+        if (
+            machine is None
+            or machine.content is None
+            or not machine.contract.listed
+            or machine.contract.cur == "stopped"
+        ):
             return
         if durable is None or not durable.holds(machine.content):
             lacks = machine.content.depth - (durable.depth if durable else 0)
@@ -320,7 +329,9 @@ class Oracle:
         bill: dict[tuple[str, str, datetime], int] = {}
         for contract in world.account.sim.all_contracts():
             if not contract.listed and not world.is_stranger(contract):
-                bill |= {(contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in contract.billed(now).items()}
+                bill |= {
+                    (contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in contract.billed(now).items()
+                }
         ours = {key: usd for key, usd in ledger.items() if (c := self.contract_of(key[0])) and not c.listed}
         if ours != bill:
             keys = [key for key in {**ours, **bill} if ours.get(key) != bill.get(key)]

@@ -79,7 +79,9 @@ KNOBS: tuple[Knob, ...] = (
     Knob("small_disk", "A16 C8", "account", 0.2, "the disk is smaller than the workspace"),
     Knob("price_moves", "A21 A22", "account", 0.3, "the contract costs another price than the offer showed"),
     Knob("destroy_fails", "A7", "account", 0.3, "every destroy of this machine fails for a while", 1800.0),
-    Knob("destroy_throttled", "A7 A23b", "account", 0.3, "every destroy of this machine is throttled for a while", 1200.0),
+    Knob(
+        "destroy_throttled", "A7 A23b", "account", 0.3, "every destroy of this machine is throttled for a while", 1200.0
+    ),
     Knob("destroy_deferred", "A8", "account", 0.3, "destroy says success, and the machine goes on for a while", 1500.0),
     Knob("outbid", "A18 C12 D5", "host", 0.01, "somebody else took the GPU: stopped, the disk bills on"),
     Knob("lost", "A20 C12 D5", "host", 0.01, "the machine is gone without a word"),

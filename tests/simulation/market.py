@@ -134,7 +134,12 @@ class Account:
         self.loop.after(after_s, end)
 
     def _carry_out(
-        self, request: Request, verb: str, contract: Contract | None, strike: Callable[[str], Strike | None], now: datetime
+        self,
+        request: Request,
+        verb: str,
+        contract: Contract | None,
+        strike: Callable[[str], Strike | None],
+        now: datetime,
     ) -> Answer:
         if verb == "destroy" and contract and contract.listed:
             self.destroying(contract)

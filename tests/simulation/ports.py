@@ -12,7 +12,20 @@ from greenlet import getcurrent
 
 from common.domain.offer import Offer, Wanted
 from common.errors import DumontError, MarketUnknown, ObjectStoreError, StoreError, StoreUnavailable, Throttled
-from common.ports import MAX_QUERY_LIMIT, Charge, Data, Doc, Launch, Listed, Market, ObjectStore, Store, Stored, Where, Write
+from common.ports import (
+    MAX_QUERY_LIMIT,
+    Charge,
+    Data,
+    Doc,
+    Launch,
+    Listed,
+    Market,
+    ObjectStore,
+    Store,
+    Stored,
+    Where,
+    Write,
+)
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults
 

@@ -93,13 +93,17 @@ class MemoryStore:
         order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
-        found = [doc for doc in self.docs.get(collection, {}).values() if all(_holds(doc.data, *term) for term in where)]
+        found = [
+            doc for doc in self.docs.get(collection, {}).values() if all(_holds(doc.data, *term) for term in where)
+        ]
         if order:
             found = [doc for doc in found if order in doc.data]
         found.sort(key=lambda doc: _place(doc, order), reverse=newest_first)
         if start_after is not None:
             after = self._cursor(collection, start_after, order)
-            found = [doc for doc in found if (_place(doc, order) < after if newest_first else _place(doc, order) > after)]
+            found = [
+                doc for doc in found if (_place(doc, order) < after if newest_first else _place(doc, order) > after)
+            ]
         return found[:limit]
 
     def _cursor(self, collection: str, id: str, order: str | None) -> tuple[Any, ...]:
@@ -212,9 +216,7 @@ def _holds(data: Data, name: str, operator: str, value: Any) -> bool:
         raise ValueError("a range needs a value: None is only compared with ==")
     if mine is None:
         return False
-    return bool(
-        {"<": mine < value, "<=": mine <= value, ">": mine > value, ">=": mine >= value}[operator]
-    )
+    return bool({"<": mine < value, "<=": mine <= value, ">": mine > value, ">=": mine >= value}[operator])
 
 
 def _place(doc: Doc, order: str | None) -> tuple[Any, ...]:

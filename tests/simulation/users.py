@@ -110,7 +110,9 @@ class Users:
         body = rest.Terminate(discard=verb == "discard") if verb in ("terminate", "discard") else Nothing()
         owned.is_discarding = owned.is_discarding or verb == "discard"
         try:
-            self._until_heard(owned, "terminate" if verb == "discard" else verb, body, {"id": owned.key.partition(".")[2]})
+            self._until_heard(
+                owned, "terminate" if verb == "discard" else verb, body, {"id": owned.key.partition(".")[2]}
+            )
         except (IllegalMove, NotFound):
             return
         owned.wish = WISH[verb]

@@ -85,7 +85,8 @@ class Web:
 
     def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
         request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
-        account = (machine.key or "").partition(".")[0]
+        # a notice makes the whole market looked at: it is nobody's own
+        account = (machine.key or "").partition(".")[0] if kind != "notice" else ""
         return self.invoke(
             kind, lambda: _answer(HANDLERS[kind](request)), account=account, key=machine.key, label=machine.label
         )

@@ -105,7 +105,14 @@ class World:
         self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
-        self.gate = Gate(self.loop, self.faults, self.phases, self._rng("latency"), later=self.at_or_when_quiet, trace=[] if trace else None)
+        self.gate = Gate(
+            self.loop,
+            self.faults,
+            self.phases,
+            self._rng("latency"),
+            later=self.at_or_when_quiet,
+            trace=[] if trace else None,
+        )
         self.account = Account(self.loop, self.faults, self.phases, self._rng("market"))
         self.account.sim.set_credit("1000000")
         self.account.after = self._carry_out
@@ -201,8 +208,13 @@ class World:
         )
 
     def _final_state(self) -> str:
-        docs = [(c, id, str(doc.data)) for c, docs in sorted(self.store.docs.items()) for id, doc in sorted(docs.items())]
-        bills = [(c.id, c.label, str(self.account.sim.billed(c.id, self.loop.clock()))) for c in self.account.sim.all_contracts()]
+        docs = [
+            (c, id, str(doc.data)) for c, docs in sorted(self.store.docs.items()) for id, doc in sorted(docs.items())
+        ]
+        bills = [
+            (c.id, c.label, str(self.account.sim.billed(c.id, self.loop.clock())))
+            for c in self.account.sim.all_contracts()
+        ]
         return f"{docs} {bills} {self.loop.events} {self.gate.calls}"
 
     # --- the scheduler
@@ -329,7 +341,9 @@ class World:
         if not isinstance(error, Killed):
             import traceback
 
-            self.oracle.violate("I0", f"{task.name} raised {error!r}: {''.join(traceback.format_exception(error))[-800:]}")
+            self.oracle.violate(
+                "I0", f"{task.name} raised {error!r}: {''.join(traceback.format_exception(error))[-800:]}"
+            )
 
 
 LABEL = re.compile(r"dumont-[a-z0-9]+-([a-z0-9]+)-[0-9]+-[0-9a-f]{8}")
