@@ -121,6 +121,9 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
+    """Packs whose content need not be proven again; none after a failure, for then all of them were sent again."""
+    if instance.snapshot_failures:
+        return set()
     where: list[Where] = [("instance_key", "==", instance.key)]
     docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
     return {name for doc in docs for name in doc.data["new_packs"]}

@@ -54,6 +54,8 @@ class Workspaces:
 class Stored_:
     data: bytes
     at: float
+    md5: str
+    """As the store computed it when the object arrived."""
     is_rotten: bool = False
     """Its content changed after it was stored."""
 
@@ -82,11 +84,10 @@ class Bucket:
         for key in sorted(self.objects):
             stored = self.objects[key]
             if key.startswith(prefix) and stored.at <= newest:
-                md5 = hashlib.md5(stored.data, usedforsecurity=False).hexdigest() if self.gives_md5 else None
-                yield Stored(key, len(stored.data), md5)
+                yield Stored(key, len(stored.data), stored.md5 if self.gives_md5 else None)
 
     def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = Stored_(data, self.clock())
+        self.objects[key] = Stored_(data, self.clock(), _md5(data))
         self.gone.pop(key, None)
 
     def put_file(self, key: str, path: str) -> None:
@@ -100,10 +101,10 @@ class Bucket:
         return f"https://bucket.sim/{key}?expires={expires_s}"
 
     def garble(self, key: str, *, is_rot: bool = False) -> None:
-        """Another content of the same size."""
+        """Another content of the same size: on its way to the store, or (rot) after it arrived."""
         stored = self.objects[key]
-        flipped = bytes([stored.data[-1] ^ 1])
-        self.objects[key] = Stored_(stored.data[:-1] + flipped, stored.at, is_rot)
+        data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
+        self.objects[key] = Stored_(data, stored.at, stored.md5 if is_rot else _md5(data), is_rot)
 
     def lose(self, key: str) -> None:
         self.gone[key] = self.clock()
@@ -125,7 +126,7 @@ def take(
     content: Content, *, prefix: str, instance_key: bytes, version: Version, taken_at: str, previous: Manifest | None
 ) -> Shot:
     body = b"write %d\n" % content.number
-    name, pack = _packed(body)
+    name, pack = blake3(body).hexdigest(), Pack(len(body), _md5(body))
     packs, files = {name: pack}, {b"now": (name, len(body))}
     if previous:
         (old,) = (entry for entry in previous.entries if entry.path == b"now")
@@ -141,11 +142,12 @@ def take(
         packs=packs,
     )
     manifest, sealed = seal(manifest, instance_key)
-    return Shot(manifest, sealed, ((pack_key(prefix, name), body),), content)
+    new = () if previous and name in previous.packs else ((pack_key(prefix, name), body),)
+    return Shot(manifest, sealed, new, content)
 
 
-def _packed(body: bytes) -> tuple[str, Pack]:
-    return blake3(body).hexdigest(), Pack(len(body), hashlib.md5(body, usedforsecurity=False).hexdigest())
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _file(path: bytes, chunk: str, size: int) -> Entry:
