@@ -47,11 +47,16 @@ class Faults:
     script: frozenset[Hit] | None = None
     directed: tuple[str, str] | None = None
     active: bool = True
+    on: frozenset[str] = frozenset()
+    """The knobs that can strike at all."""
     hits: list[Hit] = field(default_factory=list)
     cells: Counter[tuple[str, str]] = field(default_factory=Counter)
     _asked: Counter[str] = field(default_factory=Counter)
     _rngs: dict[str, random.Random] = field(default_factory=dict)
     _struck: int = 0
+
+    def __post_init__(self) -> None:
+        self.on = frozenset(self.rates) if self.script is None else frozenset(knob for knob, _ in self.script)
 
     @classmethod
     def swarm(cls, seed: int, *, without: Collection[str] = ()) -> Faults:
@@ -66,7 +71,7 @@ class Faults:
 
     def strike(self, name: str, phases: Phases = _nowhere, count: int | None = None) -> Strike | None:
         """Does this fault happen here? `count` overrides how the decision is counted (calls are numbered as one row)."""
-        if not self.active or (name not in self.rates and self.script is None):
+        if name not in self.on or not self.active:
             return None
         if count is None:
             count = self._asked[name]

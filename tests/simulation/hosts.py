@@ -57,6 +57,8 @@ class Machine:
     clock_off_s: float = 0.0
     looks: list[tuple[float, float | None]] = field(default_factory=list)
     """What the agent saw of the GPU, and when; a time without a look has no entry."""
+    restored: Content | None = None
+    """What the last restore left; anything else is work that was done since."""
     has_served: bool = False
     served_epoch: int = 0
     heard_at: float = 0.0
@@ -343,6 +345,8 @@ class SimWork:
 
     def _restore(self) -> dict[str, Any]:
         machine, world, args = self.machine, self.machine.world, self.task["args"]
+        if machine.served_epoch == self.epoch and machine.content is not machine.restored:
+            world.oracle.violate("I3", f"{machine.label} restored again over its own work of epoch {self.epoch}")
         if args.get("manifest_key"):
             if machine.fate.has_small_disk:
                 return {"ok": False, "error": "disk_full", "detail": "too small"}
@@ -351,7 +355,7 @@ class SimWork:
             machine.content = objects.restore(world.bucket, args["manifest_key"], key, world.workspaces.known)
         elif machine.content is None:
             machine.content = world.workspaces.write(None)
-        machine.has_served, machine.served_epoch = True, self.epoch
+        machine.has_served, machine.served_epoch, machine.restored = True, self.epoch, machine.content
         world.account.sim.traffic(machine.contract.id, 0, 50_000_000, world.loop.clock())
         return {"ok": True, "downloaded_bytes": 50_000_000}
 

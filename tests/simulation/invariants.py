@@ -175,6 +175,8 @@ class Oracle:
             self._not_from_a_failed_read(label, new)
         if new is RentalState.LOST:
             self._lost(label, after)
+        if new is RentalState.HELD:
+            self._fenced(label)
         if new is RentalState.RELEASING:
             self._retired(label, old, before, after)
 
@@ -188,6 +190,12 @@ class Oracle:
         contract = self.contract_of(label)
         if contract is not None and contract.listed and contract.cur != "stopped":
             self.violate("K1", f"{label} was declared lost ({after['loss']}) while the market has it, {contract.state}")
+
+    def _fenced(self, label: str) -> None:
+        world, host = self._world, self._world.store.docs.get("hosts", {}).get(label)
+        silent_s = (world.loop.clock() - host.data["last_seen_at"]).total_seconds() if host else world.loop.now
+        if silent_s < world.plan.timing.silent_after_s:
+            self.violate("D4", f"{label} was fenced {silent_s:.0f} s after its host was heard")
 
     def _retired(self, label: str, old: RentalState, before: Data, after: Data) -> None:
         excuse = self._excuse(label, old, before)

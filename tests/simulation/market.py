@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import httpx
+
 from common.adapters.vast import Vast
 from infra.demo.vast import Answer, Request, VastSim
 from infra.demo.vast_contract import Contract
@@ -89,7 +91,8 @@ class Account:
         return self._marred(verb, answer, strike)
 
     def _striker(self, about: str) -> Callable[[str], Strike | None]:
-        return lambda knob: self.faults.strike(knob, lambda: self.phases(about))
+        on = self.faults.on
+        return lambda knob: self.faults.strike(knob, lambda: self.phases(about)) if knob in on else None
 
     def _verb(self, request: Request) -> tuple[str, Contract | None]:
         parts = request.path.strip("/").split("/")
@@ -296,9 +299,8 @@ class Response:
 
 
 def adapter(account: Account) -> Vast:
-    """The real adapter."""
-    market = Vast(API_KEY)
-    market._http.close()
+    """The real adapter, with a lighter client than httpx's: 200 seeds a run go over real HTTP (module `over_http`)."""
+    market = Vast(API_KEY, transport=httpx.MockTransport(lambda _request: httpx.Response(503)))
     market._http = LightHttp(account)  # type: ignore[assignment]
     return market
 

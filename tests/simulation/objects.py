@@ -68,7 +68,6 @@ class Bucket:
     objects: dict[str, Stored_] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     """Key -> when it vanished."""
-    hides_newest_s: float = 0.0
     gives_md5: bool = True
 
     def get(self, key: str) -> bytes:
@@ -79,8 +78,8 @@ class Bucket:
     def read(self, key: str) -> Iterator[bytes]:
         yield self.get(key)
 
-    def list(self, prefix: str) -> Iterator[Stored]:
-        newest = self.clock() - self.hides_newest_s
+    def list(self, prefix: str, hides_newest_s: float = 0.0) -> Iterator[Stored]:
+        newest = self.clock() - hides_newest_s
         for key in sorted(self.objects):
             stored = self.objects[key]
             if key.startswith(prefix) and stored.at <= newest:

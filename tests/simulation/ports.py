@@ -20,7 +20,6 @@ from common.ports import (
     Launch,
     Listed,
     Market,
-    ObjectStore,
     Store,
     Stored,
     Where,
@@ -28,12 +27,14 @@ from common.ports import (
 )
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults
+from tests.simulation.objects import Bucket
 
 T = TypeVar("T")
 
 LATENCY_S = {"store": (0.004, 0.03), "market": (0.1, 0.5), "objects": (0.02, 0.2)}
 GIVES_UP_AFTER_S = {"store": 10.0, "market": 30.0, "objects": 30.0}
 HOT_S = 1.0
+STALE_S = 60.0
 
 
 @dataclass
@@ -94,7 +95,11 @@ class Gate:
         return answer
 
     def _striker(self, about: str, number: int) -> Callable[[str], bool]:
+        on = self.faults.on
+
         def strike(knob: str) -> bool:
+            if knob not in on:
+                return False
             struck = self.faults.strike(knob, lambda: self.phases(about), number)
             if struck:
                 self._length = struck.length_s()
@@ -277,7 +282,7 @@ class FaultyMarket:
 class FaultyObjects:
     """`ports.ObjectStore`."""
 
-    def __init__(self, objects: ObjectStore, gate: Gate) -> None:
+    def __init__(self, objects: Bucket, gate: Gate) -> None:
         self._objects, self._gate = objects, gate
 
     def get(self, key: str) -> bytes:
@@ -287,7 +292,12 @@ class FaultyObjects:
         return iter(self._call("read", key, lambda: list(self._objects.read(key))))
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        return iter(self._call("list", prefix, lambda: list(self._objects.list(prefix))))
+        return iter(self._call("list", prefix, lambda: self._listed(prefix)))
+
+    def _listed(self, prefix: str) -> list[Stored]:
+        gate = self._gate
+        stale = gate.faults.strike("objects_stale_list", lambda: gate.phases(prefix))
+        return list(self._objects.list(prefix, hides_newest_s=STALE_S if stale else 0.0))
 
     def put(self, key: str, data: bytes) -> None:
         self._call("put", key, lambda: self._objects.put(key, data), mutates=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ class Users:
     def begin(self) -> None:
         for owned in self.owned:
             owned.busy = self._days(self._world.faults_end)
-            self._world.loop.spawn(lambda owned=owned: self._live(owned), "user", delay=self._rng.uniform(0, 240))  # type: ignore[misc]
+            delay = self._rng.uniform(0, 240)
+            self._world.loop.spawn(functools.partial(self._live, owned), "user", delay=delay)
 
     def _days(self, until: float) -> list[tuple[float, bool]]:
         at, busy, days = 0.0, True, []
@@ -87,25 +89,25 @@ class Users:
 
     def _live(self, owned: Owned) -> None:
         world, loop = self._world, self._world.loop
-        owned.key = self._provision(owned)
+        owned.key = self.provision(owned)
         while loop.now < world.faults_end:
             loop.sleep(self._rng.uniform(*THINKS_S))
             if loop.now >= world.faults_end:
                 break
-            self._ask(owned, self._rng.choice(NEXT[owned.wish]))
+            self.ask(owned, self._rng.choice(NEXT[owned.wish]))
             if flip := world.struck("flip", owned.key):
                 loop.sleep(5 + flip.length_s())
-                self._ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
+                self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
             if world.strike("stranger_asks", owned.key):
                 self._ask_as_stranger(owned)
-        self._insist(owned)
+        self.insist(owned)
 
-    def _provision(self, owned: Owned) -> str:
+    def provision(self, owned: Owned) -> str:
         body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00")
         answer = self._until_heard(owned, "provision", body, {})
         return f"{owned.account}.{answer.operation.instance_id}"
 
-    def _ask(self, owned: Owned, verb: str) -> None:
+    def ask(self, owned: Owned, verb: str) -> None:
         """Until it is accepted or refused for good."""
         body = rest.Terminate(discard=verb == "discard") if verb in ("terminate", "discard") else Nothing()
         owned.is_discarding = owned.is_discarding or verb == "discard"
@@ -156,7 +158,7 @@ class Users:
 
     # --- the end
 
-    def _insist(self, owned: Owned) -> None:
+    def insist(self, owned: Owned) -> None:
         """The last word, and the same again when the product gave up."""
         loop = self._world.loop
         if not owned.final:
@@ -167,7 +169,7 @@ class Users:
             if record is not None and self._disagrees(record, owned.final) and loop.now - asked_at >= INSISTS_AFTER_S:
                 asked_at = loop.now
                 for verb in self._verbs(record, owned.final):
-                    self._ask(owned, verb)
+                    self.ask(owned, verb)
             loop.sleep(LOOKS_EVERY_S)
 
     @staticmethod

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-import re
 import shutil
 import string
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from common.domain.strategy import Strategy
 from common.ports import App, Deployment
 from infra.demo.vast_contract import Contract
 from jobs import hibernate_idle, reconcile
+from tests.simulation import story
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
 from tests.simulation.hosts import Machine
@@ -36,6 +36,7 @@ STORAGE_SECRET = "storage-canary-0123456789"
 QUIET_AT_LEAST_S = 600.0
 QUIET_AT_MOST_S = 5_400.0
 LOOK_EVERY_S = 120.0
+STORY_AT_MOST_S = 40_000.0
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 ALPHABET = string.ascii_lowercase + string.digits
@@ -51,6 +52,10 @@ class Plan:
     timing: Timing = Timing()
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
+
+    @classmethod
+    def story(cls) -> Plan:
+        return cls((story.OWNED,), STORY_AT_MOST_S, has_story=True)
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -150,14 +155,19 @@ class World:
 
     def run(self) -> Outcome:
         self.begin()
-        self.loop.run(self.faults_end)
+        while self.loop.now < self.faults_end and not self.loop.stopped:
+            self.loop.run(min(self.faults_end, self.loop.now + LOOK_EVERY_S))  # a story sets its own end
         self.calm()
         self._until_settled()
         self.oracle.judge_the_end()
         return self.end()
 
     def begin(self) -> None:
-        self.users.begin()
+        if self.plan.has_story:
+            (owned,) = self.users.owned
+            self.loop.spawn(lambda: story.live(self, owned), "user")
+        else:
+            self.users.begin()
         self.loop.at(1.0, self._minute)
         self.loop.at(1.0, self.nemesis.look)
         self._objects_profile()
@@ -170,7 +180,6 @@ class World:
         """Faults stop; what was on its way still arrives."""
         self.faults.active = False
         self.gate.reach.cut_until.clear()
-        self.bucket.hides_newest_s = 0.0
         self.account.has_offers, self.account.is_fuzzy = True, False
         for fate in self.account.fates.values():
             fate.fails_destroy_until = fate.throttles_destroy_until = fate.defers_destroy_s = 0.0
@@ -244,6 +253,8 @@ class World:
 
     def struck(self, knob: str, about: Any) -> Strike | None:
         """`about`: a machine, an instance's key, or '' for everything."""
+        if knob not in self.faults.on:
+            return None
         text = about if isinstance(about, str) else about.label
         return self.faults.strike(knob, lambda: self.phases(text))
 
@@ -346,5 +357,4 @@ class World:
             )
 
 
-LABEL = re.compile(r"dumont-[a-z0-9]+-([a-z0-9]+)-[0-9]+-[0-9a-f]{8}")
-__all__ = ["Faults", "Outcome", "Plan", "World", "field"]
+__all__ = ["Faults", "Outcome", "Plan", "World"]
