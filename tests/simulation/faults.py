@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from tests.simulation.knobs import BY_NAME, KNOBS
 
 ON_WITH = 0.5
+DIRECTED_STRIKES = 3
 PHASES = ("down", "boot", "restoring", "up", "freezing", "ended")
 """Columns of the coverage matrix: an instance's phase when the fault struck (`up` before it serves = restoring)."""
 
@@ -79,7 +80,7 @@ class Faults:
         if not self._decides(name, count, phases):
             return None
         self.hits.append((name, count))
-        self._struck += 1
+        self._struck += self.directed is not None and name == self.directed[0]
         for phase in phases():
             self.cells[name, phase] += 1
         return Strike(name, count, random.Random(f"{self.seed}:{name}:{count}"))
@@ -87,7 +88,7 @@ class Faults:
     def _decides(self, name: str, count: int, phases: Phases) -> bool:
         if self.script is not None:
             return (name, count) in self.script
-        if self.directed is not None:
+        if self.directed is not None and name == self.directed[0]:
             return self._is_directed_here(name, phases)
         rng = self._rngs.get(name)
         if rng is None:
@@ -95,8 +96,9 @@ class Faults:
         return rng.random() < self.rates[name]
 
     def _is_directed_here(self, name: str, phases: Phases) -> bool:
+        """Strikes a few times, not at the first chance only: the seed chooses."""
         assert self.directed is not None
-        if name != self.directed[0] or self.directed[1] not in phases() or self._struck >= 3:
+        if self.directed[1] not in phases() or self._struck >= DIRECTED_STRIKES:
             return False
         rng = self._rngs.setdefault(name, random.Random(f"{self.seed}:{name}"))
         return rng.random() < 0.5

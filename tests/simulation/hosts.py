@@ -61,6 +61,8 @@ class Machine:
     """What the last restore left; anything else is work that was done since."""
     has_served: bool = False
     served_epoch: int = 0
+    open_epoch: int = 0
+    """The user's processes work since the agent served in that epoch; only a freeze stops them."""
     heard_at: float = 0.0
     """The control plane last answered a heartbeat of this host."""
     is_gone: bool = False
@@ -186,8 +188,9 @@ class Machine:
     def _user_writes(self) -> None:
         if not self.is_running:
             return
-        agent = self.agent
-        is_open = agent is not None and agent.phase is HostPhase.SERVING and not self.has_frozen_writers
+        if self.agent is not None and self.agent.phase is HostPhase.SERVING:
+            self.open_epoch = self.served_epoch
+        is_open = self.has_served and self.open_epoch == self.served_epoch and not self.has_frozen_writers
         if is_open and self.standing_until <= self.world.loop.now and self.content is not None:
             self.content = self.world.workspaces.write(self.content)
         self.world.loop.after(self._until_next_write(), self._user_writes)

@@ -1,0 +1,97 @@
+"""Runs as values: what to run, in which process, and what came of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from tests.simulation.faults import Faults, Hit
+from tests.simulation.world import Outcome, Plan, World
+
+PROCESSES = 2
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One world. With `script`, exactly those faults; with `directed`, one cell of the matrix; else the seed's own mix."""
+
+    seed: int
+    script: frozenset[Hit] | None = None
+    without: frozenset[str] = frozenset()
+    directed: tuple[str, str] | None = None
+    also: tuple[tuple[str, float], ...] = ()
+    """Of a directed run: knobs that lead to the cell."""
+    is_story: bool = False
+    faults_for_s: float | None = None
+
+    def faults(self) -> Faults:
+        if self.script is not None:
+            return Faults(self.seed, {}, self.script)
+        if self.directed is not None:
+            return Faults(self.seed, {**dict(self.also), self.directed[0]: 1.0}, directed=self.directed)
+        return Faults.swarm(self.seed, without=self.without)
+
+    def plan(self) -> Plan:
+        return Plan.story() if self.is_story else Plan.of(self.seed)
+
+    def reproduced_by(self) -> str:
+        words = f"make simulate SEEDS=1 SEED={self.seed}"
+        words += " STORY=1" if self.is_story else ""
+        if self.directed:
+            words += f" CELL={','.join(self.directed)} ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"
+        if self.without:
+            words += f" WITHOUT={','.join(sorted(self.without))}"
+        if self.script is not None:
+            words += f" FAULTS={','.join(f'{knob}@{count}' for knob, count in sorted(self.script))}"
+        return words
+
+
+_folders: list[Path] = []
+
+
+@contextmanager
+def disk() -> Iterator[Path]:
+    """Where agents keep their state: memory where the machine has a file system of it, for each write is flushed."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="dumont-sim-", dir=memory if os.access(memory, os.W_OK) else None))
+    _folders.append(folder)
+    try:
+        yield folder
+    finally:
+        _folders.pop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def do(run: Run) -> Outcome:
+    """Inside `disk()`."""
+    return World(run.seed, run.faults(), run.plan(), _folders[-1]).run()
+
+
+def do_alone(run: Run) -> Outcome:
+    with disk():
+        return do(run)
+
+
+def in_parallel(work: Callable[[A], B], items: Iterable[A], *, chunk: int = 8) -> Iterator[B]:
+    """In PROCESSES forked processes, as they come; one whole process per item's chunk, so nothing leaks for long."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(PROCESSES) as pool:
+        yield from pool.imap_unordered(work, items, chunksize=chunk)
+
+
+@dataclass
+class Watch:
+    started_at: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started_at, 1)
