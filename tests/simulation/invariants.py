@@ -18,6 +18,7 @@ from greenlet import getcurrent
 
 from common.domain import instance as instances
 from common.domain import rental as rentals
+from common.domain.host import HostPhase
 from common.domain.instance import Phase
 from common.domain.ledger import to_micro
 from common.domain.rental import Label, RentalState
@@ -321,6 +322,8 @@ class Oracle:
             and machine is not None
             and machine.is_running
             and not machine.has_frozen_writers
+            and machine.agent is not None
+            and machine.agent.phase is HostPhase.SERVING
             and machine.served_epoch == record["epoch"]
         )
         if serves and len(billing) == 1:

@@ -63,6 +63,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("body_401", "A23", "market", 0.03, "401 for a good key"),
     Knob("body_404", "A23", "market", 0.05, "404 of a gateway: the endpoint, not the machine, is missing"),
     Knob("search_quota", "A23b", "market", 0.05, "the daily search quota is used up"),
+    Knob("charges_lag", "A21", "market", 0.3, "the bill lacks what ended within the last minute and a half"),
     Knob("listing_omits", "A23", "market", 0.2, "a listing lacks rows and does not say so"),
     Knob("listing_miscounts", "A23", "market", 0.1, "a listing whose total disagrees with its rows"),
     # what the market does to machines

@@ -22,6 +22,7 @@ API_KEY = "sim-key-canary-7f3a"
 GPU = "RTX 4090"
 MACHINES = 14
 BOOT_S = (15.0, 90.0)
+CHARGES_LAG_S = 90.0
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 FUZZ = (0, -1, 1e9, "free", None, "NaN")
 
@@ -216,7 +217,16 @@ class Account:
             return answer
         if verb == "search":
             return self._searched(answer, strike)
+        if verb == "charges" and strike("charges_lag"):
+            return self._charged_late(answer)
         return self._listed(answer, strike) if verb == "list" else answer
+
+    def _charged_late(self, answer: Answer) -> Answer:
+        since = self.loop.clock() - timedelta(seconds=CHARGES_LAG_S)
+        late = {f"instance-{c.id}" for c in self.sim.all_contracts() if c.ended_at and c.ended_at > since}
+        body = json.loads(answer.body)
+        rows = [row for row in body["results"] if row["source"] not in late]
+        return _json(200, {**body, "results": rows, "count": len(rows)})
 
     def _searched(self, answer: Answer, strike: Callable[[str], Strike | None]) -> Answer:
         if strike("body_null_rows"):

@@ -18,7 +18,7 @@ from common.domain.ledger import LedgerEntry
 from common.domain.rental import RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
-from common.ports import App, Cas, Store, Write
+from common.ports import App, Cas, Doc, Write
 from common.records import Kept, World, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, hibernate, lifecycle, rentals, restore, settle, sweep
@@ -53,33 +53,34 @@ class Mutant:
         broken = self.broken(original)
         setattr(holder, attribute, broken)
         steps = {
-            phase: tuple(broken if step is original else step for step in row)
-            for phase, row in lifecycle.STEPS.items()
+            phase: tuple(broken if step is original else step for step in row) for phase, row in lifecycle.STEPS.items()
         }
         setattr(lifecycle, "STEPS", steps)  # noqa: B010 - a constant to everyone but a mutant
 
 
 class Blind:
-    """A store without guards: whatever was read, the newest version is replaced."""
+    """A store without guards: whatever was read, the version of the moment is replaced."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Any) -> None:
+        self._faulty = store
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        return getattr(self._faulty, name)
 
-    def cas(self, doc: Any, data: Any) -> Any:
-        return self._store.cas(self._store.get(doc.collection, doc.id) or doc, data)
+    def cas(self, doc: Doc, data: Any) -> Doc:
+        raw = self._faulty.inner
+        return self._faulty.write("cas", [doc], lambda: raw.cas(raw.get(doc.collection, doc.id) or doc, data))
 
     def commit(self, writes: Sequence[Write]) -> None:
-        self._store.commit([self._fresh(write) for write in writes])
+        raw = self._faulty.inner
 
-    def _fresh(self, write: Write) -> Write:
-        return (
-            Cas(self._store.get(write.doc.collection, write.doc.id) or write.doc, write.data)
-            if isinstance(write, Cas)
-            else write
-        )
+        def fresh(write: Write) -> Write:
+            if not isinstance(write, Cas):
+                return write
+            return Cas(raw.get(write.doc.collection, write.doc.id) or write.doc, write.data)
+
+        targets = [getattr(write, "doc", write) for write in writes]
+        self._faulty.write("commit", targets, lambda: raw.commit([fresh(write) for write in writes]))
 
 
 def _unguarded(original: Any) -> Any:
@@ -162,20 +163,9 @@ def _orphan_by_writer(original: Any) -> Any:
 
 
 def _destroy_once(original: Any) -> Any:
-    def due_at(app: App, rental: Any) -> Any:
-        return None if rental.destroy_called_at else original(app, rental)
-
-    return due_at
-
-
-def _sweep_destroys_once(original: Any) -> Any:
-    def destroy(app: App, listed: Any, summary: Any, now: Any) -> None:
-        rows = {}
-        for label, row in listed.items():
-            kept = read(app, "rentals", label, sweep.Rental)
-            if kept and not kept.value.destroy_called_at:
-                rows[label] = row
-        original(app, rows, summary, now)
+    def destroy(app: App, kept: Any, provider_id: str, now: Any) -> None:
+        if kept.value.destroy_called_at is None:
+            original(app, kept, provider_id, now)
 
     return destroy
 
@@ -426,7 +416,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("read, then list", "common.workflows.sweep.run", _read_then_list, "E2"),
     Mutant("orphan = not the writer", "common.workflows.sweep._destroy_orphans", _orphan_by_writer, "E2"),
     Mutant("no orphan sweep", "common.workflows.sweep._destroy_orphans", _constant(None), "E2"),
-    Mutant("sweep destroys only once", "common.workflows.sweep._destroy_orphans", _sweep_destroys_once, "R8"),
+    Mutant("gives up destroying", "common.workflows.rentals.destroy", _destroy_once, "R8"),
     Mutant("lost after one listing", "common.workflows.sweep._absent", _lost_at_once, "E3"),
     Mutant("lost by silence", "common.workflows.sweep._judged", _lost_by_silence, "E3"),
     Mutant("unknown read as absent", "common.workflows.sweep.run", _unknown_is_absent, "E4"),

@@ -102,7 +102,7 @@ class Bucket:
     def garble(self, key: str, *, is_rot: bool = False) -> None:
         """Another content of the same size: on its way to the store, or (rot) after it arrived."""
         stored = self.objects[key]
-        data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
+        data = stored.data[:-1] + bytes([(stored.data[-1] + 1) % 256])
         self.objects[key] = Stored_(data, stored.at, stored.md5 if is_rot else _md5(data), is_rot)
 
     def lose(self, key: str) -> None:

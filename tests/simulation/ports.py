@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from greenlet import getcurrent
 
@@ -159,15 +159,20 @@ def _in_vain(do: Callable[[], Any]) -> None:
         return
 
 
+class Target(NamedTuple):
+    collection: str
+    id: str
+
+
 class FaultyStore:
     """`ports.Store`."""
 
     def __init__(self, store: Store, gate: Gate) -> None:
-        self._store, self._gate = store, gate
+        self.inner, self._gate = store, gate
         self._written_at: dict[tuple[str, str], float] = {}
 
     def get(self, collection: str, id: str) -> Doc | None:
-        return self._read("get", f"{collection}/{id}", lambda: self._store.get(collection, id))
+        return self._read("get", f"{collection}/{id}", lambda: self.inner.get(collection, id))
 
     def query(
         self,
@@ -183,37 +188,38 @@ class FaultyStore:
         return self._read(
             "query",
             about and f"{collection}/{about}",
-            lambda: self._store.query(
+            lambda: self.inner.query(
                 collection, where, order_by=order_by, newest_first=newest_first, limit=limit, start_after=start_after
             ),
         )
 
     def create(self, collection: str, id: str, data: Data) -> Doc:
-        return self._write("create", [(collection, id)], lambda: self._store.create(collection, id, data))
+        return self.write("create", [Target(collection, id)], lambda: self.inner.create(collection, id, data))
 
     def cas(self, doc: Doc, data: Data) -> Doc:
-        return self._write("cas", [(doc.collection, doc.id)], lambda: self._store.cas(doc, data))
+        return self.write("cas", [doc], lambda: self.inner.cas(doc, data))
 
     def delete(self, doc: Doc) -> None:
-        self._write("delete", [(doc.collection, doc.id)], lambda: self._store.delete(doc))
+        self.write("delete", [doc], lambda: self.inner.delete(doc))
 
     def commit(self, writes: Sequence[Write]) -> None:
-        targets = [(doc.collection, doc.id) for write in writes for doc in [getattr(write, "doc", write)]]
-        self._write("commit", targets, lambda: self._store.commit(writes))
+        self.write("commit", [getattr(write, "doc", write) for write in writes], lambda: self.inner.commit(writes))
 
     def put(self, collection: str, id: str, data: Data) -> None:
-        self._write("put", [(collection, id)], lambda: self._store.put(collection, id, data))
+        self.write("put", [Target(collection, id)], lambda: self.inner.put(collection, id, data))
 
     def increment(self, collection: str, id: str, amounts: Mapping[str, int]) -> None:
-        self._write("increment", [(collection, id)], lambda: self._store.increment(collection, id, amounts))
+        self.write("increment", [Target(collection, id)], lambda: self.inner.increment(collection, id, amounts))
 
     def append(self, collection: str, data: Data) -> Doc:
-        return self._write("append", [(collection, "")], lambda: self._store.append(collection, data))
+        return self.write("append", [Target(collection, "")], lambda: self.inner.append(collection, data))
 
     def _read(self, verb: str, about: str, do: Callable[[], T]) -> T:
         return self._gate.call("store", verb, do, about=about, mutates=False, unknown=StoreUnavailable)
 
-    def _write(self, verb: str, targets: Sequence[tuple[str, str]], do: Callable[[], T]) -> T:
+    def write(self, verb: str, documents: Sequence[Any], do: Callable[[], T]) -> T:
+        """`documents`: whatever names a collection and an id."""
+        targets = [(document.collection, document.id) for document in documents]
         about = " ".join(f"{collection}/{id}" for collection, id in targets)
 
         def written() -> T:

@@ -46,6 +46,8 @@ class Owned:
 
     account: str
     strategy: Strategy
+    snapshot_every_s: float | None = None
+    idle_for_s: float | None = None
     key: str = ""
     wish: str = "up"
     is_discarding: bool = False
@@ -53,6 +55,9 @@ class Owned:
     """(from, is the GPU busy?)"""
     final: str = ""
     """What the user wants in the end; asked for again and again once the faults stop."""
+
+    def spec(self) -> dict[str, float | None]:
+        return {"snapshot_every_s": self.snapshot_every_s, "idle_for_s": self.idle_for_s}
 
 
 class Users:
@@ -103,7 +108,7 @@ class Users:
         self.insist(owned)
 
     def provision(self, owned: Owned) -> str:
-        body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00")
+        body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00", **owned.spec())
         answer = self._until_heard(owned, "provision", body, {})
         return f"{owned.account}.{answer.operation.instance_id}"
 

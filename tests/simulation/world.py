@@ -7,7 +7,7 @@ import itertools
 import random
 import shutil
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,15 @@ class Plan:
         rng = random.Random(f"plan:{seed}")
         count = rng.choice((1, 2, 2, 3))
         strategies = (Strategy.COLDSTART, Strategy.COLDSTART, Strategy.RACE)
-        owned = tuple(Owned(f"acct{n % 2}", rng.choice(strategies)) for n in range(count))
+        owned = tuple(
+            Owned(
+                f"acct{n % 2}",
+                rng.choice(strategies),
+                snapshot_every_s=rng.choice((None, 60.0, 180.0)),
+                idle_for_s=rng.choice((None, 60.0, 600.0)),
+            )
+            for n in range(count)
+        )
         return cls(owned, 2400 + 8000 * rng.random() ** 4)
 
 
@@ -98,7 +106,7 @@ class World:
         self._make_ports(trace)
         self.web = Web(self)
         self.web.crashed = self._crashed
-        self.users = Users(self, self._rng("users"), [Owned(o.account, o.strategy, final=o.final) for o in plan.owned])
+        self.users = Users(self, self._rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
         self.nemesis = Nemesis(self)
         bootstrap.use(self.app)
 
