@@ -32,7 +32,7 @@ class Run:
     also: tuple[tuple[str, float], ...] = ()
     """Of a directed run: knobs that lead to the cell."""
     is_story: bool = False
-    faults_for_s: float | None = None
+    over_http: bool = False
 
     def faults(self) -> Faults:
         if self.script is not None:
@@ -47,6 +47,7 @@ class Run:
     def reproduced_by(self) -> str:
         words = f"make simulate SEEDS=1 SEED={self.seed}"
         words += " STORY=1" if self.is_story else ""
+        words += " HTTP=1" if self.over_http else ""
         if self.directed:
             words += f" CELL={','.join(self.directed)} ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"
         if self.without:
@@ -72,9 +73,17 @@ def disk() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def folder() -> Path:
+    return _folders[-1]
+
+
 def do(run: Run) -> Outcome:
     """Inside `disk()`."""
-    return World(run.seed, run.faults(), run.plan(), _folders[-1]).run()
+    if run.over_http:
+        from tests.simulation import over_http  # it stands on this module
+
+        return over_http.do(run)
+    return World(run.seed, run.faults(), run.plan(), folder()).run()
 
 
 def do_alone(run: Run) -> Outcome:

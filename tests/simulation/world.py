@@ -15,7 +15,7 @@ from typing import Any
 from common import bootstrap
 from common.config import Settings, Timing
 from common.domain.strategy import Strategy
-from common.ports import App, Deployment
+from common.ports import App, Deployment, Market
 from infra.demo.vast_contract import Contract
 from jobs import hibernate_idle, reconcile
 from tests.simulation import story
@@ -131,8 +131,8 @@ class World:
         self.account.after = self._carry_out
         self.account.created = self._created
         self.account.destroying = self.oracle.destroying
-        self.bucket = Bucket(lambda: self.loop.now)
-        market = FaultyMarket(adapter(self.account), self.gate)
+        self.bucket = self.make_bucket()
+        market = FaultyMarket(self.make_market(), self.gate)
         market.about = lambda provider_id: self._label_of(provider_id)
         settings = Settings(
             store="sqlite:///unused",
@@ -158,6 +158,12 @@ class World:
             log=self._note,
             nudge=lambda key: self.web.nudge(key),
         )
+
+    def make_market(self) -> Market:
+        return adapter(self.account)
+
+    def make_bucket(self) -> Bucket:
+        return Bucket(lambda: self.loop.now)
 
     # --- running
 
