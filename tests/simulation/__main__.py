@@ -71,7 +71,9 @@ def replay(seed: int, given: dict[str, str]) -> int:
             for name, _, rate in (w.partition(":") for w in given.get("ALSO", "").split(","))
             if name
         ),
+        stirred=frozenset(given.get("STIRRED", "").split(",")) - {""},
         is_story="STORY" in given,
+        is_race=given.get("STORY") == "race",
         over_http="HTTP" in given,
     )
     total, (_, outcome) = Total(), work(run)

@@ -28,8 +28,9 @@ def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
     stories = list(sweep.singles())  # of the sound product: the numbers of its calls
     mutant.plant()
+    seeds = (Run(seed, stirred=mutant.stirred) for seed in range(1, SEEDS + 1))
     with disk():
-        for run in chain((Run(seed) for seed in range(1, SEEDS + 1)), stories):
+        for run in chain(seeds, stories):
             outcome = do(run)
             if outcome.violations:
                 return mutant.name, 0 if run.is_story else run.seed, outcome.violations[0]

@@ -50,6 +50,15 @@ LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "boot": (("boot_slow", 0.7), ("lost", 0.01)),
 }
 """What a directed run breaks besides, so that the phase is reached and lasts."""
+LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
+    "notice": (("outbid", 0.05), ("lost", 0.05)),
+    "notice_replayed": (("notice", 1.0), ("outbid", 0.05), ("lost", 0.05)),
+    "objects_throttled": (("bit_rot", 0.05), ("object_vanishes", 0.05)),
+    "objects_lost_reply": (("bit_rot", 0.05), ("object_vanishes", 0.05)),
+    "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
+    "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5)),
+}
+"""And so that the fault itself has its chance."""
 
 
 def cells() -> list[Cell]:
@@ -91,5 +100,5 @@ class Coverage:
 
 def directed_runs(wanting: Iterable[Cell]) -> Iterator[tuple[Cell, list[Run]]]:
     for cell in wanting:
-        leads = tuple(lead for lead in LEADS.get(cell[1], ()) if lead[0] != cell[0])
+        leads = tuple(lead for lead in (*LEADS.get(cell[1], ()), *LEADS_TO.get(cell[0], ())) if lead[0] != cell[0])
         yield cell, [Run(seed, directed=cell, also=leads) for seed in range(1, DIRECTED_SEEDS + 1)]

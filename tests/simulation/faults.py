@@ -41,7 +41,7 @@ class Strike:
 
 @dataclass
 class Faults:
-    """`rates`: the knobs that are on. `script`: exactly these hits and no others. `directed`: one cell, again and again."""
+    """`rates`: the knobs that are on. `script`: exactly these hits and no others. `directed`: one cell of the matrix."""
 
     seed: int
     rates: dict[str, float]
@@ -60,18 +60,23 @@ class Faults:
         self.on = frozenset(self.rates) if self.script is None else frozenset(knob for knob, _ in self.script)
 
     @classmethod
-    def swarm(cls, seed: int, *, without: Collection[str] = ()) -> Faults:
-        """Each knob on with probability ON_WITH, then a rate: low ones are likelier than high ones."""
+    def swarm(cls, seed: int, *, without: Collection[str] = (), stirred: Collection[str] = ()) -> Faults:
+        """Each knob on with probability ON_WITH, then a rate: low ones are likelier than high ones.
+
+        `stirred` knobs are on in any case, at their highest rate.
+        """
         rng = random.Random(f"swarm:{seed}")
         rates: dict[str, float] = {}
         for knob in KNOBS:
             on, rate = rng.random() < ON_WITH, knob.most * rng.random() ** 1.5
             if on and knob.name not in without:
                 rates[knob.name] = rate
+            if knob.name in stirred:
+                rates[knob.name] = knob.most
         return cls(seed, rates)
 
     def strike(self, name: str, phases: Phases = _nowhere, count: int | None = None) -> Strike | None:
-        """Does this fault happen here? `count` overrides how the decision is counted (calls are numbered as one row)."""
+        """Does this fault happen here? `count` overrides how the decision is counted: calls are numbered as one row."""
         if name not in self.on or not self.active:
             return None
         if count is None:

@@ -11,8 +11,9 @@ calls; I10 (budgets) is judged once the product has budgets.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from greenlet import getcurrent
 
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 
 Change = tuple[str, str, Data | None, Data | None]
 VIOLATIONS_MAX = 5
+TOLD_BY = {
+    "want": {"hibernate", "wake", "terminate", "restore", "down"},
+    "phase": {"boot", "won", "freeze", "unfreeze", "snapshot", "down", "lost", "ended", "restore"},
+    "pointer": {"snapshot", "restored_older", "purged"},
+}
+"""What of an instance changes only together with one of these lines of its story."""
 GAP_S = 2.5 * SAMPLE_S + 1.0
 REPORT_AGE_S = 120.0
 """An older report of idleness is none."""
@@ -59,10 +66,12 @@ class Oracle:
     # --- every commit
 
     def see(self, changes: list[Change]) -> None:
+        kinds = {after["kind"] for collection, _, before, after in changes if collection == "events" and after}
         for collection, id, before, after in changes:
             self._tenancy(collection, id, after)
             if collection == "instances" and after is not None:
                 self._instance(id, before, after)
+                self._told(id, before, after, kinds)
         for collection, id, before, after in changes:
             if collection == "rentals":
                 self._rental(id, before, after)
@@ -88,6 +97,12 @@ class Oracle:
         if before and before["want"] == "up" and after["want"] == "down" and after["reason"].startswith("idle for"):
             self._idle(key, after)
 
+    def _told(self, key: str, before: Data | None, after: Data, kinds: set[str]) -> None:
+        """What changes comes with the line that says why: a write that only brings back old content has none."""
+        for name, lines in TOLD_BY.items():
+            if before and before[name] != after[name] and not kinds & lines:
+                self.violate("I7", f"{name} of {key} changed by {kinds or 'nothing'}: {before[name]} -> {after[name]}")
+
     # --- the pointer
 
     def _pointer(self, key: str, before: Data | None, after: Data) -> None:
@@ -96,6 +111,8 @@ class Oracle:
         if fell_back:
             if self._is_sound(key, old):
                 self.violate("I5", f"{key} fell back from {old['id']}, which is sound")
+            return
+        if new is None and after["purged_at"]:
             return
         if new is None:
             self.violate("I5", f"{key} lost its pointer {old and old['id']}")
@@ -153,7 +170,7 @@ class Oracle:
         seen = [(at, percent) for at, percent in machine.looks if since + 1 <= at <= reported_at]
         busy = [at for at, percent in seen if percent is None or not 0 <= percent < 5]
         edges = [since, *(at for at, _ in seen), reported_at]
-        gap = max(b - a for a, b in zip(edges, edges[1:], strict=False))
+        gap = max(b - a for a, b in pairwise(edges))
         age = world.loop.now - reported_at
         if busy or gap > GAP_S or age > REPORT_AGE_S:
             why = f"busy or unread at {busy[:3]}, longest gap {gap:.0f} s, reported {age:.0f} s ago"
@@ -365,6 +382,3 @@ def _blake3(data: bytes) -> str:
     from blake3 import blake3
 
     return str(blake3(data).hexdigest())
-
-
-__all__ = ["Any", "Oracle", "timedelta"]

@@ -130,11 +130,11 @@ KNOBS: tuple[Knob, ...] = (
     # calls over the web
     Knob("beat_lost", "B7 D4", "web", 0.2, "a host's call does not arrive"),
     Knob("beat_reply_lost", "B7 D4", "web", 0.2, "a host's call is served and the answer lost"),
-    Knob("beat_late", "B7", "web", 0.05, "a host's call arrives after it gave up", LONGEST_LATE_S),
+    Knob("beat_late", "B7", "web", 0.15, "a host's call arrives after it gave up", LONGEST_LATE_S),
     Knob("beat_twice", "B7", "web", 0.1, "a host's call is delivered twice"),
     Knob("nudge_lost", "B7", "web", 0.5, "the hint that makes another invocation follow is lost"),
     Knob("boot_twice", "B7", "web", 0.3, "a machine's first call is delivered twice"),
-    Knob("notice", "B7", "web", 0.5, "a dying host says so"),
+    Knob("notice", "B7", "web", 1.0, "a dying host says so"),
     Knob("notice_replayed", "B7", "web", 0.5, "that word arrives again, much later", 86_400.0),
     Knob("verb_retried", "A10 B7", "user", 0.3, "a user's request is sent again with the same Idempotency-Key"),
     Knob("verb_twice", "B7", "user", 0.2, "a user clicks twice"),

@@ -68,7 +68,6 @@ class Bucket:
     objects: dict[str, Stored_] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     """Key -> when it vanished."""
-    gives_md5: bool = True
 
     def get(self, key: str) -> bytes:
         if key not in self.objects:
@@ -83,7 +82,7 @@ class Bucket:
         for key in sorted(self.objects):
             stored = self.objects[key]
             if key.startswith(prefix) and stored.at <= newest:
-                yield Stored(key, len(stored.data), stored.md5 if self.gives_md5 else None)
+                yield Stored(key, len(stored.data), stored.md5)
 
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = Stored_(data, self.clock(), _md5(data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -303,7 +303,9 @@ class FaultyObjects:
     def _listed(self, prefix: str) -> list[Stored]:
         gate = self._gate
         stale = gate.faults.strike("objects_stale_list", lambda: gate.phases(prefix))
-        return list(self._objects.list(prefix, hides_newest_s=STALE_S if stale else 0.0))
+        bare = gate.faults.strike("objects_no_md5", lambda: gate.phases(prefix))
+        listed = list(self._objects.list(prefix, hides_newest_s=STALE_S if stale else 0.0))
+        return [replace(stored, md5=None) for stored in listed] if bare else listed
 
     def put(self, key: str, data: bytes) -> None:
         self._call("put", key, lambda: self._objects.put(key, data), mutates=True)

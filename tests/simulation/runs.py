@@ -9,10 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from common.domain.strategy import Strategy
 from tests.simulation.faults import Faults, Hit
 from tests.simulation.world import Outcome, Plan, World
 
@@ -28,10 +29,12 @@ class Run:
     seed: int
     script: frozenset[Hit] | None = None
     without: frozenset[str] = frozenset()
+    stirred: frozenset[str] = frozenset()
     directed: tuple[str, str] | None = None
     also: tuple[tuple[str, float], ...] = ()
     """Of a directed run: knobs that lead to the cell."""
     is_story: bool = False
+    is_race: bool = False
     over_http: bool = False
 
     def faults(self) -> Faults:
@@ -39,14 +42,20 @@ class Run:
             return Faults(self.seed, {}, self.script)
         if self.directed is not None:
             return Faults(self.seed, {**dict(self.also), self.directed[0]: 1.0}, directed=self.directed)
-        return Faults.swarm(self.seed, without=self.without)
+        return Faults.swarm(self.seed, without=self.without, stirred=self.stirred)
 
     def plan(self) -> Plan:
-        return Plan.story() if self.is_story else Plan.of(self.seed)
+        if self.is_story:
+            return Plan.story(Strategy.RACE if self.is_race else Strategy.COLDSTART)
+        plan = Plan.of(self.seed)
+        if self.directed and self.directed[1] == "ended":
+            return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
+        return plan
 
     def reproduced_by(self) -> str:
         words = f"make simulate SEEDS=1 SEED={self.seed}"
-        words += " STORY=1" if self.is_story else ""
+        words += (" STORY=race" if self.is_race else " STORY=coldstart") if self.is_story else ""
+        words += f" STIRRED={','.join(sorted(self.stirred))}" if self.stirred else ""
         words += " HTTP=1" if self.over_http else ""
         if self.directed:
             words += f" CELL={','.join(self.directed)} ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"

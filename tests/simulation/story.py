@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from common.domain.strategy import Strategy
 from tests.simulation.users import Owned
 
 if TYPE_CHECKING:
@@ -56,6 +55,3 @@ def _until(world: World, owned: Owned, done: Callable[[dict[str, Any]], bool]) -
 
 def _runs(record: dict[str, Any]) -> bool:
     return bool(record["phase"] == "up" and record["started_epoch"] == record["epoch"])
-
-
-OWNED = Owned("acct0", Strategy.COLDSTART)

@@ -1,4 +1,7 @@
-"""Exhaustive: each effect of one scripted life x each of the seven ways in which a call goes wrong; then pairs."""
+"""Exhaustive: each effect of one scripted life x each of the seven ways in which a call goes wrong; then pairs.
+
+The same life as a race is killed after each of its effects.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 
 from tests.simulation.faults import Hit
 from tests.simulation.runs import Run, disk
-from tests.simulation.world import Plan, World
+from tests.simulation.world import World
 
 STORY_SEED = 7
 GENERIC: dict[str, dict[str, str]] = {
@@ -23,10 +26,11 @@ CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "d
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 
-def effects() -> list[tuple[int, str, str]]:
+def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
     """(number, port, verb) of the calls of the undisturbed story that have an effect or leave the product."""
+    run = Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)
     with disk() as folder:
-        world = World(STORY_SEED, Run(STORY_SEED, script=frozenset()).faults(), Plan.story(), folder, trace=True)
+        world = World(STORY_SEED, run.faults(), run.plan(), folder, trace=True)
         outcome = world.run()
         assert not outcome.violations, outcome.violations
         assert world.gate.trace is not None
@@ -39,6 +43,9 @@ def singles() -> Iterator[Run]:
         for fault in GENERIC:
             if hit := _hit(fault, number, port, verb):
                 yield Run(STORY_SEED, script=frozenset({hit}), is_story=True)
+    for number, _, verb in effects(is_race=True):
+        if verb in CHANGES:
+            yield Run(STORY_SEED, script=frozenset({("vanish_after", number)}), is_story=True, is_race=True)
 
 
 def pairs(count: int) -> Iterator[Run]:

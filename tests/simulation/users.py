@@ -31,12 +31,21 @@ VERBS: dict[str, Callable[[Call], Any]] = {
     "wake": rest.wake_instance,
     "terminate": rest.terminate_instance,
     "restore": rest.restore_instance,
+    "purge": rest.purge_instance,
 }
-WISH = {"provision": "up", "wake": "up", "restore": "up", "hibernate": "down", "terminate": "gone", "discard": "gone"}
+WISH = {
+    "provision": "up",
+    "wake": "up",
+    "restore": "up",
+    "hibernate": "down",
+    "terminate": "gone",
+    "discard": "gone",
+    "purge": "gone",
+}
 NEXT = {
     "up": ("hibernate", "hibernate", "hibernate", "wake", "terminate", "discard"),
     "down": ("wake", "wake", "wake", "hibernate", "terminate"),
-    "gone": ("restore", "restore", "terminate"),
+    "gone": ("restore", "restore", "restore", "terminate", "purge"),
 }
 
 
@@ -53,6 +62,8 @@ class Owned:
     is_discarding: bool = False
     busy: list[tuple[float, bool]] = field(default_factory=list)
     """(from, is the GPU busy?)"""
+    always: str = ""
+    """The verb that a directed run's user chooses whenever it chooses one."""
     final: str = ""
     """What the user wants in the end; asked for again and again once the faults stop."""
 
@@ -99,7 +110,7 @@ class Users:
             loop.sleep(self._rng.uniform(*THINKS_S))
             if loop.now >= world.faults_end:
                 break
-            self.ask(owned, self._rng.choice(NEXT[owned.wish]))
+            self.ask(owned, owned.always or self._rng.choice(NEXT[owned.wish]))
             if flip := world.struck("flip", owned.key):
                 loop.sleep(5 + flip.length_s())
                 self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])

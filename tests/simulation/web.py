@@ -1,4 +1,4 @@
-"""The ways into the control plane: hosts' calls, the scheduler's, and users'. Each invocation is a program of its own."""
+"""The ways into the control plane: hosts' calls, the scheduler's, users'. Each invocation is a program of its own."""
 
 from __future__ import annotations
 

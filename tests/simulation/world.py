@@ -7,7 +7,7 @@ import itertools
 import random
 import shutil
 import string
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,13 @@ class Plan:
 
     owned: tuple[Owned, ...]
     faults_for_s: float
-    timing: Timing = Timing()
+    timing: Timing = field(default_factory=Timing)
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
 
     @classmethod
-    def story(cls) -> Plan:
-        return cls((story.OWNED,), STORY_AT_MOST_S, has_story=True)
+    def story(cls, strategy: Strategy = Strategy.COLDSTART) -> Plan:
+        return cls((Owned("acct0", strategy),), STORY_AT_MOST_S, has_story=True)
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -184,11 +184,6 @@ class World:
             self.users.begin()
         self.loop.at(1.0, self._minute)
         self.loop.at(1.0, self.nemesis.look)
-        self._objects_profile()
-
-    def _objects_profile(self) -> None:
-        if self.strike("objects_no_md5", ""):
-            self.bucket.gives_md5 = False
 
     def calm(self) -> None:
         """Faults stop; what was on its way still arrives."""
