@@ -41,7 +41,7 @@ class Strike:
 
 @dataclass
 class Faults:
-    """`rates`: the knobs that are on. `script`: exactly these hits and no others. `directed`: one cell of the matrix."""
+    """`rates`: the knobs that are on. `script`: exactly these hits. `directed`: one cell of the matrix."""
 
     seed: int
     rates: dict[str, float]

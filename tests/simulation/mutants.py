@@ -21,7 +21,7 @@ from common.host.agent import Agent
 from common.ports import App, Cas, Doc, Write
 from common.records import Kept, World, read
 from common.snapshots.verify import Verified, load_manifest
-from common.workflows import deploy, failover, hibernate, lifecycle, rentals, restore, settle, sweep
+from common.workflows import deploy, failover, lifecycle, rentals, restore, settle, sweep
 
 Replacement = Callable[[Any], Any]
 """The original -> the broken one."""

@@ -51,7 +51,7 @@ class Workspaces:
 
 
 @dataclass
-class Stored_:
+class Held:
     data: bytes
     at: float
     md5: str
@@ -65,7 +65,7 @@ class Bucket:
     """`ports.ObjectStore`, with the one fault that lies in what it holds."""
 
     clock: Callable[[], float]
-    objects: dict[str, Stored_] = field(default_factory=dict)
+    objects: dict[str, Held] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     """Key -> when it vanished."""
 
@@ -85,7 +85,7 @@ class Bucket:
                 yield Stored(key, len(stored.data), stored.md5)
 
     def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = Stored_(data, self.clock(), _md5(data))
+        self.objects[key] = Held(data, self.clock(), _md5(data))
         self.gone.pop(key, None)
 
     def put_file(self, key: str, path: str) -> None:
@@ -102,7 +102,7 @@ class Bucket:
         """Another content of the same size: on its way to the store, or (rot) after it arrived."""
         stored = self.objects[key]
         data = stored.data[:-1] + bytes([(stored.data[-1] + 1) % 256])
-        self.objects[key] = Stored_(data, stored.at, stored.md5 if is_rot else _md5(data), is_rot)
+        self.objects[key] = Held(data, stored.at, stored.md5 if is_rot else _md5(data), is_rot)
 
     def lose(self, key: str) -> None:
         self.gone[key] = self.clock()

@@ -24,7 +24,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Run:
-    """One world. With `script`, exactly those faults; with `directed`, one cell of the matrix; else the seed's own mix."""
+    """One world. `script`: exactly those faults; `directed`: one cell of the matrix; neither: the seed's own mix."""
 
     seed: int
     script: frozenset[Hit] | None = None

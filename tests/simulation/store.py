@@ -1,4 +1,4 @@
-"""The store in memory, with the semantics of the real ones (the contract suite runs over it, too): fast, and watched."""
+"""The store in memory, with the semantics of the real ones (the contract suite runs over it): fast, and watched."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _nobody(_changes: list[tuple[str, str, Data | None, Data | None]]) -> None:
 
 
 class MemoryStore:
-    """`ports.Store`. Documents are copied when they are written; readers share what they read and must not change it."""
+    """`ports.Store`. Documents are copied when written; readers share what they read and must not change it."""
 
     def __init__(self, watcher: Watcher = _nobody) -> None:
         self.docs: dict[str, dict[str, Doc]] = {}
