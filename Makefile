@@ -34,8 +34,8 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check vendor
-	@$(BIN)/python -m pytest
+test: check vendor bundle
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(MAKE) --no-print-directory simulate
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one

@@ -17,8 +17,9 @@ from common import auth
 from common.adapters.firestore import FirestoreStore
 from common.adapters.s3 import S3
 from common.adapters.sqlite import SqliteStore
+from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
-from common.config import Settings
+from common.config import EXAMPLES, Settings
 from common.errors import Exists, SettingError
 from common.ports import App, Deployment, Market, Store
 
@@ -110,10 +111,12 @@ def nudge(settings: Settings, key: str) -> None:
 def _markets(settings: Settings) -> dict[str, Market]:
     makers: dict[str, tuple[str | None, Callable[[str], Market]]] = {
         "vast": (settings.vast_api_key, lambda key: Vast(key, base_url=settings.vast_url)),
+        "tensordock": (settings.tensordock_api_key, lambda key: TensorDock(key, base_url=settings.tensordock_url)),
     }
     markets = {name: make(key) for name, (key, make) in makers.items() if key}
     if not markets:
-        raise SettingError("VAST_API_KEY is not set. Example: the key from your Vast.ai account page")
+        keys = " or ".join(f"{name.upper()}_API_KEY" for name in makers)
+        raise SettingError(f"no marketplace's key is set: set {keys}. Example: {EXAMPLES['VAST_API_KEY']}")
     return markets
 
 

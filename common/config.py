@@ -14,6 +14,7 @@ EXAMPLES = {
     "DUMONT_URL": "https://europe-west1-my-project.cloudfunctions.net",
     "JWT_SECRET": "the output of: openssl rand -hex 32",
     "VAST_API_KEY": "the key from your Vast.ai account page",
+    "TENSORDOCK_API_KEY": "the token from your TensorDock organisation's developer page",
     "STORAGE_PROVIDER": "one of b2, r2, s3, wasabi",
 }
 STORAGE_ENDPOINTS = {
@@ -64,6 +65,8 @@ class Settings(BaseModel):
     jwt_secret: str = Field(min_length=16, repr=False)
     vast_api_key: str | None = Field(default=None, repr=False)
     vast_url: str = "https://console.vast.ai"
+    tensordock_api_key: str | None = Field(default=None, repr=False)
+    tensordock_url: str = "https://dashboard.tensordock.com"
     storage_provider: Literal["b2", "r2", "s3", "wasabi"] = "s3"
     storage_endpoint: str
     host_storage_endpoint: str
@@ -77,6 +80,9 @@ class Settings(BaseModel):
     bundle_glibc: str = "2.36"
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    credit_warn_below_h: float = Field(default=24, ge=0)
+    """Hours that the credit on a marketplace account lasts at the present burn."""
+    credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
 
     @classmethod
@@ -95,6 +101,7 @@ class Settings(BaseModel):
             "url": _required(env, "DUMONT_URL"),
             "jwt_secret": _required(env, "JWT_SECRET"),
             "vast_api_key": env.get("VAST_API_KEY"),
+            "tensordock_api_key": env.get("TENSORDOCK_API_KEY"),
             "storage_provider": provider,
             "storage_endpoint": endpoint or _required(env, f"{prefix}_ENDPOINT"),
             "bucket": _required(env, f"{prefix}_BUCKET"),
@@ -107,10 +114,13 @@ class Settings(BaseModel):
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
             "vast_url": "VAST_URL",
+            "tensordock_url": "TENSORDOCK_URL",
             "storage_region": f"{prefix}_REGION",
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
+            "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
+            "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
         }
         values.update({field: env[name] for field, name in optional.items() if name in env})
         try:

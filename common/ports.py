@@ -7,10 +7,11 @@ import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
+from common.domain.pacing import Limits
 from common.errors import QueryRefused
 
 Data = dict[str, Any]
@@ -145,6 +146,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("state",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
@@ -215,6 +217,10 @@ class Listed:
     message: str = ""
     ssh_host: str | None = None
     ssh_port: int | None = None
+    usd_per_hour: str | None = None
+    """GPU + disk while it runs, as the marketplace states it for this machine; None = it does not say."""
+    in_full: bool = True
+    """False: a row of a listing that names and states only; `get` tells the price and the address."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,8 @@ class Launch:
     disk_gb: int
     env: Mapping[str, str]
     start_script: str
+    max_usd_per_hour: str | None = None
+    """Cap on GPU + disk: what is known to cost more is not created. None = no cap."""
     bid_usd_per_hour: str | None = None
     """None = on demand."""
 
@@ -251,15 +259,18 @@ class Market(Protocol):
     """
 
     name: str
-    create_interval_s: float
-    """The vendor's least time between two creates on one account."""
+    limits: Limits
+    """How often the vendor lets each call be made on one account; a call that is missing has no known limit."""
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        """Rent; returns the provider's id, which is only a hint.
+        """Rent one machine under `launch.label`; returns the provider's id, which is only a hint.
 
+        The disk is created with `offer.created_disk_gb(launch.disk_gb)`, as it was priced. A price that is known to be
+        above `launch.max_usd_per_hour` is `OfferGone`; where the price can rise between the search and the create
+        without the create telling, the machine's own `usd_per_hour` (`get`) is the last word, and the caller's to read.
         Raises `OfferGone`, `NoCredit`, `MarketRefused` (its `provider_id` names a machine that exists all the same).
         """
 
@@ -270,13 +281,52 @@ class Market(Protocol):
         """One machine; None = the marketplace says definitely that it does not exist."""
 
     def destroy(self, provider_id: str) -> None:
-        """End the contract; succeeds when it is already gone."""
+        """Ask for the end; succeeds when it is already gone. Only a later listing or `get` proves that it is."""
 
-    def credit_usd(self) -> str:
-        """Spendable money on the account as a decimal string."""
+    def credit_usd(self) -> str | None:
+        """Spendable money on the account as a decimal string; None = the marketplace does not tell."""
 
-    def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
-        """Everything billed in the span, all pages."""
+    def charges(self, since: datetime, until: datetime) -> Sequence[Charge] | None:
+        """Everything billed in the span, all pages; None = the marketplace publishes no bill.
+
+        What was billed is never guessed here: without a bill the ledger is computed from our own meter and says so.
+        """
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A webhook of the marketplace to us. The marketplace shows the secret once, when it is made."""
+
+    id: str
+    url: str
+    secret: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class MarketEvent:
+    """What a marketplace says happened. A hint: it names no machine, and nothing in it is believed."""
+
+    id: str
+    kind: str
+    """The marketplace's own word."""
+    text: str
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A market that can tell us when something happened."""
+
+    def subscribe(self, url: str) -> Subscription:
+        """Raises what every call of `Market` may raise."""
+
+    def unsubscribe(self, id: str) -> None:
+        """Succeeds when it is already gone."""
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """All of this account, without their secrets."""
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
+        """A delivery whose signature and age are right; raises `Unauthenticated` or `BadRequest`."""
 
 
 # --- the object store -------------------------------------------------------------------------------------------

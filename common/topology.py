@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Schedule:
     name: str
     cron: str
     deadline_s: int
+    period: Literal["reconcile_every_s", "ticker_period_s"] = "ticker_period_s"
+    """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
 
 
@@ -47,7 +50,7 @@ FUNCTIONS: tuple[Function, ...] = (
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
-    Schedule("reconcile", "* * * * *", 120),
+    Schedule("reconcile", "* * * * *", 120, period="reconcile_every_s"),
     Schedule("hibernate_idle", "* * * * *", 120),
 )
 

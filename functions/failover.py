@@ -1,4 +1,4 @@
-"""Webhook of markets and hosts: something happened to a machine. A hint: it only makes us look now."""
+"""Webhook of hosts, and below /<market> of marketplaces: something happened to a machine. A hint to look now."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ from common.workflows import lifecycle, sweep
 @functions_framework.http
 def failover(request: Request) -> ResponseReturnValue:
     app = bootstrap.app()
-    return problem.answered(app, lambda: _failover(app, request))
+    market = request.path.strip("/").removeprefix("failover").strip("/")
+    return problem.answered(app, lambda: _announced(app, market, request) if market else _noticed(app, request))
 
 
-def _failover(app: App, request: Request) -> ResponseReturnValue:
+def _announced(app: App, market: str, request: Request) -> ResponseReturnValue:
+    """A marketplace's signed event."""
+    lifecycle.announced(app, market, request.headers, request.get_data(cache=True))
+    return "", 204
+
+
+def _noticed(app: App, request: Request) -> ResponseReturnValue:
     """A host's `notice` (it is being stopped): list the market, then look at its instance."""
     notice = problem.parsed(Notice, request)
     token = auth.bearer(request.headers.get("Authorization"))

@@ -31,10 +31,12 @@ def _reconcile(app: App, request: Request) -> ResponseReturnValue:
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
     swept = sweep.run(app, app.clock())
+    doomed = lifecycle.save_credit(app)
     keys = _keys(app)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, app.clock())
-    return {**swept.__dict__, "instances": len(keys), "failed": len(failed), "settled": settled}
+    counts = {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
+    return {**swept.__dict__, **counts}
 
 
 def _keys(app: App) -> list[str]:

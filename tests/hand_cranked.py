@@ -16,20 +16,24 @@ import httpx
 
 from common import bootstrap
 from common.adapters.sqlite import SqliteStore
+from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
+from common.domain.offer import Offer
 from common.errors import DumontError, NotFound
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
-from common.ports import App, ObjectStore
+from common.ports import App, Launch, ObjectStore
 from common.records import load
 from common.views import instances as view
 from common.views.instances import InstanceOut
 from common.workflows import deploy, hosts, lifecycle
 from infra.demo.s3_server import S3Server
-from infra.demo.vast import Effect, Request, VastSim
+from infra.demo.tensordock import TensorDockSim
+from infra.demo.vast import VastSim
+from infra.demo.wire import Effect, Request
 from jobs import hibernate_idle, reconcile
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,10 +41,10 @@ ACCOUNT = "acme"
 
 
 class SimTransport(httpx.BaseTransport):
-    """The simulator as httpx's transport: the adapter's own requests, no socket."""
+    """A simulator of the world as httpx's transport: the adapter's own requests, no socket."""
 
-    def __init__(self, world: Any) -> None:
-        self._world = world
+    def __init__(self, world: Any, sim: str = "sim") -> None:
+        self._world, self._sim = world, sim
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         asked = Request(
@@ -50,7 +54,9 @@ class SimTransport(httpx.BaseTransport):
             headers=dict(request.headers),
             body=request.read(),
         )
-        answer = self._world.sim.handle(asked, self._world.now)
+        answer = getattr(self._world, self._sim).handle(asked, self._world.now)
+        if answer.status == 429:
+            getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
         return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
 
 
@@ -88,14 +94,19 @@ class World:
     next_job_at: datetime = START
     followed: dict[str, datetime] = field(default_factory=dict)
     """Instances that another invocation follows, and until when."""
+    throttled: list[str] = field(default_factory=list)
+    """Calls that a marketplace refused as too frequent."""
+    with_tensordock: bool = False
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
-        self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self))
+        self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self), wait=self._wait)
+        self.dock_sim = TensorDockSim(rng=random.Random(1), api_key="sim-key")
+        self.dock = TensorDock("sim-key", base_url="http://dock.sim", transport=SimTransport(self, "dock_sim"))
         self.store = SqliteStore(str(self.folder / "store.db"))
         settings = Settings(
             store="sqlite:///unused",
-            url="http://functions.sim",
+            url="https://functions.sim",
             jwt_secret="0123456789abcdef0123456789abcdef",
             storage_endpoint=self.s3.endpoint,
             host_storage_endpoint=self.s3.endpoint,
@@ -109,13 +120,13 @@ class World:
         self.app = App(
             settings=settings,
             store=self.store,
-            markets={"vast": self.market},
+            markets={"vast": self.market, **({"tensordock": self.dock} if self.with_tensordock else {})},
             objects=self.objects,
             clock=lambda: self.now,
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
             log=lambda event, **fields: self.log.append((event, fields)),
-            nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.BUDGET_S)}),
+            nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []
 
@@ -123,6 +134,7 @@ class World:
         for machine in self.machines.values():
             machine.agent._stop()
         self.market.close()
+        self.dock.close()
         self.store.close()
 
     # --- time
@@ -132,6 +144,10 @@ class World:
         while self.now < until:
             self.now += timedelta(seconds=step_s)
             self._one_step()
+
+    def _wait(self, seconds: float) -> None:
+        """An adapter's own wait between two pages: the clock turns, and nobody else moves."""
+        self.now += timedelta(seconds=seconds)
 
     def until(self, condition: Any, within_s: float = 1200.0) -> float:
         """Seconds of virtual time it took; fails when it takes longer than `within_s`."""
@@ -144,6 +160,7 @@ class World:
 
     def _one_step(self) -> None:
         self.sim.tick(self.now)
+        self.dock_sim.tick(self.now)
         self._carry_out()
         for machine in list(self.machines.values()):
             if machine.agent.work:
@@ -159,7 +176,7 @@ class World:
         self._carry_out()
 
     def _carry_out(self) -> None:
-        for effect in self.sim.drain():
+        for effect in [*self.sim.drain(), *self.dock_sim.drain()]:
             if effect.kind == "start":
                 self._start(effect)
             elif machine := self.machines.pop(effect.label, None):
@@ -199,10 +216,14 @@ class World:
 
     def provision(self, **spec: Any) -> str:
         id = bootstrap.random_id()
-        wanted = Spec(gpu="H100 SXM", **spec)
+        wanted = Spec(**{"gpu": "H100 SXM", **spec})
         deploy.request(self.app, account=ACCOUNT, id=id, name="", spec=wanted, also=(), now=self.now)
         lifecycle.hint(self.app, f"{ACCOUNT}.{id}")
         return id
+
+    def rent_elsewhere(self, offer: Offer) -> None:
+        """Somebody else takes the machine."""
+        self.market.create(offer, Launch(label="somebody-else", image="i", disk_gb=8, env={}, start_script="true"))
 
     def show(self, id: str) -> InstanceOut:
         return view.show(self.app, ACCOUNT, id, self.now)

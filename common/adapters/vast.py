@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal
 
 import httpx
 
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer, Wanted, exact, exact_price, exact_rate
+from common.domain.pacing import SLACK, Limit, Limits
+from common.domain.region import country_of
 from common.errors import (
+    BadRequest,
     MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
@@ -20,17 +26,38 @@ from common.errors import (
     OfferGone,
     QuotaExceeded,
     Throttled,
+    Unauthenticated,
 )
-from common.ports import Charge, Launch, Listed
+from common.ports import Charge, Launch, Listed, MarketEvent, Subscription
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PAGES_MAX = 200
 """Of 25 rows each: 5,000 machines on one account."""
 PAGE_ROWS = 25
+PAGE_INTERVAL_S = 1.0 * SLACK
 CHARGE_ROWS = 500
 DEFAULT_RETRY_AFTER_S = 5.0
+DISK_GB_MIN = 8
+EVENT_TYPES = (
+    "client:outbid",
+    "client:instance_stopped",
+    "client:instance_offline",
+    "client:upcoming_downtime",
+    "client:low_credit",
+)
+EVENT_AGE_MAX_S = 300
+MARGIN_S = 0.5
+"""What two calls may differ by on their way: a create that arrives too early costs a penalty of 12 s."""
+LIMITS: Limits = {
+    "search": Limit("search", interval_s=10.0, burst=4),
+    "create": Limit("create", interval_s=4.5 + MARGIN_S),
+    "list": Limit("list", interval_s=1.0),
+    "get": Limit("get", interval_s=2.0),
+    "destroy": Limit("destroy", interval_s=3.0),
+    "charges": Limit("charges", interval_s=1.0),
+}
+"""The vendor's documentation of its rate limits: a least interval per endpoint and key, and ten searches a minute."""
 RUNTYPE = "ssh_direc ssh_proxy"
-COUNTRIES = {"United States": "US", "Canada": "CA", "Norway": "NO", "Sweden": "SE", "Germany": "DE", "Japan": "JP"}
 CHARGE_KINDS: Mapping[str, Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]] = {
     "gpu": "gpu",
     "disk": "disk",
@@ -44,14 +71,20 @@ class Vast:
     """`ports.Market` on one Vast.ai account."""
 
     name = "vast"
-    create_interval_s = 5.0
-    """The vendor's 4.5 s, and what two calls may differ by on their way: one too early costs a penalty of 12 s."""
+    limits: Limits = LIMITS
 
     def __init__(
-        self, api_key: str, *, base_url: str = "https://console.vast.ai", transport: httpx.BaseTransport | None = None
+        self,
+        api_key: str,
+        *,
+        base_url: str = "https://console.vast.ai",
+        transport: httpx.BaseTransport | None = None,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`wait` passes the seconds between two pages of one answer: each page counts as a call."""
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
+        self._wait = wait
 
     def close(self) -> None:
         self._http.close()
@@ -78,13 +111,17 @@ class Vast:
         return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk."""
+        """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk.
+
+        The call takes no cap for a machine on demand; a bid is one of its own.
+        """
+        _check_bid(offer, launch)
         body = {
             "client_id": "me",
             "image": launch.image,
             "env": dict(launch.env),
             "price": float(launch.bid_usd_per_hour) if launch.bid_usd_per_hour else None,
-            "disk": launch.disk_gb,
+            "disk": offer.created_disk_gb(launch.disk_gb),
             "label": launch.label,
             "onstart": launch.start_script,
             "runtype": RUNTYPE,
@@ -105,6 +142,7 @@ class Vast:
             token = page.get("next_token")
             if token is None:
                 return _whole([*rows.values()], page)
+            self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's listing did not end after {PAGES_MAX} pages")
 
     def get(self, provider_id: str) -> Listed | None:
@@ -122,7 +160,10 @@ class Vast:
 
     def credit_usd(self) -> str:
         answer = self._call("GET", "/api/v0/users/current")
-        return str(_decimal(answer.get("credit")))
+        try:
+            return str(exact(answer.get("credit")))
+        except ValueError as error:
+            raise MarketUnknown(f"vast.ai stated no credit: {error}") from error
 
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
         day = {"day": {"gte": since.timestamp(), "lte": until.timestamp()}}
@@ -135,7 +176,41 @@ class Vast:
             token = page.get("next_token")
             if token is None:
                 return found
+            self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's charges did not end after {PAGES_MAX} pages")
+
+    def subscribe(self, url: str) -> Subscription:
+        body = {"name": "dumont", "webhook_url": url, "event_types": list(EVENT_TYPES)}
+        answer = self._call("POST", "/api/v0/webhooks/", body=body)
+        made = answer.get("webhook")
+        if not isinstance(made, dict) or not made.get("webhook_secret"):
+            raise MarketUnknown("vast.ai made a webhook and did not tell its secret")
+        return Subscription(str(made["id"]), url, str(made["webhook_secret"]))
+
+    def unsubscribe(self, id: str) -> None:
+        try:
+            self._call("DELETE", f"/api/v0/webhooks/{id}/", body={})
+        except MarketRefused as refused:
+            if "not_found" not in str(refused):
+                raise
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        rows = _rows(self._call("GET", "/api/v0/webhooks/"), "webhooks")
+        return [Subscription(str(row.get("id")), str(row.get("webhook_url"))) for row in rows]
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
+        """HMAC-SHA256 over "<timestamp>.<raw body>", at most EVENT_AGE_MAX_S old (the vendor's documentation)."""
+        stamp, signature = headers.get("X-Vast-Timestamp", ""), headers.get("X-Vast-Signature-256", "")
+        right = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(signature.encode(), f"sha256={right}".encode()):
+            raise Unauthenticated("this is not signed with the webhook's secret")
+        if not stamp.isdigit() or abs(now.timestamp() - int(stamp)) > EVENT_AGE_MAX_S:
+            raise Unauthenticated("this was signed too long ago")
+        try:
+            said = json.loads(body)
+            return MarketEvent(str(said["event_id"]), str(said["notif_type"]), str(said.get("message") or ""))
+        except (ValueError, KeyError, TypeError):
+            raise BadRequest("this is no event") from None
 
     def _call(
         self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None
@@ -188,6 +263,14 @@ def _refusal(status: int, parsed: Json) -> Exception:
     return MarketRefused(f"{slug or status}: {text}")
 
 
+def _check_bid(offer: Offer, launch: Launch) -> None:
+    if launch.bid_usd_per_hour is None or launch.max_usd_per_hour is None:
+        return
+    price = Decimal(launch.bid_usd_per_hour) + offer.disk_usd_per_hour(launch.disk_gb)
+    if price > Decimal(launch.max_usd_per_hour):
+        raise OfferGone(f"the bid comes to {price:.4f} USD/h with its disk, above {launch.max_usd_per_hour}")
+
+
 def _rows(answer: Json, name: str) -> list[Json]:
     rows = answer.get(name)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -206,7 +289,7 @@ def _whole(rows: list[Listed], last_page: Json) -> list[Listed]:
 def _offer(row: Json) -> Offer | None:
     """None for a row that cannot be trusted: a price that is missing, zero, negative or not a number."""
     try:
-        gpu, storage = _price(row["dph_base"]), _decimal(row["storage_cost"])
+        gpu, storage = exact_price(row["dph_base"]), exact_rate(row["storage_cost"])
         place = row.get("geolocation") or None
         return Offer(
             provider="vast",
@@ -217,8 +300,8 @@ def _offer(row: Json) -> Offer | None:
             gpu_ram_mb=int(row["gpu_ram"]),
             gpu_usd_per_hour=gpu,
             storage_usd_per_gb_month=storage,
-            upload_usd_per_gb=_decimal(row.get("inet_up_cost") or 0),
-            download_usd_per_gb=_decimal(row.get("inet_down_cost") or 0),
+            upload_usd_per_gb=exact_rate(row.get("inet_up_cost") or 0),
+            download_usd_per_gb=exact_rate(row.get("inet_down_cost") or 0),
             upload_mbit_s=float(row.get("inet_up") or 0),
             download_mbit_s=float(row.get("inet_down") or 0),
             reliability=float(row.get("reliability") or row.get("reliability2") or 0),
@@ -227,35 +310,18 @@ def _offer(row: Json) -> Offer | None:
             cuda_max=float(row["cuda_max_good"]) if row.get("cuda_max_good") else None,
             driver_version=row.get("driver_version"),
             disk_space_gb=float(row.get("disk_space") or 0),
+            disk_gb_min=DISK_GB_MIN,
+            vcpus=float(row.get("cpu_cores_effective") or 0),
+            ram_gb=_ram_gb(row),
         )
-    except (KeyError, ValueError, TypeError, ArithmeticError, MarketUnknown):
+    except (KeyError, ValueError, TypeError, ArithmeticError):
         return None
 
 
-def country_of(place: str | None) -> str | None:
-    """The ISO code of free text that ends in a code or, rarely, in a name."""
-    last = (place or "").rpartition(",")[2].strip()
-    return last.upper() if len(last) == 2 and last.isalpha() else COUNTRIES.get(last)
-
-
-def _price(value: Any) -> Decimal:
-    price = _decimal(value)
-    if not 0 < price < 10_000:
-        raise ValueError(f"not a price: {value}")
-    return price
-
-
-def _decimal(value: Any) -> Decimal:
-    """An exact number; text, NaN and negative numbers are refused."""
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-        raise MarketUnknown(f"vast.ai sent {value!r} where a number belongs") if value is None else ValueError(value)
-    try:
-        number = Decimal(value)
-    except InvalidOperation as error:
-        raise ValueError(value) from error
-    if not number.is_finite():
-        raise ValueError(value)
-    return number
+def _ram_gb(row: Json) -> float:
+    """The offer's share: `cpu_ram` (MB) is the whole machine's."""
+    share = float(row.get("cpu_cores_effective") or 0) / float(row.get("cpu_cores") or 1)
+    return round(float(row.get("cpu_ram") or 0) * min(share, 1) / 1000, 1)
 
 
 def _listed(row: Json) -> Listed:
@@ -268,6 +334,7 @@ def _listed(row: Json) -> Listed:
             message=str(row.get("status_msg") or ""),
             ssh_host=str(row["public_ipaddr"]).strip() if port and row.get("public_ipaddr") else None,
             ssh_port=int(port) if port else None,
+            usd_per_hour=str(exact_rate(row["dph_total"])) if row.get("dph_total") is not None else None,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise MarketUnknown(f"vast.ai listed a machine that does not parse: {error}") from error
@@ -293,7 +360,7 @@ def _charges(row: Json) -> list[Charge]:
         start, end = (datetime.fromtimestamp(float(row[name]), UTC) for name in ("start", "end"))
         id, label = source.removeprefix("instance-"), str((row.get("metadata") or {}).get("label") or "")
         return [
-            Charge(id, CHARGE_KINDS[item["type"]], start, end, str(_decimal(item["amount"])), label)
+            Charge(id, CHARGE_KINDS[item["type"]], start, end, str(exact(item["amount"])), label)
             for item in row["items"]
             if item["type"] in CHARGE_KINDS
         ]

@@ -57,9 +57,9 @@ def _first_admin(place: str, email: str, password: str) -> dict[str, Any]:
 
     if len(password) < 8:
         session.fail("the password needs at least 8 characters", session.USAGE)
-    user = workflow.first_admin(
-        bootstrap.store_of(place), ids=bootstrap.random_id, email=email, password=password, now=bootstrap.now()
-    )
+    opened = bootstrap.store_of(place)
+    bootstrap.deployment_of(opened, bootstrap.now())
+    user = workflow.first_admin(opened, ids=bootstrap.random_id, email=email, password=password, now=bootstrap.now())
     return {"id": user.id, "email": user.email, "role": user.role.value}
 
 

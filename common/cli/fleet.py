@@ -19,6 +19,7 @@ from common.domain.strategy import Strategy
 WAIT_POLLS = 3600
 """Seconds that a verb waits for its operation."""
 gpus = typer.Typer(add_completion=False, no_args_is_help=True)
+markets = typer.Typer(add_completion=False, no_args_is_help=True)
 instances = typer.Typer(add_completion=False, no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")]
@@ -85,6 +86,24 @@ def deploy(
 def _price(plan: dict[str, Any]) -> str:
     price, first = float(plan["usd_per_hour"]), float(plan["first_hour_usd"])
     return f"{price:.4f} USD/h (GPU + disk), at most {first:.4f} USD in the first hour; machines: {plan['rentals']}"
+
+
+@markets.command("list")
+def list_markets(json_: Json = False) -> None:
+    """The marketplace accounts: credit, burn, how long it lasts."""
+    with session.client() as api:
+        found = api.get("/markets")
+    session.out(found) if json_ else _table(
+        found["items"], "name", "credit_usd", "burn_usd_per_hour", "hours_left", "level", "webhook_url"
+    )
+
+
+@markets.command("subscribe")
+def subscribe(name: str, json_: Json = False) -> None:
+    """Have a marketplace announce what happens to its machines."""
+    with session.client() as api:
+        found = api.post(f"/markets/{name}/webhook")
+    session.out(found) if json_ else print(f"{name} announces to {found['url']}")
 
 
 @instances.command("list")

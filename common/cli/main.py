@@ -18,6 +18,7 @@ SUMMARIES = {
     "gpus": "What the market offers; deploy one.",
     "instances": "Your instances: list, show, wake, hibernate, destroy, restore, why.",
     "machines": "The same as instances.",
+    "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
 }
 

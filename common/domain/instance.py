@@ -60,6 +60,10 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+DEFAULT_IMAGE = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
+"""What who chose none gets in a container; any machine with a GPU will do for them, a virtual machine too."""
+
+
 class Spec(BaseModel):
     """What the user asked for."""
 
@@ -67,7 +71,7 @@ class Spec(BaseModel):
 
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
-    image: str = Field(default="pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime", min_length=1, max_length=256)
+    image: str = Field(default=DEFAULT_IMAGE, min_length=1, max_length=256)
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     ssh_public_key: str | None = Field(default=None, max_length=4096)
     max_usd_per_hour: Usd | None = Field(default=None, gt=0)
@@ -195,6 +199,8 @@ class Instance(BaseModel):
     """Of provisioning since the writer was last up."""
     tried: tuple[str, ...] = ()
     """Machines tried since then."""
+    without_credit: tuple[str, ...] = ()
+    """Marketplaces that refused an attempt since then because the account is empty."""
     not_before: datetime | None = None
     recovering: bool = False
     """A writer was lost: provisioning goes on until it succeeds or the user says otherwise."""

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from common.domain.offer import Offer
+from common.domain.offer import Offer, Usd
 from common.errors import IllegalMove
 
 TAG_LENGTH = 8
@@ -128,10 +128,16 @@ class Rental(BaseModel):
     image: str
     disk_gb: int
     not_before: datetime
-    """The create call's place in the market's pacing."""
+    """The earliest time of the next call for it: its create, later its destroy (the market's pacing)."""
+    cap_usd_per_hour: Usd | None = None
+    """GPU + disk: a machine that turns out dearer is released at once."""
     create_called_at: datetime | None = None
     provider_id: str | None = None
     """A hint; the listing plus the label is the truth."""
+    looked_at: datetime | None = None
+    """First time that the marketplace told about the machine itself, not only that it exists."""
+    stated_usd_per_hour: Usd | None = None
+    """GPU + disk as it stated then; None = it states no price."""
     ready_at: datetime | None = None
     destroy_called_at: datetime | None = None
     absent_at: datetime | None = None
@@ -157,6 +163,12 @@ class Rental(BaseModel):
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def is_overpriced(self) -> bool:
+        """Dearer than the cap, by the marketplace's own word about this machine."""
+        stated, cap = self.stated_usd_per_hour, self.cap_usd_per_hour
+        return stated is not None and cap is not None and stated > cap
 
     def metered_usd(self, now: datetime) -> dict[str, Decimal]:
         """Cost so far per kind by our own records and the offer's terms."""

@@ -53,7 +53,7 @@ def start_work(task: dict[str, Any], home: Path) -> Work:
     folder = home / "work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "task.json").write_text(json.dumps(task))
+    (folder / "task.json").write_text(json.dumps({**task, "agent_pid": os.getpid()}))
     (folder / "task.json").chmod(0o600)
     frozen = getattr(sys, "frozen", False)
     program = [sys.executable] if frozen else [sys.executable, "-m", "common.host.main"]
@@ -63,9 +63,9 @@ def start_work(task: dict[str, Any], home: Path) -> Work:
 
 def run_task(folder: Path, now: datetime) -> None:
     """The child: do the task, write the result whole or not at all."""
-    _die_with_the_agent()
-    os.nice(NICENESS)
     task = json.loads((folder / "task.json").read_text())
+    _die_with_the_agent(task["agent_pid"])
+    os.nice(NICENESS)
     (folder / "task.json").unlink()  # it holds credentials
     try:
         result = _snapshot(task, folder, now) if task["kind"] == "snapshot" else _restore(task, folder)
@@ -161,11 +161,13 @@ def _progress_to(folder: Path) -> Any:
     return write
 
 
-def _die_with_the_agent() -> None:
-    """A snapshot by a dead agent's child would be nobody's: the kernel ends the child with its parent."""
-    parent = os.getppid()
+def _die_with_the_agent(agent_pid: int) -> None:
+    """A snapshot by a dead agent's child would be nobody's, and in the way of the next agent's.
+
+    The kernel ends the child with its parent; one whose parent died before it asked for that ends itself.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != agent_pid:
         os._exit(1)
 
 

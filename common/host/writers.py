@@ -1,8 +1,9 @@
-"""The user's processes on a host: every descendant of the container's init that is not the agent's own."""
+"""The user's processes on a host: every descendant of the init that is neither the agent's own nor the system's."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from pathlib import Path
 ROUNDS_MAX = 20
 """A process may be forked while the others are being stopped: look again until a round finds nothing new."""
 
+SYSTEM_SERVICE = re.compile(r"^[^:]*:[^:]*:(/system\.slice/[^/]+\.service|/init\.scope)$", re.MULTILINE)
+"""In /proc/<pid>/cgroup of a virtual machine: a service of its own, without which it has no network and no names.
+What a user logs in to runs in user.slice, and containers in scopes or below a service."""
+
 
 @dataclass
 class Processes:
-    """Stopped by SIGSTOP, continued by SIGCONT. `init` is the root of the container's process tree."""
+    """Stopped by SIGSTOP, continued by SIGCONT. `init` is the root of the machine's process tree."""
 
     init: int = 1
 
@@ -37,8 +42,24 @@ class Processes:
         spared = {self.init, *_line_of(os.getpid(), parents)}
         for pid in parents:
             line = _line_of(pid, parents)
-            if pid not in spared and self.init in line and os.getpid() not in line:
+            if pid not in spared and self.init in line and os.getpid() not in line and not self._is_systems(pid):
                 yield pid
+
+    def _is_systems(self, pid: int) -> bool:
+        """Only a tree that is a whole machine's, where pid 1 is systemd itself, holds the system's own services."""
+        return self.init == 1 and is_system_service(_cgroup(1)) and is_system_service(_cgroup(pid))
+
+
+def is_system_service(cgroup: str) -> bool:
+    """Does /proc/<pid>/cgroup say that the process belongs to a service of the machine's own system?"""
+    return SYSTEM_SERVICE.search(cgroup) is not None
+
+
+def _cgroup(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
 
 
 def _parents() -> Iterator[tuple[int, int]]:

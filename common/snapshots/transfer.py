@@ -5,11 +5,13 @@ Runs on GPU hosts too, where there is no boto3. s5cmd's success is only a hint: 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,8 @@ END_S = 60
 """s5cmd has nothing left to do and must end."""
 GET_PART_MIB = 8
 """Ranged reads: several for each pack, in parallel."""
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
 """Names that no shell-like reader and no wildcard understands otherwise."""
 MISSING = re.compile(r"NoSuchKey|status code: 404")
@@ -138,6 +142,7 @@ def transfer(endpoint: Endpoint, folder: Path) -> Iterator[Transfer]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        preexec_fn=_die_with_the_engine,
     )
     with process:
         try:
@@ -149,6 +154,10 @@ def transfer(endpoint: Endpoint, folder: Path) -> Iterator[Transfer]:
             process.kill()
             _close_quietly(process)
             raise
+
+
+def _die_with_the_engine() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _close_quietly(process: subprocess.Popen[bytes]) -> None:

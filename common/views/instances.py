@@ -156,6 +156,8 @@ def operation_out(app: App, operation: Operation) -> OperationOut:
     state = _state(world)
     status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
     failure = world.instance.value.failure
+    if operation.kind == "hibernate" and failure and world.instance.value.want is Want.UP:
+        status, progress = "failed", 1.0  # it was called off: the instance runs on
     return OperationOut(
         id=operation.id,
         instance_id=operation.instance_id,

@@ -19,7 +19,7 @@ from common.records import World, load
 from common.views import instances as view
 from common.views.instances import EventOut, InstanceOut, OperationOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
-from common.workflows import deploy, hibernate, lifecycle, operations, restore, terminate
+from common.workflows import deploy, hibernate, lifecycle, offers, operations, restore, terminate
 
 WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
@@ -97,7 +97,7 @@ def show_operation(call: Call) -> OperationOut:
 
 def plan_instance(call: Call) -> Plan:
     spec: Spec = call.body.spec()
-    found = deploy.offers_for(call.app, spec)
+    found = offers.for_user(call.app, spec)
     chosen = choose(found, spec.strategy)
     dearest_wait_s = Decimal(str(call.app.settings.timing.boot_timeout_s))
     losers = sum((offer.usd_per_hour(spec.disk_gb) for offer in chosen[1:]), Decimal(0))
@@ -133,7 +133,7 @@ def provision_instance(call: Call) -> Accepted:
     mark = operations.fingerprint("provision", body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        deploy.offers_for(call.app, body.spec())  # a wish that no offer meets is refused at once
+        offers.for_user(call.app, body.spec())  # a wish that no offer meets is refused at once
         id = call.app.ids()
         operation, also = _begin(call, id, "provision", mark)
         account, name = call.caller.account, body.name

@@ -6,10 +6,15 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.domain.account import Right
+from common.domain.credit import Level, Runway
 from common.domain.instance import Spec
+from common.domain.offer import Usd
+from common.errors import Forbidden
+from common.records import read
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
-from common.workflows import deploy
+from common.workflows import announcements, offers, users
 
 
 class OffersQuery(BaseModel):
@@ -21,11 +26,59 @@ class OffersQuery(BaseModel):
     max_usd_per_hour: Decimal | None = Field(default=None, gt=0)
 
 
+class MarketOut(BaseModel):
+    """One marketplace account. What it does not tell is null."""
+
+    name: str
+    credit_usd: Usd | None
+    burn_usd_per_hour: Usd | None
+    hours_left: float | None
+    """null = nothing burns, or it is not known."""
+    level: Level | None
+    webhook_url: str | None
+    """Where it announces what happens; null = nothing is subscribed."""
+
+
+class WebhookOut(BaseModel):
+    url: str
+
+
+def list_markets(call: Call) -> Page[MarketOut]:
+    _only_operators(call)
+    return Page(items=[_market(call, name) for name in sorted(call.app.markets)])
+
+
+def _market(call: Call, name: str) -> MarketOut:
+    kept, webhook = read(call.app, "runways", name, Runway), call.app.store.get("subscriptions", name)
+    runway = kept.value if kept else None
+    return MarketOut(
+        name=name,
+        credit_usd=runway.credit_usd if runway else None,
+        burn_usd_per_hour=runway.burn_usd_per_hour if runway else None,
+        hours_left=runway.hours_left if runway else None,
+        level=runway.level if runway else None,
+        webhook_url=webhook.data["url"] if webhook else None,
+    )
+
+
+def subscribe_market(call: Call) -> WebhookOut:
+    _only_operators(call)
+    return WebhookOut(url=announcements.subscribe(call.app, call.ids["market"], call.now))
+
+
+def _only_operators(call: Call) -> None:
+    """The marketplace accounts are the deployment's, not a tenant's."""
+    if not users.is_operator(call.app.store, call.caller.account):
+        raise Forbidden("only an admin of the account that runs this deployment may do this")
+
+
 def list_offers(call: Call) -> Page[OfferOut]:
     spec = Spec.model_validate(call.query.model_dump())
-    return Page(items=[offer_out(offer, spec.disk_gb) for offer in deploy.offers_for(call.app, spec)])
+    return Page(items=[offer_out(offer, spec.disk_gb) for offer in offers.for_user(call.app, spec)])
 
 
 ROUTES = (
+    Route("GET", "/markets", list_markets, "The marketplace accounts and how long their credit lasts", Page[MarketOut], right=Right.MANAGE_USERS, tag="market"),
+    Route("POST", "/markets/{market}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
     Route("GET", "/offers", list_offers, "What can be rented now, cheapest first", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ValidationError
 
 from common import auth
-from common.errors import BadRequest, DumontError, InvalidInput
+from common.errors import BadRequest, DumontError, InvalidInput, Throttled
 from common.ports import App
 
 BODY_LIMIT_BYTES = 1 << 20
@@ -42,6 +43,8 @@ def answer(error: DumontError) -> Response:
         **({"errors": fields} if fields else {}),
     }
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if isinstance(error, Throttled):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return Response(json.dumps(body), error.status, headers, mimetype="application/problem+json")
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer
+from common.domain.pacing import Priority
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import choose
-from common.errors import MarketUnknown, NoCredit, NoOffer, QuotaExceeded, Throttled, UnknownGpu
+from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
 from common.records import Kept, World, dump, event, retire
-from common.workflows import rentals
+from common.workflows import offers, rentals
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
+HOPELESS = {kind.code for kind in (NoCredit, NoOffer, QuotaExceeded, MarketKeyRefused)}
+"""Failures that another round would not cure."""
 
 
 def request(
@@ -31,37 +33,13 @@ def request(
     return instance
 
 
-def offers_for(app: App, spec: Spec) -> list[Offer]:
-    """What a wish would find now; raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer."""
-    if found := offers(app, spec):
-        if all(Decimal(market.credit_usd()) <= 0 for market in app.markets.values()):
-            raise NoCredit("the marketplace account has no credit left; add credit and try again")
-        return found
-    if not offers(app, Spec(gpu=spec.gpu)):
-        raise UnknownGpu(f"no marketplace offers a GPU called {spec.gpu!r}; see: dumont gpus list")
-    raise NoOffer(no_offer_sentence(spec))
-
-
-def offers(app: App, spec: Spec) -> list[Offer]:
-    """Offers of all markets under the price cap, cheapest first."""
-    wanted = Wanted(
-        gpu=spec.gpu,
-        num_gpus=spec.num_gpus,
-        disk_gb=spec.disk_gb,
-        max_usd_per_hour=spec.max_usd_per_hour,
-        regions=spec.regions,
-    )
-    found = [offer for market in app.markets.values() for offer in market.search(wanted)]
-    return sorted(found, key=lambda offer: offer.usd_per_hour(spec.disk_gb))
-
-
 def begin(app: App, world: World, now: datetime) -> bool:
     """down -> boot, when the user wants it up and nothing of an earlier life is live."""
     kept, instance = world.instance, world.instance.value
     if instance.want is not Want.UP or any(r.value.is_live for r in world.rentals.values()):
         return False
     booting = instance.to(Phase.BOOT, at=now).having(
-        rounds=0, tried=(), not_before=None, failure=None, start="restore"
+        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore"
     )  # fmt: skip
     app.store.commit([kept.becomes(booting), event(app, instance, "boot", "looking for a machine", now)])
     return True
@@ -109,7 +87,9 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
 
 def _is_ready(world: World, label: str) -> bool:
     host, kept = world.hosts.get(label), world.rental(label)
-    return bool(host and host.phase and kept and kept.value.state is RentalState.CREATING and not kept.value.loss)
+    if not (host and host.phase and kept and kept.value.state is RentalState.CREATING):
+        return False
+    return kept.value.looked_at is not None and not kept.value.is_overpriced and not kept.value.loss
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
@@ -119,10 +99,13 @@ def drop_failed(app: App, world: World, now: datetime) -> bool:
     if not failed:
         return False
     kept = [k for label in failed if (k := world.rental(label))]
-    no_credit = any(rentals.definite_refusal(k.value) == NoCredit.code for k in kept)
-    left = instance.having(race=tuple(label for label in instance.race if label not in failed))
-    if no_credit:
-        left = left.having(failure=Failure(code=NoCredit.code, detail="the marketplace account has no credit left"))
+    broke = {k.value.provider for k in kept if rentals.definite_refusal(k.value) == NoCredit.code}
+    without_credit = tuple(sorted(broke.union(instance.without_credit)))
+    left = instance.having(
+        race=tuple(label for label in instance.race if label not in failed), without_credit=without_credit
+    )
+    if broke and set(without_credit) >= set(app.markets):
+        left = left.having(failure=Failure(code=NoCredit.code, detail="no marketplace account has credit left"))
     why = "; ".join(sorted(set(failed.values())))
     writes: list[Write] = [world.instance.becomes(left), *retire(kept, now=now, why=why)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
@@ -135,6 +118,10 @@ def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | Non
     rental = kept.value
     if rental.state is not RentalState.CREATING:
         return rental.message or f"it is {rental.state}"
+    if rental.is_overpriced:
+        return (
+            f"price_above_cap: it costs {rental.stated_usd_per_hour} USD/h, at most {rental.cap_usd_per_hour} was meant"
+        )
     if rental.loss:
         return f"{rental.loss}: {rental.message}"
     called = rental.create_called_at
@@ -169,14 +156,13 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     if not is_next_due:
         return False
     try:
-        found = offers(app, instance.spec)
-    except (MarketUnknown, Throttled, QuotaExceeded) as error:
-        app.log("search_failed", instance=instance.id, error=str(error))
-        return False
+        found = _search(app, instance)
+    except MarketError as error:
+        return _put_off(app, world, error, now)
     chosen = choose(found, instance.spec.strategy, tried=instance.tried)
     later = instance.having(rounds=instance.rounds + 1, not_before=_next_round(app, instance, now))
     if not chosen:
-        later = later.having(failure=Failure(code=NoOffer.code, detail=no_offer_sentence(instance.spec)))
+        later = later.having(failure=Failure(code=NoOffer.code, detail=offers.no_offer_sentence(instance.spec)))
         app.store.commit([world.instance.becomes(later)])
         return True
     labels, writes = rentals.plan(app, world.instance, chosen, now)
@@ -186,14 +172,41 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     return True
 
 
-def no_offer_sentence(spec: Spec) -> str:
-    cap = f" at up to {spec.max_usd_per_hour} USD/h" if spec.max_usd_per_hour else ""
-    where = f" in {', '.join(spec.regions)}" if spec.regions else ""
-    return f"no offer of {spec.num_gpus} x {spec.gpu}{where}{cap}; raise the cap, add regions or choose another GPU"
+def _search(app: App, instance: Instance) -> list[Offer]:
+    """Without the markets whose account is empty, and without machines that other instances are about to rent.
+
+    A recovery has no choice: where nothing else is left, it takes all of them again.
+    """
+    urgent = instance.recovering
+    first = instance.rounds == 0 and not urgent
+    found = offers.search(
+        app,
+        instance.spec,
+        priority=Priority.FAILOVER if urgent else Priority.WAKE,
+        who=instance.key,
+        fresh_for_s=offers.FRESH_FOR_S if first else offers.FRESH_AGAIN_FOR_S,
+    )
+    paying = [offer for offer in found if offer.provider not in instance.without_credit]
+    found = found if urgent and not paying else paying
+    promised = rentals.about_to_create(app)
+    return [offer for offer in found if (offer.provider, offer.machine_id) not in promised] or found
+
+
+def _put_off(app: App, world: World, error: MarketError, now: datetime) -> bool:
+    """The search told nothing: no round is counted, and the next attempt has its time."""
+    instance, timing = world.instance.value, app.settings.timing
+    app.log("search_failed", instance=instance.id, error=str(error))
+    wait_s = error.retry_after_s if isinstance(error, Throttled) else timing.round_backoff_s
+    later = instance.having(not_before=now + timedelta(seconds=wait_s))
+    if isinstance(error, (QuotaExceeded, MarketKeyRefused)):  # neither passes within minutes
+        later = instance.having(not_before=now + timedelta(seconds=timing.round_backoff_max_s))
+        later = later.having(failure=Failure(code=error.code, detail=str(error)))
+    app.store.commit([world.instance.becomes(later)])
+    return True
 
 
 def _is_hopeless(instance: Instance) -> bool:
-    return instance.failure is not None and instance.failure.code in {NoCredit.code, NoOffer.code}
+    return instance.failure is not None and instance.failure.code in HOPELESS
 
 
 def _next_round(app: App, instance: Instance, now: datetime) -> datetime:

@@ -92,6 +92,7 @@ def _without_writer(instance: Instance, now: datetime) -> Instance:
         recovering=True,
         rounds=0,
         tried=(),
+        without_credit=(),
         not_before=None,
     )
 

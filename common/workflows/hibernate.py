@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.idle import is_idle
-from common.domain.instance import Instance, Phase, Pointer, Want
+from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
@@ -18,8 +18,9 @@ from common.snapshots import engine
 
 FRESH_PART = 0.5
 """Of `silent_after_s`: a report of idleness counts for no longer."""
-AGAIN_S, AGAIN_MAX_S = 10.0, 300.0
-"""Between a failed snapshot and the next order of one; doubles."""
+SNAPSHOT_RETRY_S = 10.0
+SNAPSHOT_RETRY_MAX_S = 300.0
+SNAPSHOT_FAILURES_MAX = 6
 PROVEN_FROM_LAST = 200
 """Snapshots whose verification may have proved an object that a new one needs."""
 
@@ -29,7 +30,7 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
     instance = world.instance.value
     if instance.want is Want.GONE:
         raise IllegalMove(f"{instance.id} is being terminated")
-    wished = instance.having(want=Want.DOWN, reason=reason, failure=None)
+    wished = instance.having(want=Want.DOWN, reason=reason, failure=None, snapshot_failures=0)
     app.store.commit([world.instance.becomes(wished), event(app, instance, "hibernate", reason, now), *also])
     return wished
 
@@ -44,7 +45,8 @@ def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datet
     fresh = host.silent_for_s(now) <= timing.silent_after_s * FRESH_PART
     serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
     reported = is_idle(host.idle_since, idle_for_s=window_s, now=host.last_seen_at)
-    return serving and fresh and not host.vetoes and reported
+    failing = instance.snapshot_not_before is not None and now < instance.snapshot_not_before
+    return serving and not failing and fresh and not host.vetoes and reported
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -130,32 +132,9 @@ def _proven(app: App, instance: Instance) -> set[str]:
 
 
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
-    instance = world.instance.value
-    judged = _once_more(instance, now).having(snapshot_judged=report.manifest_key)
-    app.store.commit([world.instance.becomes(judged), event(app, instance, "snapshot_refused", why, now)])
+    failed = _failed(world.instance.value, why, now).having(snapshot_judged=report.manifest_key)
+    app.store.commit([world.instance.becomes(failed), event(app, world.instance.value, "snapshot_refused", why, now)])
     return True
-
-
-def order_again(app: App, world: World, now: datetime) -> bool:
-    """A snapshot that failed on the host is ordered anew, after a while: the machine is kept until one is verified."""
-    instance = world.instance.value
-    result = failed_snapshot(instance, world.writer_host)
-    if result is None:
-        return False
-    why = f"{result.error}: {result.detail}"
-    once_more = world.instance.becomes(_once_more(instance, now))
-    app.store.commit([once_more, event(app, instance, "snapshot_failed", why, now)])
-    return True
-
-
-def _once_more(instance: Instance, now: datetime) -> Instance:
-    """The same snapshot under a new order id, later each time."""
-    wait_s = min(AGAIN_S * 2**instance.snapshot_failures, AGAIN_MAX_S)
-    return instance.having(
-        snapshot_attempt=instance.snapshot_attempt + 1,
-        snapshot_failures=instance.snapshot_failures + 1,
-        snapshot_not_before=now + timedelta(seconds=wait_s),
-    )
 
 
 def _move_pointer(app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime) -> None:
@@ -173,9 +152,9 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         pointer=pointer,
         snapshot_judged=report.manifest_key,
         snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_due_from=now,
         snapshot_failures=0,
         snapshot_not_before=None,
-        snapshot_due_from=now,
         held=None,
         restored_older=None,
     )
@@ -196,6 +175,37 @@ def is_final(instance: Instance, report: SnapshotReport) -> bool:
     """Does this report answer the freeze that stands now? Never assumed from elapsed time."""
     frozen = instance.phase is Phase.FREEZING and instance.fz is not None
     return frozen and report.fz == instance.fz and report.order == snapshot_id(instance)
+
+
+def retry_failed(app: App, world: World, now: datetime) -> bool:
+    """The engine failed on the host, which tries an order only once: another attempt."""
+    instance = world.instance.value
+    result = failed_snapshot(instance, world.writer_host)
+    if result is None:
+        return False
+    why = f"snapshot failed {instance.snapshot_failures + 1} x: {result.error}: {result.detail}"
+    failed = _failed(instance, why, now)
+    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
+    return True
+
+
+def _failed(instance: Instance, why: str, now: datetime) -> Instance:
+    """Another attempt, later each time. Who only wanted to stop paying gets the machine back.
+
+    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
+    termination is not: only the user can say that what no snapshot holds may go.
+    """
+    failures = instance.snapshot_failures + 1
+    again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
+    failed = instance.having(
+        snapshot_attempt=instance.snapshot_attempt + 1,
+        snapshot_failures=failures,
+        snapshot_not_before=now + timedelta(seconds=again),
+    )
+    if instance.phase is Phase.FREEZING and instance.want is Want.DOWN and failures >= SNAPSHOT_FAILURES_MAX:
+        failure = Failure(code="snapshot_failed", detail=why)
+        return failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
+    return failed
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:

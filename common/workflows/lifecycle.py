@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from common.domain.instance import Instance, Phase
+from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import Rental, RentalState
-from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable
+from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable, Throttled
 from common.ports import App
-from common.records import Kept, World, load
-from common.workflows import deploy, failover, hibernate, rentals, restore, terminate
+from common.records import Kept, World, load, read
+from common.workflows import announcements, credit, deploy, failover, hibernate, rentals, restore, sweep, terminate
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
+FOLLOW_S = 50.0
+"""Of one invocation that follows an instance: the reconcile comes by each minute."""
 
 Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
@@ -23,6 +25,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
     Phase.DOWN: (failover.release_left_over, deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
+        rentals.look_due,
         deploy.choose_winner,
         deploy.drop_failed,
         rentals.create_due,
@@ -38,7 +41,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         restore.note_started,
         hibernate.freeze,
         hibernate.accept_snapshot,
-        hibernate.order_again,
+        hibernate.retry_failed,
         failover.drop_lost_held,
     ),
     Phase.FREEZING: (
@@ -46,7 +49,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         terminate.discard,
         hibernate.unfreeze,
         hibernate.accept_snapshot,
-        hibernate.order_again,
+        hibernate.retry_failed,
         hibernate.give_up_freezing,
         failover.drop_lost_held,
     ),
@@ -55,7 +58,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 """What may happen in each phase, first come first served."""
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
-    RentalState.CREATING: "rentals.create_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.CREATING: "rentals.create_due, rentals.look_due, deploy.choose_winner, deploy.drop_failed",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
     RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, failover.release_left_over",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, failover.release_left_over, deploy.drop_failed",
@@ -116,19 +119,55 @@ def hint(app: App, key: str | None) -> None:
 
 
 def push(app: App, key: str) -> None:
-    """Advance; when the next step is due in seconds (the next racer), have another invocation `follow` it.
+    """Advance; when the next step is due in seconds, have another invocation `follow` it.
 
-    Raises `NotFound`.
+    That is the next racer, or a turn at a market. Raises `NotFound`.
     """
     advance(app, key)
     due_at = due(app, key)
-    if due_at is not None and (due_at - app.clock()).total_seconds() < BUDGET_S:
+    if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
 
+def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) -> None:
+    """A marketplace's signed event: one listing, compared with our records, and whatever follows from that.
+
+    Raises what `announcements.verified` raises, and `Throttled` when the market gave no information: deliver it again.
+    """
+    event = announcements.verified(app, market, headers, body, app.clock())
+    if event is None:
+        return
+    swept = sweep.run(app, app.clock(), only=market)
+    if market in swept.unknown:
+        raise Throttled(f"{market} cannot be listed now", retry_after_s=sweep.SECOND_LISTING_AFTER_S)
+    announcements.remember(app, market, event, app.clock())
+    for label in swept.lost:
+        kept = read(app, "rentals", label, Rental)
+        hint(app, kept.value.instance_key if kept else None)
+
+
+def save_credit(app: App) -> list[str]:
+    """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
+    doomed = credit.judge(app, app.clock())
+    return [key for key, why in doomed.items() if _hibernated(app, key, why)]
+
+
+def _hibernated(app: App, key: str, why: str) -> bool:
+    try:
+        world = load(app, key)
+        if world.instance.value.want is not Want.UP:
+            return False
+        hibernate.request(app, world, reason=why, now=app.clock())
+        push(app, key)
+    except DumontError as error:
+        app.log("hibernate_failed", key=key, error=str(error))
+        return False
+    return True
+
+
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
-    """Take every step of the next BUDGET_S when it is due, waiting in between. Raises `NotFound`."""
-    until = app.clock() + timedelta(seconds=BUDGET_S)
+    """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
+    until = app.clock() + timedelta(seconds=FOLLOW_S)
     for _ in range(STEPS_MAX):
         due_at = due(app, key)
         if due_at is None or due_at > until:
@@ -141,5 +180,7 @@ def due(app: App, key: str) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
     world = load(app, key)
     times = [deploy.due_at(world)]
+    if world.instance.value.phase is Phase.BOOT:
+        times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
     times += [rentals.destroy_due_at(app, kept.value) for kept in world.in_state(RentalState.RELEASING)]
     return min((at for at in times if at is not None), default=None)

@@ -4,47 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from common import auth
 from common.domain import startup
 from common.domain.instance import Instance
 from common.domain.offer import Offer
+from common.domain.pacing import Priority
 from common.domain.rental import Label, Meter, Rental, RentalState
 from common.errors import (
     MarketError,
+    MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
     NoCredit,
     OfferGone,
+    QuotaExceeded,
     SettingError,
     Stale,
     Throttled,
 )
-from common.ports import App, Cas, Create, Launch, Market, Write
+from common.ports import App, Create, Launch, Listed, Write, every
 from common.records import Kept, World, dump, event, read
+from common.workflows import pacing
+from common.workflows.pacing import Paced
 
 BUNDLE_URL_FOR_S = 3600
 NOTE_ATTEMPTS = 5
-
-
-def market(app: App, provider: str) -> Market:
-    if provider not in app.markets:
-        raise SettingError(f"no credentials for {provider}: set {provider.upper()}_API_KEY")
-    return app.markets[provider]
+LOOK_AGAIN_S = 5.0
+"""After a look at a new machine that told nothing."""
+DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throttled, QuotaExceeded)
+"""Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
 
 def plan(
     app: App, kept: Kept[Instance], offers: Sequence[Offer], now: datetime
 ) -> tuple[list[str], list[Write]]:  # fmt: skip
-    """Labels and the writes that record these attempts: nothing is created without its label written first.
-
-    The pacing document of each market gives every attempt its place in the vendor's create interval.
-    """
+    """Labels and the writes that record these attempts: nothing is created without its label written first."""
     instance, deployment = kept.value, app.deployment()
     labels: list[str] = []
     writes: list[Write] = []
-    slots = _create_slots(app, offers, now, writes)
-    for index, (offer, slot) in enumerate(zip(offers, slots, strict=True), start=1):
+    for index, offer in enumerate(offers, start=1):
         label = Label.make(deployment=deployment.id, owner=instance.id, n=instance.n + index, key=deployment.key)
         rental = Rental(
             label=str(label),
@@ -57,48 +57,59 @@ def plan(
             offer=offer,
             image=instance.spec.image,
             disk_gb=instance.spec.disk_gb,
-            not_before=slot,
+            not_before=now,
+            cap_usd_per_hour=offer.cap_usd_per_hour(instance.spec.disk_gb, instance.spec.max_usd_per_hour),
         )
         labels.append(str(label))
         writes.append(Create("rentals", str(label), dump(rental)))
     return labels, writes
 
 
-def _create_slots(app: App, offers: Sequence[Offer], now: datetime, writes: list[Write]) -> list[datetime]:
-    slots: list[datetime] = []
-    free_at: dict[str, datetime] = {}
-    docs = {name: app.store.get("pacing", f"{name}.create") for name in {offer.provider for offer in offers}}
-    for offer in offers:
-        doc = docs[offer.provider]
-        start = free_at.get(offer.provider) or (doc.data["next_at"] if doc else now)
-        slots.append(max(start, now))
-        free_at[offer.provider] = slots[-1] + timedelta(seconds=market(app, offer.provider).create_interval_s)
-    for name, next_at in free_at.items():
-        doc = docs[name]
-        data = {"next_at": next_at}
-        writes.append(Cas(doc, data) if doc else Create("pacing", f"{name}.create", data))
-    return slots
+def about_to_create(app: App) -> set[tuple[str, str]]:
+    """(provider, machine) of attempts that are recorded and not yet made: the market still offers them to everybody."""
+    docs = every(app.store, "rentals", [("state", "==", RentalState.CREATING.value)])
+    waiting = [Rental.model_validate(doc.data) for doc in docs if doc.data["create_called_at"] is None]
+    return {(rental.provider, rental.offer.machine_id) for rental in waiting}
 
 
 def create_due(app: App, world: World, now: datetime) -> bool:
-    """Make the one create call of the first attempt whose turn has come. Not once a racer is ready."""
+    """Make the one create call of the first attempt whose time has come. Not once a racer is ready.
+
+    Without a turn at the market the attempt is put off, and nothing is called.
+    """
     if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
         return False
     for kept in world.in_state(RentalState.CREATING):
         if kept.value.create_called_at is None and kept.value.not_before <= now:
-            _create(app, kept, world.instance.value, now)
+            place = _for_boot(app, kept.value, world.instance.value)
+            try:
+                place.take_turn("create")
+            except Throttled as refused:
+                _put_off(app, kept, kept.value, refused.retry_after_s, now)
+            else:
+                _create(app, place, kept, world.instance.value, now)
             return True
     return False
 
 
-def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
+def _for_boot(app: App, rental: Rental, instance: Instance) -> Paced:
+    priority = Priority.FAILOVER if instance.recovering else Priority.WAKE
+    return pacing.market(app, rental.provider, priority, who=rental.label)
+
+
+def _put_off(app: App, kept: Kept[Rental], rental: Rental, wait_s: float, now: datetime) -> None:
+    later = now + timedelta(seconds=wait_s)
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"not_before": later})))
+
+
+def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
     """The call is recorded before it is made, so that no one ever makes it again."""
     rental = kept.value.model_copy(update={"create_called_at": now})
     doc = app.store.cas(kept.doc, dump(rental))
     kept = Kept(doc, rental)
     launch = _launch(app, rental, instance, now)
     try:
-        provider_id = market(app, rental.provider).create(rental.offer, launch)
+        provider_id = place.create(rental.offer, launch)
     except MarketUnknown as error:
         app.log("create_unknown", label=rental.label, error=str(error))  # it may exist: the listing will tell
     except MarketError as error:
@@ -107,9 +118,10 @@ def _create(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> 
         refused = refused.model_copy(update={"provider_id": exists})
         app.store.commit([kept.becomes(refused), event(app, instance, "refused", f"{error}", now)])
     else:
-        running = rental.model_copy(
-            update={"provider_id": provider_id, "meter": Meter(disk_from=app.clock())}
-        )  # fmt: skip
+        created_at = app.clock()
+        gpu_from = created_at if rental.offer.gpu_bills_from == "created" else None
+        meter = Meter(disk_from=created_at, gpu_from=gpu_from)
+        running = rental.model_copy(update={"provider_id": provider_id, "meter": meter})
         app.store.commit([kept.becomes(running), event(app, instance, "rented", _rented(rental), now)])
 
 
@@ -132,14 +144,58 @@ def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Laun
         ssh_public_key=instance.spec.ssh_public_key,
     )
     return Launch(
-        label=rental.label, image=rental.image, disk_gb=rental.disk_gb, env=env, start_script=startup.script()
-    )  # fmt: skip
+        label=rental.label,
+        image=rental.image,
+        disk_gb=rental.disk_gb,
+        env=env,
+        start_script=startup.script(),
+        max_usd_per_hour=str(rental.cap_usd_per_hour) if rental.cap_usd_per_hour is not None else None,
+    )
+
+
+def look_due(app: App, world: World, now: datetime) -> bool:
+    """Ask the market once about each new machine: its price is the last word on the cap, its address the user's way in.
+
+    Not every market's create can carry a cap; none wins the instance before it was looked at.
+    """
+    for kept in world.in_state(RentalState.CREATING):
+        rental, due_at = kept.value, look_due_at(kept.value)
+        if rental.provider_id is None or due_at is None or now < due_at:
+            continue
+        try:
+            row = _for_boot(app, rental, world.instance.value).get(rental.provider_id)
+        except MarketError as error:
+            app.log("look_failed", label=rental.label, error=str(error))
+            _put_off(app, kept, rental, getattr(error, "retry_after_s", LOOK_AGAIN_S), now)
+            return True
+        if row is None:
+            _put_off(app, kept, rental, LOOK_AGAIN_S, now)
+        else:
+            app.store.cas(kept.doc, dump(looked_at(rental, row, now)))
+        return True
+    return False
+
+
+def look_due_at(rental: Rental) -> datetime | None:
+    """None once it was looked at, and before it exists."""
+    return rental.not_before if rental.provider_id and rental.looked_at is None else None
+
+
+def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
+    """What a full row tells; a row that only names and states leaves all as it was."""
+    if not row.in_full:
+        return rental
+    update: dict[str, object] = {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
+    if rental.looked_at is None:
+        stated = Decimal(row.usd_per_hour) if row.usd_per_hour is not None else None
+        update |= {"looked_at": now, "stated_usd_per_hour": stated}
+    return rental.model_copy(update=update)
 
 
 def definite_refusal(rental: Rental) -> str | None:
     """The code of the refusal that ended an attempt, or None."""
     code = rental.message.partition(":")[0]
-    known = {kind.code for kind in (OfferGone, NoCredit, MarketRefused, Throttled)}
+    known = {kind.code for kind in DEFINITE_REFUSALS}
     return code if rental.state is RentalState.RELEASING and code in known else None
 
 
@@ -157,21 +213,28 @@ def destroy_due_at(app: App, rental: Rental) -> datetime | None:
     if rental.provider_id is None:
         return None
     called = rental.destroy_called_at
-    return called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
+    again = called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
+    return max(again, rental.not_before)
 
 
 def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> None:
     """One destroy call for a RETIRED label, announced first so that two callers do not make it at once.
 
-    A machine found only by listing is destroyed here too. Raises `Stale` when somebody else announced it.
+    A machine found only by listing is destroyed here too. Without a turn at the market it is put off, and nothing is
+    called. Raises `Stale` when somebody else announced it.
     """
-    rental = kept.value
-    assert not rental.is_live, f"{rental.label} is live"
     # a machine that comes back after its bill was closed goes on billing: the bill is open again
-    called = rental.model_copy(update={"destroy_called_at": now, "provider_id": provider_id, "settled": False})
-    app.store.cas(kept.doc, dump(called))
+    rental = kept.value.model_copy(update={"provider_id": provider_id, "settled": False})
+    assert not rental.is_live, f"{rental.label} is live"
+    place = pacing.market(app, rental.provider, Priority.DESTROY, who=rental.label)
     try:
-        market(app, rental.provider).destroy(provider_id)
+        place.take_turn("destroy")
+    except Throttled as refused:
+        _put_off(app, kept, rental, refused.retry_after_s, now)
+        return
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now})))
+    try:
+        place.destroy(provider_id)
     except MarketError as error:
         app.log("destroy_failed", label=rental.label, error=str(error))
     else:

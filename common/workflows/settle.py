@@ -1,4 +1,7 @@
-"""The ledger is what the providers billed: read from their charges, written once per (rental, kind, UTC hour)."""
+"""The ledger is what the providers billed: read from their charges, written once per (rental, kind, UTC hour).
+
+Where a provider publishes no bill there is only our own meter at the offer's terms; such entries say so.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
 from common.domain.host import HostRecord
-from common.domain.ledger import LedgerEntry, hour_of, to_micro
+from common.domain.ledger import LedgerEntry, by_hour, hour_of, to_micro
+from common.domain.pacing import Priority
 from common.domain.rental import Meter, Rental, RentalState
 from common.errors import MarketError, Missing, Stale
 from common.ports import App, Charge, Delete, Write, every
 from common.records import Kept, dump, read
+from common.workflows import pacing
 
 
 def run(app: App, now: datetime) -> int:
@@ -20,13 +26,13 @@ def run(app: App, now: datetime) -> int:
     unsettled = every(app.store, "rentals", [("settled", "==", False)])
     waiting = [Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled]
     settled = 0
-    for name, market in app.markets.items():
+    for name in app.markets:
         released = [k for k in waiting if k.value.provider == name and k.value.state is RentalState.RELEASED]
         if not released:
             continue
         since = min(kept.value.created_at for kept in released) - timedelta(hours=1)
         try:
-            charges = market.charges(since, now + timedelta(hours=1))
+            charges = pacing.market(app, name, Priority.POLL, who="settle").charges(since, now + timedelta(hours=1))
         except MarketError as error:
             app.log("charges_failed", market=name, error=str(error))
             continue
@@ -34,7 +40,7 @@ def run(app: App, now: datetime) -> int:
     return settled
 
 
-def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge], now: datetime) -> bool:
+def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
     for entry in entries_of(rental, charges):
         app.store.put("ledger", entry.id, dump(entry))
@@ -61,13 +67,13 @@ def _with_traffic(meter: Meter, host: Kept[HostRecord] | None) -> Meter:
     return meter.model_copy(update=traffic)
 
 
-def entries_of(rental: Rental, charges: Sequence[Charge]) -> list[LedgerEntry]:
-    """The provider's charges of one rental, rounded once per (kind, hour). Writing them again changes nothing."""
-    sums: dict[tuple[str, datetime], Decimal] = defaultdict(Decimal)
-    for charge in charges:
-        # the label is the truth; an id was never heard of when the create's answer was lost and no listing came in time
-        if charge.label == rental.label or (not charge.label and charge.provider_id == rental.provider_id):
-            sums[charge.kind, hour_of(charge.start)] += Decimal(charge.amount_usd)
+def entries_of(rental: Rental, charges: Sequence[Charge] | None) -> list[LedgerEntry]:
+    """One rental's costs, rounded once per (kind, hour): the provider's charges, or computed where it has no bill.
+
+    Writing them again changes nothing.
+    """
+    source: Literal["billed", "computed"] = "computed" if charges is None else "billed"
+    sums = _computed(rental) if charges is None else _billed(rental, charges)
     return [
         LedgerEntry(
             account=rental.account,
@@ -78,6 +84,30 @@ def entries_of(rental: Rental, charges: Sequence[Charge]) -> list[LedgerEntry]:
             kind=kind,
             hour=hour,
             micro_usd=to_micro(amount),
+            source=source,
         )
         for (kind, hour), amount in sums.items()
     ]
+
+
+def _billed(rental: Rental, charges: Sequence[Charge]) -> dict[tuple[str, datetime], Decimal]:
+    sums: dict[tuple[str, datetime], Decimal] = defaultdict(Decimal)
+    for charge in charges:
+        # the label is the truth; the id is never heard of when the create's answer was lost and no listing came in time
+        if charge.label == rental.label or (not charge.label and charge.provider_id == rental.provider_id):
+            sums[charge.kind, hour_of(charge.start)] += Decimal(charge.amount_usd)
+    return sums
+
+
+def _computed(rental: Rental) -> dict[tuple[str, datetime], Decimal]:
+    """Of a released rental. Bandwidth is not computed: no marketplace without a bill charges for it."""
+    meter, offer = rental.meter, rental.offer
+    rates = {
+        "gpu": (offer.gpu_usd_per_hour, meter.gpu_from, meter.gpu_until),
+        "disk": (offer.disk_usd_per_hour(rental.disk_gb), meter.disk_from, meter.disk_until),
+    }
+    return {
+        (kind, hour): usd
+        for kind, (usd_per_hour, start, end) in rates.items()
+        for hour, usd in by_hour(usd_per_hour, start, end or rental.at)
+    }

@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import Enum, auto
 from functools import partial
 
 from common.domain.host import HostRecord
+from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale
-from common.ports import App, Listed, Market, every
+from common.ports import App, Listed, every
 from common.records import Kept, dump, read
-from common.workflows import rentals
+from common.workflows import pacing, rentals
+from common.workflows.pacing import Paced
 
 DESTROYS_PER_RUN_MAX = 25
 SECOND_LISTING_AFTER_S = 1.0
@@ -38,10 +41,11 @@ class Summary:
     """Markets that gave no information."""
 
 
-def run(app: App, now: datetime) -> Summary:
-    """One pass over every market. A market that does not answer, or not whole, changes nothing."""
+def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
+    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
     summary = Summary()
-    for market in app.markets.values():
+    for name in [name for name in app.markets if only in (None, name)]:
+        market = pacing.market(app, name, Priority.POLL, who="sweep")
         unsettled = every(app.store, "rentals", [("settled", "==", False)])
         before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}
         ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
@@ -79,27 +83,29 @@ def _destroy_orphans(app: App, listed: Mapping[str, Listed], summary: Summary, n
             summary.alarms.append(label)
             app.log("alarm_label_without_record", label=label)
         elif not kept.value.is_live and len(summary.orphans) < DESTROYS_PER_RUN_MAX:
-            called = kept.value.destroy_called_at
-            if called and (now - called).total_seconds() < app.settings.timing.destroy_again_s:
+            called, again_s = kept.value.destroy_called_at, app.settings.timing.destroy_again_s
+            if now < kept.value.not_before or (called and (now - called).total_seconds() < again_s):
                 continue
             _unless_stale(app, label, partial(rentals.destroy, app, kept, row.provider_id, now))
             summary.orphans.append(label)
 
 
 def _note(
-    app: App, market: Market, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
+    app: App, market: Paced, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
 ) -> None:  # fmt: skip
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
     late_create_s = app.settings.timing.late_create_s
     gone = row is None and rentals.released(rental, late_create_s=late_create_s, now=now)
-    if rental.state is RentalState.RELEASING and gone and not _still_there(app, market, rental):
-        _save(app, kept, rental.to(RentalState.RELEASED, at=now))
+    if rental.state is RentalState.RELEASING and gone and not _may_remain(app, market, rental):
+        ended = rental.meter.ended(rental.destroy_called_at or now)  # where no destroy was ever answered with success
+        _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
         found = read(app, "hosts", rental.label, HostRecord)
         host = found.value if found else None
-        noted = _with_row(rental, row) if row else _absent(app, market, rental, host, now)
+        row = _in_full(app, market, rental, row) if row else None
+        noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
         noted = _judged(app, noted, row, host, now)
         if noted is not None and noted != rental:
             _save(app, kept, noted)
@@ -107,12 +113,23 @@ def _note(
                 summary.lost.append(rental.label)
 
 
-def _with_row(rental: Rental, row: Listed) -> Rental:
-    update = {"provider_id": row.provider_id, "ssh_host": row.ssh_host, "ssh_port": row.ssh_port, "absent_at": None}
-    return rental.model_copy(update=update)
+def _in_full(app: App, market: Paced, rental: Rental, row: Listed) -> Listed:
+    """One GET for a running machine whose address the listing does not tell and we do not know yet."""
+    if row.in_full or rental.ssh_host or row.status != "running":
+        return row
+    try:
+        return market.get(row.provider_id) or row
+    except MarketError as error:
+        app.log("get_failed", provider_id=row.provider_id, error=str(error))
+        return row
 
 
-def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
+def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
+    found = rental.model_copy(update={"provider_id": row.provider_id, "absent_at": None})
+    return rentals.looked_at(found, row, now)
+
+
+def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
     """GONE only when two listings, a GET by id and a silent heartbeat agree.
 
     Where no listing ever told the id there is nothing to GET: then it must be absent for `dead_man_s`, after which
@@ -129,7 +146,12 @@ def _absent(app: App, market: Market, rental: Rental, host: HostRecord | None, n
     return _lost(rental, "gone", host, now, beat_s=timing.heartbeat_settled_s, both=True)
 
 
-def _still_there(app: App, market: Market, rental: Rental) -> bool:
+def _may_remain(app: App, market: Paced, rental: Rental) -> bool:
+    """A listing that lacks it is enough where the destroy was answered with success, else a GET has the last word."""
+    return rental.meter.disk_until is None and _still_there(app, market, rental)
+
+
+def _still_there(app: App, market: Paced, rental: Rental) -> bool:
     """Does a GET by id, where the id is known, still show it? A failed answer counts as yes: it is no information."""
     try:
         return rental.provider_id is not None and market.get(rental.provider_id) is not None
@@ -139,13 +161,17 @@ def _still_there(app: App, market: Market, rental: Rental) -> bool:
 
 
 def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | None, now: datetime) -> Rental:
-    """INTERRUPTED: listed as stopped, not by us, credit > 0. UNREACHABLE: listed as up, silent."""
+    """INTERRUPTED: listed as stopped, not by us, credit > 0. UNREACHABLE: listed as up (or as stopped by a marketplace
+    that does not tell the credit), silent."""
     if row is None or rental.state is RentalState.LOST:
         return rental
-    if row.status == "stopped":
+    if row.status == "stopped" and rental.state is RentalState.HELD:
+        rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
+    if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
         beat_s = app.settings.timing.heartbeat_settled_s
-        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if _has_credit(app, rental) else rental
-    booting_died = rental.state is RentalState.CREATING and row.status == "offline"
+        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if credit is Credit.LEFT else rental
+    # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
+    booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:
         return rental.model_copy(update={"loss": "boot_failed", "message": row.message or "the container died"})
     if _is_silent(app, rental, host, now) and rental.state is RentalState.SERVING:
@@ -153,13 +179,25 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     return rental.model_copy(update={"unreachable_at": None})
 
 
-def _has_credit(app: App, rental: Rental) -> bool:
-    """Without credit every machine stops: that is not an interruption, and replacing them would not work."""
+class Credit(Enum):
+    """Has the account money left? Without it every machine stops, and replacing them would not work."""
+
+    LEFT = auto()
+    NONE_OR_UNKNOWN = auto()
+    """None left, or the call failed: nothing is concluded."""
+    UNTOLD = auto()
+    """The marketplace never tells."""
+
+
+def _credit_left(app: App, rental: Rental) -> Credit:
     try:
-        return Decimal(rentals.market(app, rental.provider).credit_usd()) > 0
+        usd = pacing.market(app, rental.provider, Priority.FAILOVER, who=rental.label).credit_usd()
     except MarketError as error:
         app.log("credit_unknown", error=str(error))
-        return False
+        return Credit.NONE_OR_UNKNOWN
+    if usd is None:
+        return Credit.UNTOLD
+    return Credit.LEFT if Decimal(usd) > 0 else Credit.NONE_OR_UNKNOWN
 
 
 def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime) -> bool:

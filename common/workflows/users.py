@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from common import auth
 from common.domain.account import ApiKey, Role, User
-from common.errors import BadRequest, Exists, NotFound
+from common.errors import BadRequest, Exists, NotFound, Stale
 from common.ports import App, Create, Delete, Store, Write, every
 from common.records import Kept, dump
 
@@ -23,8 +24,26 @@ class EmailTaken(BadRequest):
 
 
 def first_admin(store: Store, *, ids: Callable[[], str], email: str, password: str, now: datetime) -> User:
-    """The first user of a new account, which is its admin. Raises `EmailTaken`."""
-    return _save(store, _user(ids(), ids(), email, password, Role.ADMIN, now))
+    """The first user of a new account, which is its admin. The first account of all runs the deployment.
+
+    Raises `EmailTaken`.
+    """
+    user = _save(store, _user(ids(), ids(), email, password, Role.ADMIN, now))
+    appoint_operator(store, user.account)
+    return user
+
+
+def appoint_operator(store: Store, account: str) -> None:
+    """The account whose admins run the deployment, unless there is one already."""
+    doc = store.get("deployment", "self")
+    if doc is not None and "operator" not in doc.data:
+        with contextlib.suppress(Stale):  # somebody else's account came first
+            store.cas(doc, {**doc.data, "operator": account})
+
+
+def is_operator(store: Store, account: str) -> bool:
+    doc = store.get("deployment", "self")
+    return doc is not None and doc.data.get("operator") == account
 
 
 def add(

@@ -1,16 +1,15 @@
-"""The simulator's HTTP face: a WSGI callable around the same state machine that tests use in process."""
+"""A simulated marketplace's HTTP face: a WSGI callable around the same state machine that tests use in process."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from infra.demo.vast import Request, VastSim
-
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 410: "Gone"}
+from infra.demo.wire import Marketplace, Request
 
 
 class HttpFace:
@@ -18,7 +17,7 @@ class HttpFace:
 
     def __init__(
         self,
-        sim: VastSim,
+        sim: Marketplace,
         *,
         clock: Callable[[], datetime],
         lock: contextlib.AbstractContextManager[Any],
@@ -40,7 +39,7 @@ class HttpFace:
         with self._lock:
             answer = self._sim.handle(request, self._clock())
             self._after()
-        reason = REASONS.get(answer.status, "Error")
+        reason = HTTPStatus(answer.status).phrase
         headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
         start_response(f"{answer.status} {reason}", headers)
         return [answer.body]

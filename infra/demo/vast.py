@@ -9,13 +9,14 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from infra.demo.vast_contract import Contract
 from infra.demo.vast_market import BadFilter, draw_machines, matching, offer
+from infra.demo.vast_webhooks import WebhookRefused, Webhooks
+from infra.demo.wire import Answer, Effect, Request, json_answer, json_body
 
 PAGE_MAX = 25
 CREDIT_USD = "250"
@@ -34,33 +35,6 @@ CREATE_PENALTY_S = 12.0
 SEARCHES_PER_MINUTE = 10
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What must happen to the real machine of a contract."""
-
-    kind: Literal["start", "stop", "vanish"]
-    contract_id: int
-    label: str
-    env: Mapping[str, str] = field(default_factory=dict)
-    onstart: str = ""
-
-
 class Refused(Exception):
     """An answer that is not 2xx, or a refusal with 200."""
 
@@ -71,6 +45,10 @@ class Refused(Exception):
 
 
 class VastSim:
+    """One account of the marketplace: `wire.Marketplace`."""
+
+    name = "vast"
+
     def __init__(
         self,
         *,
@@ -90,9 +68,14 @@ class VastSim:
         self._calls: dict[str, datetime] = {}
         self._searches: list[datetime] = []
         self._effects: list[Effect] = []
+        self.webhooks = Webhooks(random.Random(rng.randrange(2**32)))
         self.start_refused = False
         """Every start is answered with 200 and resources_unavailable."""
         self.search_quota_used = False
+        self.creates_answer_500 = False
+        """The contract is made, and the answer is a 500."""
+        self.price_factor = Decimal(1)
+        """Between the search and the create the host's price is multiplied."""
 
     # --- the wire
 
@@ -100,17 +83,16 @@ class VastSim:
         self.tick(now)
         try:
             self._authenticate(request)
-            return _json(200, self._route(request)(request, now))
+            return json_answer(200, self._route(request)(request, now))
         except Refused as refused:
             if refused.status == 429 and refused.body["error"] == "too_frequent":
                 return Answer(429, str(refused).encode(), "text/plain")
-            return _json(refused.status, refused.body)
+            return json_answer(refused.status, refused.body)
 
     def _authenticate(self, request: Request) -> None:
-        header = {name.lower(): value for name, value in request.headers.items()}.get("authorization")
-        if header is None:
+        if request.authorization is None:
             raise Refused(403, "auth_error", "This action requires login.")
-        key = header.removeprefix("Bearer ")
+        key = request.authorization.removeprefix("Bearer ")
         if key != self._api_key and not self._is_of_the_container(key, request):
             status = 401 if "/instances" in request.path else 404
             raise Refused(status, "auth_error", "Invalid user key")
@@ -138,6 +120,8 @@ class VastSim:
         }
         if found := table.get((request.method, "/".join(parts))):
             return found
+        if parts[:2] == ("v0", "webhooks"):
+            return lambda r, now: self._webhooks(r.method, parts[2:], _body(r), now)
         if len(parts) >= 3 and parts[-1].isdigit():
             number = int(parts[-1])
             by_id: dict[tuple[str, str], Callable[[Request, datetime], Any]] = {
@@ -162,6 +146,12 @@ class VastSim:
             )  # fmt: skip
         self._calls[endpoint] = now
 
+    def _webhooks(self, method: str, words: tuple[str, ...], body: dict[str, Any], now: datetime) -> Any:
+        try:
+            return self.webhooks.handle(method, words, body, now)
+        except WebhookRefused as refused:
+            raise Refused(refused.status, refused.slug, str(refused)) from None
+
     # --- search and create
 
     def _search(self, query: dict[str, Any], now: datetime) -> Any:
@@ -169,7 +159,7 @@ class VastSim:
             raise Refused(429, "search_quota_exceeded", "daily search quota exceeded")
         if self._intervals.get("list"):
             self._searches = [at for at in self._searches if (now - at).total_seconds() < 60]
-            if len(self._searches) >= SEARCHES_PER_MINUTE * 6:
+            if len(self._searches) >= SEARCHES_PER_MINUTE:
                 raise Refused(429, "too_frequent", "API requests too frequent")
             self._searches.append(now)
         bid = query.get("type") in ("bid", "interruptible")
@@ -196,6 +186,8 @@ class VastSim:
         if bid is not None and Decimal(str(bid)) < Decimal(machine["min_bid"]):
             contract.stop(now, "bid too low")
             raise Refused(400, "bid_too_low", "your bid is below the minimum", new_contract=contract.id)
+        if self.creates_answer_500:
+            raise Refused(500, "internal", "Internal server error")
         return {"success": True, "new_contract": contract.id}
 
     def _free_machine(self, ask: int, gone_status: int) -> dict[str, Any]:
@@ -211,9 +203,10 @@ class VastSim:
     def _new_contract(self, machine: dict[str, Any], body: dict[str, Any], now: datetime) -> Contract:
         self._next_id += 1
         bid, boot_s = body.get("price"), machine["boot_s"]
+        usd_per_hour = str(bid) if bid is not None else str(Decimal(machine["dph_base"]) * self.price_factor)
         contract = Contract(
             id=self._next_id,
-            machine={**machine, "dph_base": str(bid) if bid is not None else machine["dph_base"]},
+            machine={**machine, "dph_base": usd_per_hour},
             label=str(body.get("label") or ""),
             image=str(body.get("image") or ""),
             disk_gb=max(8, int(float(body.get("disk") or 8))),
@@ -240,8 +233,6 @@ class VastSim:
         limit = min(PAGE_MAX, int(request.query.get("limit") or PAGE_MAX))
         page = [row for row in rows if row["id"] > after][:limit]
         more = bool(page) and page[-1]["id"] < rows[-1]["id"]
-        if more:
-            self._calls.pop("list", None)  # the next page of one listing is not another listing
         return {
             "success": True,
             "instances": page,
@@ -315,8 +306,6 @@ class VastSim:
         limit, after = min(500, int(request.query.get("limit") or 100)), int(request.query.get("after_token") or 0)
         page = found[after : after + limit]
         token = str(after + limit) if after + limit < len(found) else None
-        if token:
-            self._calls.pop("charges", None)
         return {"success": True, "results": page, "count": len(page), "total": len(found), "next_token": token}
 
     def credit(self, now: datetime) -> Decimal:
@@ -331,10 +320,7 @@ class VastSim:
 
     def billed(self, id: int, now: datetime) -> dict[str, Decimal]:
         """kind -> dollars: exactly what the charges call says at the same moment."""
-        totals: dict[str, Decimal] = {}
-        for (kind, _hour), usd in self._contracts[id].billed(now).items():
-            totals[kind] = totals.get(kind, Decimal(0)) + usd
-        return totals
+        return self._contracts[id].totals(now)
 
     # --- time and faults
 
@@ -377,10 +363,12 @@ class VastSim:
     def outbid(self, id: int, now: datetime) -> None:
         """Somebody else took the GPU: processes killed, disk kept and billed."""
         self._stopped(self._contracts[id], now, "")
+        self.webhooks.emit("client:outbid", f"Instance {id} was outbid.", now)
 
     def lose(self, id: int, now: datetime) -> None:
         """The machine vanishes from the listing; nothing of it bills from now on."""
         self._end(self._contracts[id], now)
+        self.webhooks.emit("client:instance_offline", f"Instance {id} is offline.", now)
 
     def exited(self, id: int, now: datetime) -> None:
         """The container died; the contract runs, and bills, on. What it used until now is settled first."""
@@ -423,6 +411,7 @@ class VastSim:
             "next_id": self._next_id,
             "credit": str(self._credit),
             "intervals": dict(self._intervals),
+            "webhooks": self.webhooks.to_json(),
         }
 
     @classmethod
@@ -434,16 +423,11 @@ class VastSim:
         sim._contracts = {contract["id"]: Contract.from_json(contract) for contract in plain["contracts"]}
         sim._unsettled = dict(sim._contracts)
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])
+        sim.webhooks.restore(plain["webhooks"])
         return sim
 
 
 def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(request.body or b"{}")
-    except ValueError:
-        raise Refused(400, "invalid_args", "the body is not JSON") from None
-    return body if isinstance(body, dict) else {}
-
-
-def _json(status: int, body: Any) -> Answer:
-    return Answer(status, json.dumps(body).encode())
+    if (body := json_body(request)) is None:
+        raise Refused(400, "invalid_args", "the body is not JSON")
+    return body

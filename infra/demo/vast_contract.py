@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Self
 
-MICRO = Decimal("0.000001")
-HOUR = timedelta(hours=1)
-SECONDS_PER_HOUR = Decimal(3600)
+from infra.demo.bill import HOUR, Bill
+
 BYTES_PER_GB = Decimal(10**9)
 HOURS_PER_MONTH = 720
 KINDS = {"gpu": "gpu", "disk": "disk", "bandwidth_up": "bwu", "bandwidth_down": "bwd"}
@@ -51,8 +49,7 @@ class Contract:
     """The listing call knows it only from then on, as when the vendor's index lags; None = at once."""
     ghost_until: datetime | None = None
     """The listing call still shows it until then, although it ended."""
-    raw: dict[str, Decimal] = field(default_factory=dict)
-    """Unrounded dollars per '<kind>/<hour>'."""
+    bill: Bill = field(default_factory=Bill)
 
     @property
     def listed(self) -> bool:
@@ -73,11 +70,10 @@ class Contract:
     def accrue(self, now: datetime) -> None:
         """Move the meters up to now."""
         if self.gpu_since:
-            self._add("gpu", Decimal(self.machine["dph_base"]) / SECONDS_PER_HOUR, self.gpu_since, now)
+            self.bill.run("gpu", Decimal(self.machine["dph_base"]), self.gpu_since, now)
             self.gpu_since = now
         if self.disk_since:
-            per_hour = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
-            self._add("disk", per_hour / SECONDS_PER_HOUR, self.disk_since, now)
+            self.bill.run("disk", self._disk_usd_per_hour(), self.disk_since, now)
             self.disk_since = now
 
     def transfer(self, up_bytes: int, down_bytes: int, now: datetime) -> None:
@@ -85,8 +81,7 @@ class Contract:
             ("bandwidth_up", up_bytes, self.machine["inet_up_cost"]),
             ("bandwidth_down", down_bytes, self.machine["inet_down_cost"]),
         ):
-            key = f"{kind}/{_hour(now):%Y%m%d%H}"
-            self.raw[key] = self.raw.get(key, Decimal(0)) + Decimal(price) * size / BYTES_PER_GB
+            self.bill.add(kind, Decimal(price) * size / BYTES_PER_GB, now)
 
     def run(self, now: datetime) -> None:
         self.actual, self.message = "running", f"success, running {self.image}/ssh"
@@ -107,13 +102,12 @@ class Contract:
     def billed(self, now: datetime) -> dict[tuple[str, datetime], Decimal]:
         """(kind, hour) -> dollars, rounded once, half-even, to micro-dollars."""
         self.accrue(now)
-        rounded: dict[tuple[str, datetime], Decimal] = {}
-        for key, amount in self.raw.items():
-            kind, _, hour = key.partition("/")
-            usd = amount.quantize(MICRO, rounding=ROUND_HALF_EVEN)
-            if usd:
-                rounded[kind, _named_hour(hour)] = usd
-        return rounded
+        return self.bill.rounded()
+
+    def totals(self, now: datetime) -> dict[str, Decimal]:
+        """kind -> dollars: exactly what the charges call says at the same moment."""
+        self.accrue(now)
+        return self.bill.totals()
 
     def spent(self, now: datetime) -> Decimal:
         """All of the bill until now."""
@@ -122,8 +116,10 @@ class Contract:
     def usd_per_hour(self) -> Decimal:
         """What bills right now."""
         gpu = Decimal(self.machine["dph_base"]) if self.gpu_since else Decimal(0)
-        disk = Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH if self.disk_since else Decimal(0)
-        return gpu + disk
+        return gpu + (self._disk_usd_per_hour() if self.disk_since else Decimal(0))
+
+    def _disk_usd_per_hour(self) -> Decimal:
+        return Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
 
     def charge_rows(self, now: datetime) -> Iterator[dict[str, Any]]:
         """The charges call's rows: one per UTC hour."""
@@ -157,6 +153,9 @@ class Contract:
             "status_msg": self.message,
             "is_bid": self.is_bid,
             "image_uuid": self.image,
+            "dph_base": float(self.machine["dph_base"]),
+            "storage_total_cost": float(self._disk_usd_per_hour()),
+            "dph_total": float(Decimal(self.machine["dph_base"]) + self._disk_usd_per_hour()),
             "disk_space": self.disk_gb,
             "start_date": self.created_at.timestamp(),
             "duration": (now - self.created_at).total_seconds(),
@@ -168,36 +167,14 @@ class Contract:
             "ssh_port": port,
         }
 
-    def _add(self, kind: str, usd_per_second: Decimal, since: datetime, until: datetime) -> None:
-        """Split at the hours, so that each hour is rounded once."""
-        while since < until:
-            hour = _hour(since)
-            edge = min(until, hour + HOUR)
-            key = f"{kind}/{hour:%Y%m%d%H}"
-            seconds = Decimal(str((edge - since).total_seconds()))
-            self.raw[key] = self.raw.get(key, Decimal(0)) + usd_per_second * seconds
-            since = edge
-
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
         for name in TIMES:
             plain[name] = plain[name].isoformat() if plain[name] else None
-        return {**plain, "raw": {key: str(usd) for key, usd in self.raw.items()}}
+        return {**plain, "bill": self.bill.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
-        times = {
-            name: datetime.fromisoformat(plain[name]) if plain.get(name) else None
-            for name in TIMES
-        }
-        raw = {key: Decimal(usd) for key, usd in plain["raw"].items()}
-        return cls(**{**plain, **times, "raw": raw, "boots": [tuple(step) for step in plain["boots"]]})
-
-
-@functools.lru_cache(10_000)
-def _named_hour(text: str) -> datetime:
-    return datetime.strptime(text, "%Y%m%d%H").replace(tzinfo=UTC)
-
-
-def _hour(at: datetime) -> datetime:
-    return at.replace(minute=0, second=0, microsecond=0)
+        times = {name: datetime.fromisoformat(plain[name]) if plain.get(name) else None for name in TIMES}
+        bill = Bill.from_json(plain["bill"])
+        return cls(**{**plain, **times, "bill": bill, "boots": [tuple(step) for step in plain["boots"]]})

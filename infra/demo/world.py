@@ -1,6 +1,6 @@
-"""The simulated world as one program: the market's API, an S3 server, the rentals' processes, and a control face.
+"""The simulated world as one program: the markets' APIs, an S3 server, the rentals' processes, and a control face.
 
-Its state is a journal under the state directory, written whenever the market changes. After a kill -9 it comes back
+Its state is a journal under the state directory, written whenever a market changes. After a kill -9 it comes back
 from it: rentals that still run are taken up again, one whose processes are gone is a crashed machine.
 """
 
@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -25,14 +27,19 @@ from common.adapters.s3 import S3
 from infra.demo.http_face import HttpFace
 from infra.demo.rental import Process, Rental
 from infra.demo.s3_server import s3_server
+from infra.demo.tensordock import TensorDockSim
 from infra.demo.uplink import Uplink
 from infra.demo.vast import VastSim
+from infra.demo.vast_webhooks import Delivery
+from infra.demo.wire import Contract, Effect, Marketplace
 from infra.gpu_host import bundle
 from infra.local.config import BUCKET, Local
 
 TICK_S = 0.2
 NOTICE_S = 3.0
 """Between a rental's SIGTERM and its SIGKILL."""
+WEBHOOK_WITHIN_S = 10.0
+"""The vendor's patience with an answer."""
 FAULTS = {
     "kill": "every process of the machine is killed at once (the container died)",
     "cut": "the machine's network is silently cut",
@@ -44,7 +51,7 @@ FAULTS = {
 
 
 class World:
-    """The simulator with its real consequences. One lock: the market's state and the processes change together."""
+    """The simulators with their real consequences. One lock: a market's state and the processes change together."""
 
     def __init__(self, local: Local) -> None:
         self._folder = Path(local.state) / "world"
@@ -52,22 +59,29 @@ class World:
         self._lock = threading.RLock()
         self._local = local
         self._rentals: dict[str, Rental] = {}
-        self.vast = self._come_back()
+        self.vast, tensordock = self._come_back()
+        self._markets: tuple[Marketplace, ...] = (self.vast, tensordock)
         self.uplink = Uplink(self._groups)
-        self.face = HttpFace(self.vast, clock=_now, lock=self._lock, after=self._settle)
+        self.faces = {
+            market.name: HttpFace(market, clock=_now, lock=self._lock, after=self._settle) for market in self._markets
+        }
 
     # --- state
 
-    def _come_back(self) -> VastSim:
+    def _come_back(self) -> tuple[VastSim, TensorDockSim]:
+        local, rng = self._local, random.Random(self._local.seed)
         journal = self._folder / "journal.json"
-        rng = random.Random(self._local.seed)
         if not journal.exists():
-            return VastSim(rng=rng, api_key=self._local.vast_api_key)
+            vast = VastSim(rng=rng, api_key=local.vast_api_key)
+            return vast, TensorDockSim(rng=rng, api_key=local.tensordock_api_key)
         kept = json.loads(journal.read_text())
         for label, process in kept["processes"].items():
             rental = self._rental(label)
             rental.process = Process(**process)  # one that died meanwhile is found dead at the next tick
-        return VastSim.from_json(kept["vast"], rng=rng)
+        return (
+            VastSim.from_json(kept["markets"]["vast"], rng=rng),
+            TensorDockSim.from_json(kept["markets"]["tensordock"], rng=rng),
+        )
 
     def _keep(self) -> None:
         processes = {
@@ -77,7 +91,8 @@ class World:
         }
         journal = self._folder / "journal.json"
         new = journal.with_suffix(".new")
-        new.write_text(json.dumps({"vast": self.vast.to_json(), "processes": processes}))
+        markets = {market.name: market.to_json() for market in self._markets}
+        new.write_text(json.dumps({"markets": markets, "processes": processes}))
         new.replace(journal)
 
     def _rental(self, label: str) -> Rental:
@@ -86,37 +101,64 @@ class World:
     def _groups(self) -> dict[str, int]:
         return {label: r.process.pid for label, r in list(self._rentals.items()) if r.process}
 
+    def _contract(self, label: str) -> tuple[Marketplace, Any] | None:
+        """The market that lists the label, and the contract's id there."""
+        found = ((market, market.contract_of(label)) for market in self._markets)
+        return next(((market, id) for market, id in found if id is not None), None)
+
     # --- time
 
     def tick(self) -> None:
-        """Let time pass in the market, bill what went over the uplink, and look for machines that died."""
+        """Let time pass in the markets, bill what went over the uplink, and look for machines that died."""
         with self._lock:
             now = _now()
             self._bill_traffic(now)
             self._note_deaths(now)
-            self.vast.tick(now)
+            for market in self._markets:
+                market.tick(now)
             self._settle()
+            due = self.vast.webhooks.take_due(now)
+        for delivery in due:
+            threading.Thread(target=self._deliver, args=(delivery,), daemon=True).start()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """One attempt of one webhook, with the vendor's time limit."""
+        with self._lock:
+            url, headers = self.vast.webhooks.signed(delivery, _now())
+        try:
+            request = urllib.request.Request(url, delivery.body, headers)
+            with urllib.request.urlopen(request, timeout=WEBHOOK_WITHIN_S) as answer:
+                status: int | None = answer.status
+        except urllib.error.HTTPError as refusal:
+            status = refusal.code
+            refusal.close()
+        except OSError:
+            status = None
+        with self._lock:
+            self.vast.webhooks.answered(delivery, status, _now())
 
     def _bill_traffic(self, now: datetime) -> None:
         for label, traffic in self.uplink.take_traffic().items():
-            if contract := self.vast.contract_of(label):
-                self.vast.traffic(contract, traffic.up_bytes, traffic.down_bytes, now)
+            if found := self._contract(label):
+                market, id = found
+                market.traffic(id, traffic.up_bytes, traffic.down_bytes, now)
 
     def _note_deaths(self, now: datetime) -> None:
         for label, rental in self._rentals.items():
             if rental.process and not rental.alive:
                 rental.kill()
-                if contract := self.vast.contract_of(label):
-                    self.vast.exited(contract, now)
+                if found := self._contract(label):
+                    market, id = found
+                    market.exited(id, now)
 
     def _settle(self) -> None:
-        """Carry out what the market decided, then write it down."""
-        effects = self.vast.drain()
-        for effect in effects:
+        """Carry out what the markets decided, then write it down."""
+        effects = [(market, effect) for market in self._markets for effect in market.drain()]
+        for market, effect in effects:
             rental = self._rental(effect.label)
             match effect.kind:
                 case "start":
-                    rental.start({**effect.env, **self._container(effect.contract_id)}, effect.onstart)
+                    rental.start({**effect.env, **self._container(market, effect)}, effect.onstart)
                 case "stop":
                     rental.kill()
                 case "vanish":
@@ -125,10 +167,13 @@ class World:
         if effects:
             self._keep()
 
-    def _container(self, contract_id: int) -> dict[str, str]:
+    def _container(self, market: Marketplace, effect: Effect) -> dict[str, str]:
+        """What a marketplace itself adds to a machine's environment."""
+        if not isinstance(market, VastSim):
+            return {}
         return {
-            "CONTAINER_ID": str(contract_id),
-            "CONTAINER_API_KEY": self.vast.container_key(contract_id),
+            "CONTAINER_ID": str(effect.contract_id),
+            "CONTAINER_API_KEY": market.container_key(int(effect.contract_id)),
             "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}",
         }
 
@@ -137,14 +182,14 @@ class World:
     def rows(self) -> list[dict[str, Any]]:
         with self._lock:
             now = _now()
-            return [self._row(contract, now) for contract in self.vast.contracts()]
+            return [self._row(market, contract, now) for market in self._markets for contract in market.contracts()]
 
-    def _row(self, contract: Any, now: datetime) -> dict[str, Any]:
+    def _row(self, market: Marketplace, contract: Contract, now: datetime) -> dict[str, Any]:
         rental = self._rentals.get(contract.label)
-        billed = self.vast.billed(contract.id, now)
+        billed = market.billed(contract.id, now)
         return {
             "label": contract.label,
-            "provider": "vast",
+            "provider": market.name,
             "provider_id": str(contract.id),
             "state": contract.state,
             "pid": rental.process.pid if rental and rental.process else None,
@@ -155,22 +200,23 @@ class World:
         }
 
     def bills(self) -> list[dict[str, Any]]:
-        """The market's own bill of every machine that ever was, per label and kind."""
+        """The markets' own bills of every machine that ever was, per label and kind."""
         with self._lock:
             now = _now()
             return [
-                {"key": [contract.label, kind], "usd": str(usd)}
-                for contract in self.vast.all_contracts()
-                for kind, usd in self.vast.billed(contract.id, now).items()
+                {"provider": market.name, "key": [contract.label, kind], "usd": str(usd)}
+                for market in self._markets
+                for contract in market.all_contracts()
+                for kind, usd in market.billed(contract.id, now).items()
             ]
 
     def fault(self, label: str, kind: str) -> bool:
         """False when there is no such rental."""
         with self._lock:
-            contract, now = self.vast.contract_of(label), _now()
-            rental = self._rentals.get(label)
-            if contract is None or rental is None:
+            found, rental, now = self._contract(label), self._rentals.get(label), _now()
+            if found is None or rental is None:
                 return False
+            market, id = found
             match kind:
                 case "kill":
                     rental.signal(signal.SIGKILL)
@@ -182,9 +228,9 @@ class World:
                     rental.signal(signal.SIGTERM)
                     threading.Timer(NOTICE_S, rental.signal, [signal.SIGKILL]).start()
                 case "outbid":
-                    self.vast.outbid(contract, now)
+                    market.outbid(id, now)
                 case "lose":
-                    self.vast.lose(contract, now)
+                    market.lose(id, now)
             self._settle()
             return True
 
@@ -273,7 +319,8 @@ def main() -> None:
         world = World(local)
         world.uplink.forward(local.host_api_port, local.api_port)
         world.uplink.forward(local.host_s3_port, local.s3_port)
-        _serve(local.vast_port, world.face)
+        _serve(local.vast_port, world.faces["vast"])
+        _serve(local.tensordock_port, world.faces["tensordock"])
         _serve(local.world_port, control_face(world))
         print(json.dumps({"message": "world_ready", "port": local.world_port}), file=sys.stderr, flush=True)
         while not stopping.is_set():

@@ -47,6 +47,8 @@ class Local:
     s3_access_key: str
     s3_secret_key: str
     vast_api_key: str
+    tensordock_port: int
+    tensordock_api_key: str
     user: str
     password: str
     seed: int
@@ -61,7 +63,7 @@ class Local:
         path = state / "config.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        free = _free_ports(6)
+        free = _free_ports(7)
         return cls(
             state=str(state),
             api_port=port or free[0],
@@ -74,6 +76,8 @@ class Local:
             s3_access_key=f"DEMO{secrets.token_hex(8)}",
             s3_secret_key=secrets.token_hex(20),
             vast_api_key=secrets.token_hex(32),
+            tensordock_port=free[6],
+            tensordock_api_key=secrets.token_hex(32),
             user="demo@dumont.local",
             password=secrets.token_urlsafe(12),
             seed=seed,
@@ -101,6 +105,8 @@ class Local:
             "JWT_SECRET": self.jwt_secret,
             "VAST_API_KEY": self.vast_api_key,
             "VAST_URL": f"http://127.0.0.1:{self.vast_port}",
+            "TENSORDOCK_API_KEY": self.tensordock_api_key,
+            "TENSORDOCK_URL": f"http://127.0.0.1:{self.tensordock_port}",
             "STORAGE_PROVIDER": "s3",
             "S3_ENDPOINT": f"http://127.0.0.1:{self.s3_port}",
             "S3_BUCKET": BUCKET,
@@ -128,6 +134,8 @@ class Local:
             "password": self.password,
             "api_key": self.api_key,
             "vast_api_key": self.vast_api_key,
+            "tensordock": f"http://127.0.0.1:{self.tensordock_port}",
+            "tensordock_api_key": self.tensordock_api_key,
             "world": f"http://127.0.0.1:{self.world_port}",
         }
 

@@ -18,6 +18,7 @@ import functions_framework
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import auth, bootstrap
+from common.config import Timing
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
 from infra.local import kill_points
 
@@ -52,16 +53,18 @@ def _load(row: Function) -> Wsgi:
 class Ticker(threading.Thread):
     """Posts the table's schedules with Cloud Scheduler's headers; never two outstanding calls of one job."""
 
-    def __init__(self, url: str, secret: str, period_s: float) -> None:
+    def __init__(self, url: str, secret: str, timing: Timing) -> None:
         super().__init__(daemon=True, name="ticker")
-        self._url, self._secret, self._period_s = url, secret, period_s
+        self._url, self._secret, self._timing = url, secret, timing
 
     def run(self) -> None:
+        """Every schedule when its period is over; a run that took longer is followed by the next at once."""
+        due_at = {schedule: time.monotonic() for schedule in SCHEDULES}
         while True:
-            started = time.monotonic()
-            for schedule in SCHEDULES:
-                self._post(schedule)
-            time.sleep(max(0.05, self._period_s - (time.monotonic() - started)))
+            schedule = min(due_at, key=lambda each: due_at[each])
+            time.sleep(max(0.0, due_at[schedule] - time.monotonic()))
+            due_at[schedule] = time.monotonic() + getattr(self._timing, schedule.period)
+            self._post(schedule)
 
     def _post(self, schedule: Schedule) -> None:
         now = datetime.now(UTC)
@@ -91,7 +94,7 @@ def main() -> None:
         bootstrap.use(kill_points.wrapped(bootstrap.app(), points.split(","), Path(os.environ["DUMONT_STATE"])))
     app = bootstrap.app()
     server = make_server("127.0.0.1", port, dispatcher(), threaded=True, request_handler=_Quiet)
-    Ticker(f"http://127.0.0.1:{port}", app.settings.jwt_secret, app.settings.timing.ticker_period_s).start()
+    Ticker(f"http://127.0.0.1:{port}", app.settings.jwt_secret, app.settings.timing).start()
     print(json.dumps({"message": "control_ready", "port": port}), file=sys.stderr, flush=True)
     server.serve_forever()
 

@@ -20,6 +20,7 @@ from typing import IO, Annotated
 import typer
 
 from common import auth, bootstrap
+from common.client import ApiProblem, Client
 from common.domain.account import Caller, Role
 from common.errors import SettingError
 from common.workflows import users
@@ -62,6 +63,7 @@ def run(state: Path, *, port: int, as_json: bool, seed: int = 1) -> None:
         try:
             supervisor.start()
             _first_admin(local)
+            _subscribe(local)
             _announce(local, as_json)
             supervisor.watch()
         finally:
@@ -201,6 +203,7 @@ def _first_admin(local: Local) -> None:
     if local.api_key is not None:
         return
     store, now = bootstrap.store_of(local.store), bootstrap.now()
+    bootstrap.deployment_of(store, now)
     user = users.first_admin(store, ids=bootstrap.random_id, email=local.user, password=local.password, now=now)
     caller = Caller(account=user.account, user_id=user.id, role=Role.ADMIN)
     record, local.api_key = auth.new_api_key(
@@ -208,6 +211,17 @@ def _first_admin(local: Local) -> None:
     )
     users.save_api_key(store, record)
     local.save()
+
+
+def _subscribe(local: Local) -> None:
+    """As a deploy does: the marketplace announces what happens to its machines."""
+    api = Client(str(local.facts()["api"]), local.api_key)
+    try:
+        api.post("/markets/vast/webhook")
+    except ApiProblem as problem:  # the reconcile finds the same, a minute later at most
+        bootstrap.log("subscribe_failed", error=str(problem))
+    finally:
+        api.close()
 
 
 def _announce(local: Local, as_json: bool) -> None:

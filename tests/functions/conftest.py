@@ -63,4 +63,6 @@ def key_for(world: World, account: str, role: Role) -> str:
 
 @pytest.fixture
 def admin(world: World) -> Api:
+    """Of the account that runs the deployment."""
+    users.appoint_operator(world.store, "acme")
     return Api(world, key_for(world, "acme", Role.ADMIN))

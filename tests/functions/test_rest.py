@@ -182,7 +182,7 @@ def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api
     stranger = Api(world, key_for(world, "others", Role.ADMIN))
     walked = 0
     for route in ROUTES:
-        if "{" in route.path:
+        if "{" in route.path and "{market}" not in route.path:
             own = made["id"] if route.path.startswith("/operations") else made["instance_id"]
             path = "/api/v1" + route.path.format(**ids, id=own)
             problem(stranger.call(route.method, path, {}), 404, "not_found")

@@ -12,6 +12,7 @@ from common.records import load
 from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
 from infra.demo.material import look
 from jobs import hibernate_idle
+from tests.functions.conftest import Api
 from tests.hand_cranked import ACCOUNT, World
 
 
@@ -240,6 +241,39 @@ def _damage_newest_pack(world: World, id: str) -> None:
     data = bytearray(world.objects.get(key))
     data[len(data) // 2] ^= 1
     world.objects.put(key, bytes(data))
+
+
+def test_a_snapshot_that_fails_is_tried_again_until_it_holds(world: World) -> None:
+    id = running(world)
+    write(world, id)
+    machine = world.writer(id)
+    stage = machine.agent.home / "engine"
+    stage.write_text("in the way")
+    ask(world, id, "hibernate")
+    world.pass_time(60)
+    assert world.show(id).state in (State.FREEZING, State.HIBERNATING)
+    assert machine.writers.frozen
+
+    stage.unlink()
+    world.until(lambda: world.show(id).state is State.HIBERNATED, within_s=400)
+
+    assert world.show(id).snapshot
+
+
+def test_a_hibernation_whose_snapshot_never_holds_is_called_off_and_the_user_can_work(world: World, admin: Api) -> None:
+    id = running(world)
+    machine = world.writer(id)
+    (machine.agent.home / "engine").write_text("in the way")
+
+    operation = admin.post(f"/instances/{id}/hibernate").json["operation"]
+    world.until(lambda: not machine.writers.frozen and world.record(id).failure is not None, within_s=1500)
+
+    shown = world.show(id)
+    assert shown.state is State.RUNNING
+    assert shown.failure
+    assert shown.failure.code == "snapshot_failed"
+    assert admin.get(f"/operations/{operation['id']}").json["status"] == "failed"
+    assert world.sim.contract_of(machine.agent.label)
 
 
 def test_an_agent_killed_during_a_snapshot_leaves_the_machine_and_the_old_snapshot(world: World) -> None:

@@ -29,6 +29,7 @@ from common.snapshots.seal import unseal
 from infra.demo.vast_contract import Contract
 from tests.simulation.clock import START, Task
 from tests.simulation.hosts import SAMPLE_S
+from tests.simulation.knobs import LONGEST_PAUSE_S
 from tests.simulation.objects import Content
 
 if TYPE_CHECKING:
@@ -36,15 +37,17 @@ if TYPE_CHECKING:
 
 Change = tuple[str, str, Data | None, Data | None]
 VIOLATIONS_MAX = 5
+GIVEN_UP = ("snapshot_failed", "snapshot_refused")
+"""A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
-    "want": {"hibernate", "wake", "terminate", "restore", "down"},
-    "phase": {"boot", "won", "freeze", "unfreeze", "snapshot", "down", "lost", "ended", "restore"},
+    "want": {"hibernate", "wake", "terminate", "restore", "down", *GIVEN_UP},
+    "phase": {"boot", "won", "freeze", "unfreeze", "snapshot", "down", "lost", "ended", "restore", *GIVEN_UP},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
 """What of an instance changes only together with one of these lines of its story."""
 GAP_S = 2.5 * SAMPLE_S + 1.0
-REPORT_AGE_S = 120.0
-"""An older report of idleness is none."""
+REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
+"""An older report of idleness is none; the commit may stand still, but then no newer report has come."""
 
 
 class Oracle:

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 
 from common.adapters.vast import Vast
-from infra.demo.vast import Answer, Request, VastSim
+from infra.demo.vast import VastSim
 from infra.demo.vast_contract import Contract
+from infra.demo.wire import Answer, Request
 from tests.simulation.clock import Loop
 from tests.simulation.faults import Faults, Strike
 

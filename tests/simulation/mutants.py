@@ -101,9 +101,9 @@ def _constant(value: Any) -> Replacement:
 
 
 def _create_unannounced(original: Any) -> Any:
-    def create(app: App, kept: Any, instance: Any, now: Any) -> None:
+    def create(app: App, place: Any, kept: Any, instance: Any, now: Any) -> None:
         launch = rentals._launch(app, kept.value, instance, now)
-        id = rentals.market(app, kept.value.provider).create(kept.value.offer, launch)
+        id = place.create(kept.value.offer, launch)
         called = kept.value.model_copy(update={"create_called_at": now, "provider_id": id})
         app.store.cas(kept.doc, rentals.dump(called))
 
@@ -126,8 +126,8 @@ def _create_again(original: Any) -> Any:
                     continue
             raise MarketUnknown("tried all")
 
-    def create(app: App, kept: Any, instance: Any, now: Any) -> None:
-        original(replace(app, markets={name: Insists(m) for name, m in app.markets.items()}), kept, instance, now)
+    def create(app: App, place: Any, kept: Any, instance: Any, now: Any) -> None:
+        original(app, replace(place, market=Insists(place.market)), kept, instance, now)
 
     return create
 
@@ -464,7 +464,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("freeze without its nonce", "common.workflows.hibernate.is_final", _final_without_nonce, "P4"),
     Mutant("freeze by the clock", "common.workflows.hibernate.give_up_freezing", _freeze_by_the_clock, "P4"),
     Mutant("writers not frozen", "common.host.agent.Agent._freeze", _keeps_writing, "P4"),
-    Mutant("failed snapshot forgotten", "common.workflows.hibernate.order_again", _constant(False), "L"),
+    Mutant("failed snapshot forgotten", "common.workflows.hibernate.retry_failed", _constant(False), "L"),
     Mutant("falls back for anything", "common.workflows.restore._manifest_is_bad", _falls_back_for_anything, "R5"),
     Mutant(
         "always discards",
@@ -506,7 +506,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8",
         frozenset({"market_late", "body_500_done"}),
     ),
-    Mutant("any price is a price", "common.adapters.vast._price", _any_price, "A22"),
+    Mutant("any price is a price", "common.adapters.vast.exact_price", _any_price, "A22"),
     Mutant("tenants not told apart", "common.web.instances.load", _ended_by_anybody, "I9"),
 )
 

@@ -24,7 +24,7 @@ from common.adapters.vast import Vast
 from common.ports import Stored
 from infra.demo.http_face import HttpFace
 from infra.demo.s3_server import S3Server, s3_server
-from infra.demo.vast import Answer, Request
+from infra.demo.wire import Answer, Request
 from tests.simulation import runs
 from tests.simulation.faults import Faults
 from tests.simulation.market import API_KEY
@@ -112,7 +112,7 @@ class Pumped:
 
     def __init__(self, market: Vast, faces: Faces) -> None:
         self._market, self._faces = market, faces
-        self.name, self.create_interval_s = market.name, market.create_interval_s
+        self.name, self.limits = market.name, market.limits
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._market, name)

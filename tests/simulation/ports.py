@@ -242,7 +242,7 @@ class FaultyMarket:
 
     def __init__(self, market: Market, gate: Gate) -> None:
         self._market, self._gate = market, gate
-        self.name, self.create_interval_s = market.name, market.create_interval_s
+        self.name, self.limits = market.name, market.limits
         self.about: Callable[[str], str] = lambda provider_id: provider_id
         """A provider's id -> its label."""
 
@@ -261,10 +261,10 @@ class FaultyMarket:
     def destroy(self, provider_id: str) -> None:
         self._call("destroy", self.about(provider_id), lambda: self._market.destroy(provider_id), mutates=True)
 
-    def credit_usd(self) -> str:
+    def credit_usd(self) -> str | None:
         return self._call("credit_usd", "", self._market.credit_usd, mutates=False)
 
-    def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
+    def charges(self, since: datetime, until: datetime) -> Sequence[Charge] | None:
         return self._call("charges", "", lambda: self._market.charges(since, until), mutates=False)
 
     def _call(self, verb: str, about: str, do: Callable[[], T], *, mutates: bool) -> T:

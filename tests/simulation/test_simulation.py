@@ -30,7 +30,7 @@ def test_every_row_of_the_catalogue_is_a_knob_or_has_its_reason() -> None:
 
 
 def test_the_longest_fault_lasts_twice_as_long_as_the_longest_timeout() -> None:
-    timeouts_s = [*Timing().model_dump().values(), hibernate.AGAIN_MAX_S, lifecycle.BUDGET_S]
+    timeouts_s = [*Timing().model_dump().values(), hibernate.SNAPSHOT_RETRY_MAX_S, lifecycle.BUDGET_S]
     timeouts_s += [auth.BOOTSTRAP_FOR.total_seconds(), (auth.HOST_TOKEN_FOR + auth.HOST_TOKEN_GRACE).total_seconds()]
 
     assert max(knob.longest_s for knob in KNOBS if knob.name != "notice_replayed") >= 2 * max(timeouts_s)

@@ -33,9 +33,9 @@ from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
 
 JWT_SECRET = "jwt-canary-0123456789abcdef012345"
 STORAGE_SECRET = "storage-canary-0123456789"
-QUIET_AT_LEAST_S = 600.0
+QUIET_AT_LEAST_S = 300.0
 QUIET_AT_MOST_S = 5_400.0
-LOOK_EVERY_S = 120.0
+LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
@@ -71,7 +71,7 @@ class Plan:
             )
             for n in range(count)
         )
-        return cls(owned, 2400 + 8000 * rng.random() ** 4)
+        return cls(owned, 1800 + 8000 * rng.random() ** 4)
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from common import bootstrap
 from common.config import Settings
 from common.errors import SettingError
 
@@ -55,3 +58,19 @@ def test_restic_password_is_refused_with_its_successor() -> None:
 
 def test_secrets_do_not_show_in_a_printed_setting() -> None:
     assert GOOD["JWT_SECRET"] not in repr(Settings.from_env(GOOD))
+
+
+def test_a_second_marketplace_is_one_more_key() -> None:
+    settings = Settings.from_env(GOOD | {"TENSORDOCK_API_KEY": "t", "TENSORDOCK_URL": "http://127.0.0.1:1"})
+
+    assert (settings.vast_api_key, settings.tensordock_api_key) == ("k", "t")
+    assert settings.tensordock_url == "http://127.0.0.1:1"
+    assert "'t'" not in repr(settings)
+
+
+def test_without_any_marketplaces_key_the_start_names_them_all(tmp_path: Path) -> None:
+    env = {name: value for name, value in GOOD.items() if name != "VAST_API_KEY"}
+    settings = Settings.from_env(env | {"DUMONT_STORE": f"sqlite:///{tmp_path}/store.db"})
+
+    with pytest.raises(SettingError, match="VAST_API_KEY or TENSORDOCK_API_KEY"):
+        bootstrap.build(settings)
