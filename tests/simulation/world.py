@@ -60,7 +60,7 @@ class Plan:
     @classmethod
     def of(cls, seed: int) -> Plan:
         rng = random.Random(f"plan:{seed}")
-        count = rng.choice((1, 2, 2, 3))
+        count = rng.choice((1, 1, 2, 3))
         strategies = (Strategy.COLDSTART, Strategy.COLDSTART, Strategy.RACE)
         owned = tuple(
             Owned(
