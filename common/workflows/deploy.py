@@ -10,7 +10,7 @@ from common.domain.offer import Offer
 from common.domain.pacing import Priority
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import choose
-from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, QuotaExceeded, Throttled
+from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
 from common.records import Kept, World, dump, event, retire
 from common.workflows import offers, rentals
@@ -106,10 +106,16 @@ def drop_failed(app: App, world: World, now: datetime) -> bool:
     )
     if broke and set(without_credit) >= set(app.markets):
         left = left.having(failure=Failure(code=NoCredit.code, detail="no marketplace account has credit left"))
+    if not left.race and left.rounds == 1 and all(_was_gone(k.value) for k in kept):
+        left = left.having(not_before=None)  # the offers were only older than we thought: once, look again at once
     why = "; ".join(sorted(set(failed.values())))
     writes: list[Write] = [world.instance.becomes(left), *retire(kept, now=now, why=why)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
     return True
+
+
+def _was_gone(rental: Rental) -> bool:
+    return rentals.definite_refusal(rental) == OfferGone.code
 
 
 def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | None:

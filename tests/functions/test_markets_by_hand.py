@@ -163,6 +163,17 @@ def test_the_address_of_a_machine_whose_market_lists_names_only_is_known(both: W
     assert (address.host, address.user) == ("127.0.0.1", "root")
 
 
+def test_a_machine_that_the_listing_omits_for_an_hour_is_not_lost(both: World) -> None:
+    id = running(both, gpu=ONLY_TENSORDOCK)
+    writer = both.record(id).writer
+    both.dock_sim.list_omits.add(both.dock_sim.contract_of(writer or ""))
+
+    both.pass_time(3600, step_s=10)
+
+    assert both.record(id).writer == writer
+    assert both.show(id).state is State.RUNNING
+
+
 # --- one market fails, the other one serves
 
 
@@ -243,4 +254,18 @@ def test_a_search_without_a_turn_sets_the_time_of_the_next_and_counts_no_round(w
     assert len(waiting) == 4
     assert all(record.rounds == 0 and record.not_before and record.not_before > world.now for record in waiting)
     world.until(lambda: all(world.show(id).state is State.RUNNING for id in ids), within_s=300)
+    assert world.throttled == []
+
+
+def test_an_offer_that_was_taken_since_the_search_costs_seconds_and_no_round_of_waiting(world: World) -> None:
+    first = offers.for_user(world.app, Spec(gpu="RTX 4090"))[0]
+    world.rent_elsewhere(first)
+    world.now += timedelta(seconds=10)
+    id = world.provision(gpu="RTX 4090")
+
+    took_s = world.until(lambda: world.show(id).state is State.RUNNING, within_s=60)
+
+    gone = [rental for rental in rentals(world, id) if rental.message.startswith("offer_gone")]
+    assert [rental.offer.machine_id for rental in gone] == [first.machine_id]
+    assert took_s < world.timing.round_backoff_s
     assert world.throttled == []
