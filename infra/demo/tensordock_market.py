@@ -20,6 +20,8 @@ MODELS: tuple[tuple[str, str, int, float, float], ...] = (
     ("a100-sxm4-80gb", "NVIDIA A100 SXM4 80GB", 3, 1.30, 1.60),
     ("h100-sxm5-80gb", "NVIDIA H100 SXM5 80GB", 5, 1.90, 2.30),
 )
+BOOT_S = (9.0, 14.0)
+"""A virtual machine takes longer than a container."""
 PLACES = (
     ("Chubbuck", "Idaho", "United States"),
     ("Dallas", "Texas", "USA"),
@@ -62,7 +64,7 @@ def draw_hosts(rng: random.Random) -> list[dict[str, Any]]:
                     "country": country,
                     "tier": rng.choice((0, 1, 3)),
                     "network_gbps": rng.choice((1, 10)),
-                    "boot_s": round(rng.uniform(4.0, 8.0), 2),  # a machine boots slower than a container starts
+                    "boot_s": round(rng.uniform(*BOOT_S), 2),
                     "taken_by_others": False,
                 }
             )

@@ -41,7 +41,7 @@ RTX_4090 = Wanted(gpu="RTX 4090", disk_gb=64)
 KEY = "sim-key"
 HOUR = timedelta(hours=1)
 MICRO = Decimal("0.000001")
-BOOT_S = 10.0
+BOOT_S = 20.0
 """No simulated machine takes longer."""
 Answers = Callable[[httpx.Request], httpx.Response]
 

@@ -113,7 +113,7 @@ def test_a_delete_that_is_answered_500_leaves_a_machine_that_is_still_told(marke
 
     assert [row.provider_id for row in market.dock.list()] == [id]
     market.dock.destroy(id)
-    market.after(5)
+    market.after(20)
     assert market.dock.get(id) is None
 
 
