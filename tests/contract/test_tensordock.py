@@ -261,7 +261,7 @@ def test_a_machine_that_failed_is_told_from_one_that_still_boots(market: Market)
 
 def test_a_lost_host_is_still_listed_as_running(market: Market) -> None:
     id = market.rent()
-    market.after(10)
+    market.after(20)
     market.sim.offline(id, market.now)
 
     assert [row.status for row in market.dock.list()] == ["running"]
@@ -297,7 +297,7 @@ def test_when_every_host_is_taken_between_search_and_create_nothing_is_rented(ma
 
 def test_a_stopped_machine_keeps_its_disk_and_may_not_get_its_gpu_back(market: Market) -> None:
     id = market.rent()
-    market.after(10)
+    market.after(20)
     market.sim.outbid(id, market.now)
     market.sim.take_hosts()
 

@@ -66,20 +66,17 @@ def test_a_machine_that_is_dearer_than_shown_is_released_at_once_and_another_rou
 
 
 def test_a_market_that_can_refuse_a_price_before_renting_does(both: World) -> None:
-    both.dock_sim.price_factor = Decimal("1.5")
+    offers.for_user(both.app, Spec(gpu=ONLY_TENSORDOCK))
+    both.now += timedelta(seconds=10)
+    both.dock_sim.price_factor = Decimal("1.5")  # the price rises between the search and the create
     id = both.provision(gpu=ONLY_TENSORDOCK)
-    # the search shows the risen price too: it rises between the search and the create
-    both.pass_time(5)
-    (first,) = rentals(both, id)
-    assert first.cap_usd_per_hour == first.offer.usd_per_hour(32) * Decimal("1.02")
+    both.pass_time(2)
 
-    both.dock_sim.price_factor = Decimal(2)
-    again = both.provision(gpu=ONLY_TENSORDOCK)
-    both.pass_time(5)
-
-    (refused,) = rentals(both, again)
+    refused, second = sorted(rentals(both, id), key=lambda rental: rental.created_at)
     assert refused.message.startswith("offer_gone: the price rose")
-    assert len(both.dock_sim.all_contracts()) == 1
+    assert second.offer.gpu_usd_per_hour > refused.offer.gpu_usd_per_hour
+    assert second.cap_usd_per_hour == second.offer.usd_per_hour(32) * Decimal("1.02")
+    assert [machine.label for machine in both.dock_sim.all_contracts()] == [second.label]
 
 
 def test_the_users_cap_counts_where_it_is_lower_than_what_was_shown_with_its_slack(world: World) -> None:
