@@ -80,8 +80,9 @@ def api_key_is_right(record: ApiKey, key: str) -> bool:
     return hmac.compare_digest(record.secret_hash, hashlib.sha256(secret.encode()).hexdigest())
 
 
-def bootstrap_token(label: str, *, secret: str, now: datetime) -> str:
-    return _sign("bootstrap", {"sub": label}, BOOTSTRAP_FOR, secret, now)
+def bootstrap_token(label: str, *, secret: str, now: datetime, lifetime: timedelta = BOOTSTRAP_FOR) -> str:
+    """`lifetime` = as long as the machine may take to boot: one that still pulls its image is waited for."""
+    return _sign("bootstrap", {"sub": label}, max(lifetime, BOOTSTRAP_FOR), secret, now)
 
 
 def label_of_bootstrap(token: str, *, secret: str, now: datetime) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from common import auth
+from common.adapters.courier import HttpCourier
 from common.adapters.firestore import FirestoreStore
 from common.adapters.s3 import S3
 from common.adapters.sqlite import SqliteStore
@@ -56,6 +57,7 @@ def build(settings: Settings) -> App:
         ids=random_id,
         deployment=functools.cache(lambda: deployment_of(store, now())),
         log=log,
+        courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
         nudge=functools.partial(nudge, settings),
     )
 

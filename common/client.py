@@ -36,6 +36,10 @@ class Client:
         """`key` = Idempotency-Key. Raises `ApiProblem`."""
         return self._call("POST", path, json=body or {}, headers={"Idempotency-Key": key} if key else {})
 
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        """Raises `ApiProblem`."""
+        return self._call("PUT", path, json=body)
+
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.domain.pool import PoolTerms
 from common.errors import SettingError
 
 EXAMPLES = {
@@ -27,6 +28,9 @@ RETIRED = {
     "RESTIC_PASSWORD": "RESTIC_PASSWORD is no longer used: each instance's snapshots are authenticated with a "
     "key of its own, derived from the deployment's key in the store. Remove RESTIC_PASSWORD.",
 }
+
+
+POOL_PREFIX = "DUMONT_POOL_"
 
 
 class Timing(BaseModel):
@@ -80,10 +84,13 @@ class Settings(BaseModel):
     bundle_glibc: str = "2.36"
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    webhook_loopback: bool = False
+    """Webhooks may be http on this machine itself: for a local run only."""
     credit_warn_below_h: float = Field(default=24, ge=0)
     """Hours that the credit on a marketplace account lasts at the present burn."""
     credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
+    pool: PoolTerms = PoolTerms()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -107,9 +114,8 @@ class Settings(BaseModel):
             "bucket": _required(env, f"{prefix}_BUCKET"),
             "storage_key_id": _required(env, f"{prefix}_KEY_ID"),
             "storage_application_key": _required(env, f"{prefix}_APPLICATION_KEY"),
-            "timing": {
-                name: env[f"DUMONT_{name.upper()}"] for name in Timing.model_fields if f"DUMONT_{name.upper()}" in env
-            },
+            "timing": _group(env, Timing, "DUMONT_"),
+            "pool": _group(env, PoolTerms, POOL_PREFIX),
         }
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
@@ -118,6 +124,7 @@ class Settings(BaseModel):
             "storage_region": f"{prefix}_REGION",
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
+            "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
             "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
             "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
@@ -127,6 +134,12 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SettingError(_sentence(error, {**_names(prefix), **optional})) from None
+
+
+def _group(env: Mapping[str, str], model: type[BaseModel], prefix: str) -> dict[str, str]:
+    """Those of a group's settings that the environment has."""
+    names = {field: f"{prefix}{field.upper()}" for field in model.model_fields}
+    return {field: env[name] for field, name in names.items() if name in env}
 
 
 def _required(env: Mapping[str, str], name: str) -> str:
@@ -147,8 +160,10 @@ def _names(prefix: str) -> dict[str, str]:
 
 def _sentence(error: ValidationError, names: Mapping[str, str]) -> str:
     first = error.errors()[0]
-    field = str(first["loc"][-1])
-    name = names.get(field, f"DUMONT_{field.upper()}")
-    example = EXAMPLES.get(name) or Timing.model_fields.get(field, Settings.model_fields.get(field))
+    group, field = str(first["loc"][0]), str(first["loc"][-1])
+    of_pool = group == "pool"
+    name = f"{POOL_PREFIX}{str(first['loc'][1]).upper()}" if of_pool else names.get(field, f"DUMONT_{field.upper()}")
+    known = {**Settings.model_fields, **(PoolTerms if of_pool else Timing).model_fields}
+    example = EXAMPLES.get(name) or known.get(field)
     shown = getattr(example, "default", example)
     return f"{name} is wrong: {first['msg']}. Example: {shown}"

@@ -200,6 +200,26 @@ class ObjectMissing(ObjectStoreError):
     status = 404
 
 
+class DeliveryFailed(DumontError):
+    """A message did not reach its target this time; another attempt may."""
+
+    code = "delivery_failed"
+    status = 502
+
+
+class DeliveryRefused(DeliveryFailed):
+    """The target, or we, refuse it for good: no further attempt is made."""
+
+    code = "delivery_refused"
+
+
+class BudgetExceeded(DumontError):
+    """The account's own cap on what it spends does not allow this now."""
+
+    code = "budget_exceeded"
+    status = 402
+
+
 class SnapshotError(DumontError):
     """Base of the snapshot engine's refusals."""
 

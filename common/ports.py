@@ -146,6 +146,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
@@ -157,6 +158,15 @@ INDEXES: tuple[Index, ...] = (
     Index("ledger", equal=("instance_key",)),
     Index("events", equal=("instance_key",), order="at", newest_first=True),
     Index("operations", equal=("instance_key",)),
+    Index("outbox", order="next_at"),
+    Index("outbox", equal=("account", "state")),
+    Index("webhooks", equal=("account",)),
+    Index("budgets"),
+    Index("ledger", equal=("account",), order="hour"),
+    Index("machines"),
+    Index("machines", equal=("provider",)),
+    Index("machines", order="blocked_until"),
+    Index("machines", equal=("provider",), order="blocked_until"),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
 
@@ -365,6 +375,22 @@ class ObjectStore(Protocol):
     def presign_get(self, key: str, expires_s: int) -> str:
         """A URL that reads the object without credentials until it expires."""
 
+    def presign_put(self, key: str, size_bytes: int, expires_s: int) -> str:
+        """A URL that writes exactly `size_bytes` to that one key by PUT, without credentials, until it expires."""
+
+
+# --- the way to people ------------------------------------------------------------------------------------------
+
+
+class Courier(Protocol):
+    """Takes one message to a webhook."""
+
+    def post(self, url: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        """Returns when the target said 2xx.
+
+        Raises `DeliveryRefused` when another attempt would not help, else `DeliveryFailed` (it may have arrived).
+        """
+
 
 # --- the app ----------------------------------------------------------------------------------------------------
 
@@ -396,5 +422,7 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    courier: Courier | None = None
+    """None = this process delivers no messages: they wait."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""

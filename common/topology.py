@@ -47,11 +47,15 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(
         "hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, ("store", "market", "objects"), public=False
     ),
+    Function(
+        "refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, ("store", "market", "objects"), public=False
+    ),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
     Schedule("reconcile", "* * * * *", 120, period="reconcile_every_s"),
     Schedule("hibernate_idle", "* * * * *", 120),
+    Schedule("refill_warm_pool", "* * * * *", 120),
 )
 
 

@@ -10,8 +10,9 @@ from common import bootstrap
 from common.domain.rental import RentalState
 from common.errors import DumontError
 from common.ports import App, every
+from common.records import load
 from common.web import problem
-from common.workflows import lifecycle, settle, sweep
+from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
 
@@ -32,11 +33,25 @@ def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
     swept = sweep.run(app, app.clock())
     doomed = lifecycle.save_credit(app)
+    stopped = _enforce_budgets(app)
     keys = _keys(app)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, app.clock())
+    told = outbox.drain(app, app.clock())
     counts = {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
-    return {**swept.__dict__, **counts}
+    return {**swept.__dict__, **counts, "over_budget": stopped, **told}
+
+
+def _enforce_budgets(app: App) -> int:
+    """Hibernate, never kill, what an account can no longer pay for by its own cap; returns how many instances."""
+    stopped = 0
+    for key, reason in budgets.enforce(app, app.clock()):
+        try:
+            hibernate.request(app, load(app, key), reason=reason, now=app.clock())
+            stopped += 1
+        except DumontError as error:
+            app.log("budget_hibernate_failed", key=key, error=str(error))
+    return stopped
 
 
 def _keys(app: App) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +20,12 @@ from common.adapters.sqlite import SqliteStore
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
 from common.config import Settings, Timing
-from common.domain.host import Boot, Heartbeat, HostPhase, Reply
+from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
 from common.domain.offer import Offer
+from common.domain.pool import PoolTerms
 from common.errors import DumontError, NotFound
+from common.host import attest
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
 from common.ports import App, Launch, ObjectStore
@@ -34,7 +37,7 @@ from infra.demo.s3_server import S3Server
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
-from jobs import hibernate_idle, reconcile
+from jobs import hibernate_idle, reconcile, refill_warm_pool
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
@@ -78,6 +81,8 @@ class Machine:
     writers: Writers
     gpu: Path
     cut: bool = False
+    keys: list[str] = field(default_factory=list)
+    """Of those who may log in."""
 
     def set_gpu(self, percent: float) -> None:
         self.gpu.write_text(str(percent))
@@ -91,7 +96,10 @@ class World:
     timing: Timing = field(default_factory=Timing)
     now: datetime = START
     machines: dict[str, Machine] = field(default_factory=dict)
+    pool: PoolTerms = field(default_factory=PoolTerms)
     next_job_at: datetime = START
+    measure: Callable[[Path, Path], Attest | None] = attest.hardware
+    """How hosts measure themselves."""
     followed: dict[str, datetime] = field(default_factory=dict)
     """Instances that another invocation follows, and until when."""
     throttled: list[str] = field(default_factory=list)
@@ -115,6 +123,7 @@ class World:
             storage_application_key=self.s3.secret_key,
             bundle_sha256="0" * 64,
             timing=self.timing,
+            pool=self.pool,
         )
         drawn = bootstrap.deployment_of(self.store, START)
         self.app = App(
@@ -173,6 +182,7 @@ class World:
             self.next_job_at = self.now + timedelta(seconds=self.timing.reconcile_every_s)
             reconcile.run(self.app)
             hibernate_idle.run(self.app)
+            refill_warm_pool.run(self.app)
         self._carry_out()
 
     def _carry_out(self) -> None:
@@ -183,6 +193,8 @@ class World:
                 machine.agent._stop()
 
     def _start(self, effect: Effect) -> None:
+        if "DUMONT_BOOTSTRAP" not in effect.env:
+            return  # somebody else's machine
         home = self.folder / effect.label
         (home / "workspace").mkdir(parents=True)
         try:
@@ -192,8 +204,9 @@ class World:
             return
         assert booted
         (home / "token").write_text(json.dumps({"token": booted.token}))
-        gpu = home / "gpu"
+        gpu, machine = home / "gpu", home / "machine.json"
         gpu.write_text("80")
+        machine.write_text(json.dumps(effect.hardware))
         writers = Writers()
         agent = Agent(
             label=effect.label,
@@ -203,6 +216,8 @@ class World:
             writers=writers,
             looks=Looks(gpu_file=gpu),
             stop_machine=lambda: self._stop_itself(effect.contract_id),
+            authorize=lambda key: self.machines[effect.label].keys.append(key),
+            measure=lambda: self.measure(machine, home / "workspace"),
         )
         self.machines[effect.label] = Machine(agent, writers, gpu)
 

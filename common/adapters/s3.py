@@ -76,6 +76,11 @@ class S3:
         place = {"Bucket": self._bucket, "Key": key}
         return str(self._presigner.generate_presigned_url("get_object", Params=place, ExpiresIn=expires_s))
 
+    def presign_put(self, key: str, size_bytes: int, expires_s: int) -> str:
+        """A URL that writes exactly `size_bytes` to that one key by PUT: the length is part of what is signed."""
+        place = {"Bucket": self._bucket, "Key": key, "ContentLength": size_bytes}
+        return str(self._presigner.generate_presigned_url("put_object", Params=place, ExpiresIn=expires_s))
+
     def close(self) -> None:
         """Ends the kept connections."""
         self._client.close()

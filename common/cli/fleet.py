@@ -21,6 +21,10 @@ WAIT_POLLS = 3600
 gpus = typer.Typer(add_completion=False, no_args_is_help=True)
 markets = typer.Typer(add_completion=False, no_args_is_help=True)
 instances = typer.Typer(add_completion=False, no_args_is_help=True)
+budget = typer.Typer(add_completion=False, no_args_is_help=True)
+pool = typer.Typer(add_completion=False, no_args_is_help=True)
+machines = typer.Typer(add_completion=False, no_args_is_help=True)
+"""Every verb of instances, and the history of the machines themselves."""
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")]
 err = Console(stderr=True)
@@ -33,11 +37,12 @@ def list_offers(
     disk_gb: Annotated[int, typer.Option()] = 32,
     json_: Json = False,
 ) -> None:
-    """What can be rented now, cheapest first."""
+    """What can be rented now, best ranked first: price, price all in, expected seconds to ready."""
     with session.client() as api:
         found = api.get("/offers", gpu=gpu, max_usd_per_hour=max_usd_per_hour, disk_gb=disk_gb)
     session.out(found) if json_ else _table(
-        found["items"], "usd_per_hour", "gpu", "machine_id", "geolocation", "reliability"
+        [_short(offer) for offer in found["items"]],
+        *("usd_per_hour", "all_in_usd_per_hour", "ready_s", "gpu", "machine_id", "geolocation", "blocked_until"),
     )
 
 
@@ -83,9 +88,18 @@ def deploy(
         _done(api, api.post("/instances/provision", body, key=secrets.token_hex(12)), no_wait, json_)
 
 
+def _short(offer: dict[str, Any]) -> dict[str, Any]:
+    prices = {name: f"{float(offer[name]):.4f}" for name in ("usd_per_hour", "all_in_usd_per_hour")}
+    return offer | prices | {"ready_s": f"{offer['ready_s']:.0f}"}
+
+
 def _price(plan: dict[str, Any]) -> str:
-    price, first = float(plan["usd_per_hour"]), float(plan["first_hour_usd"])
-    return f"{price:.4f} USD/h (GPU + disk), at most {first:.4f} USD in the first hour; machines: {plan['rentals']}"
+    price, all_in, first = (float(plan[n]) for n in ("usd_per_hour", "all_in_usd_per_hour", "first_hour_usd"))
+    machines = f"{plan['rentals']}" + (" (and a second if the first is slow)" if plan["hedges"] else "")
+    return (
+        f"{price:.4f} USD/h (GPU + disk), {all_in:.4f} all in, ready in about {plan['ready_s']:.0f} s, "
+        f"at most {first:.4f} USD in the first hour; machines: {machines}"
+    )
 
 
 @markets.command("list")
@@ -187,6 +201,79 @@ def purge(id: str, yes: Annotated[bool, typer.Option("--yes")] = False, json_: J
     if not yes and not typer.confirm(f"delete every snapshot of {id} for ever?", err=True):
         raise typer.Exit(session.OK)
     _verb(id, "purge", {}, False, json_)
+
+
+@machines.command("history")
+def history(
+    provider: Annotated[str | None, typer.Option(help="vast or tensordock.")] = None,
+    blocked: Annotated[bool | None, typer.Option("--blocked/--not-blocked", help="Only those.")] = None,
+    json_: Json = False,
+) -> None:
+    """What the machines that we rented did, and which are kept out of deploys."""
+    with session.client() as api:
+        found = api.get("/machines/history", provider=provider, blocked=blocked)
+        while cursor := found["next_cursor"]:
+            page = api.get("/machines/history", provider=provider, blocked=blocked, cursor=cursor)
+            found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
+    session.out(found) if json_ else _table(
+        found["items"], "provider", "machine_id", "gpu", "success_rate_bound", "blocked_until", "outcomes", "last_at"
+    )
+
+
+machines.registered_commands = [*instances.registered_commands, *machines.registered_commands]
+
+
+@pool.command("show")
+def show_pool(json_: Json = False) -> None:
+    """The machines that wait for an instance, and what they cost."""
+    with session.client() as api:
+        found = api.get("/pool")
+    if json_:
+        session.out(found)
+        return
+    terms = found["terms"]
+    print(
+        f"{found['ready']} ready of {terms['size']} x {terms['gpu']}; {float(found['usd_per_hour']):.4f} USD/h now, "
+        f"at most {terms['budget_usd_per_hour']}"
+    )
+    _table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
+
+
+@budget.command("show")
+def show_budget(json_: Json = False) -> None:
+    """The caps, what is spent, and what will be."""
+    with session.client() as api:
+        _print_budget(api.get("/budget"), json_)
+
+
+@budget.command("set")
+def set_budget(
+    usd_per_hour: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
+    json_: Json = False,
+) -> None:
+    """Set the caps of your account; one that is used up hibernates everything, and kills nothing."""
+    caps = {"usd_per_hour": usd_per_hour, "usd_per_day": usd_per_day}
+    with session.client() as api:
+        body = {name: None if cap is None else str(cap) for name, cap in caps.items()}
+        _print_budget(api.put("/budget", body), json_)
+
+
+def _print_budget(found: dict[str, Any], json_: bool) -> None:
+    if json_:
+        session.out(found)
+        return
+    for period in ("hour", "day"):
+        cap = found[f"usd_per_{period}"]
+        spent, predicted = (float(found[name]) for name in (f"{period}_usd", f"predicted_{period}_usd"))
+        print(f"per {period}: {spent:.4f} USD spent, {predicted:.4f} predicted, cap {cap or 'none'}")
+    for finding in found["findings"]:
+        print(f"{finding['level']}: {finding['text']}")
+
+
+@pool.callback()
+def _pool() -> None:
+    """One verb so far: the callback keeps it a verb."""
 
 
 def ssh(

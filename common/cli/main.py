@@ -17,7 +17,9 @@ SUMMARIES = {
     "users": "Users of your account; the first admin of a new one.",
     "gpus": "What the market offers; deploy one.",
     "instances": "Your instances: list, show, wake, hibernate, destroy, restore, why.",
-    "machines": "The same as instances.",
+    "machines": "The same as instances; `machines history`: what the rented machines did.",
+    "budget": "What your account may spend, and has spent.",
+    "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
 }

@@ -29,7 +29,7 @@ EXIT_CODES = {
     SERVER: "the server failed or cannot be reached",
 }
 MARKET_CODES = frozenset({"no_offer", "no_credit", "unknown_gpu", "offer_gone", "throttled", "quota_exceeded"})
-BY_STATUS = {400: USAGE, 422: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 409: CONFLICT}
+BY_STATUS = {400: USAGE, 402: CONFLICT, 422: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 409: CONFLICT}
 DEFAULT_URL = "http://127.0.0.1:8766"
 
 transport: httpx.BaseTransport | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,6 +104,31 @@ class Progress(BaseModel):
     snapshot: SnapshotReport | None = None
 
 
+class Attest(BaseModel):
+    """What the host measured of its machine before it is used. None (or no models) = could not be measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    PROBE_UPLOAD_BYTES: ClassVar[int] = 8 << 20
+    """The probe's upload, which its URL is signed for."""
+
+    gpu_models: list[Annotated[str, Field(max_length=128)]] = Field(default=[], max_length=64)
+    gpu_count: int | None = Field(default=None, ge=0)
+    gpu_ram_mb: int | None = Field(default=None, ge=0)
+    """Of the smallest GPU, in MiB as drivers and marketplaces count."""
+    driver: str | None = Field(default=None, max_length=64)
+    cuda: float | None = None
+    """The highest CUDA version that the driver runs."""
+    disk_bytes: int | None = Field(default=None, ge=0)
+    """Of the file system that holds the workspace."""
+    cpu_cores: int | None = Field(default=None, ge=0)
+    download_mbit_s: float | None = Field(default=None, ge=0)
+    """From and to the object store, one stream."""
+    upload_mbit_s: float | None = Field(default=None, ge=0)
+    probe_s: float = Field(default=0.0, ge=0)
+    """How long the probe of the line took."""
+
+
 class Heartbeat(BaseModel):
     """`POST /heartbeat`."""
 
@@ -130,6 +155,8 @@ class Heartbeat(BaseModel):
     sync: Sync = Sync()
     progress: Progress = Progress()
     samples: dict[str, Signal] = {}
+    attest: Attest | None = None
+    """Optional in version 1: from the first report after the measurement on. None = not measured (yet)."""
 
     def idle_for(self) -> timedelta | None:
         """How long the host has been idle by its own clock; None = not idle."""
@@ -206,6 +233,7 @@ class HostRecord(BaseModel):
     account: str
     instance_id: str | None
     instance_key: str | None
+    first_seen_at: datetime | None = None
     last_seen_at: datetime
     beat: int = 0
     phase: HostPhase | None = None
@@ -219,6 +247,7 @@ class HostRecord(BaseModel):
     sync: Sync = Sync()
     progress: Progress = Progress()
     samples: dict[str, Signal] = {}
+    attest: Attest | None = None
 
     def silent_for_s(self, now: datetime) -> float:
         return (now - self.last_seen_at).total_seconds()

@@ -72,6 +72,8 @@ class Spec(BaseModel):
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
     image: str = Field(default=DEFAULT_IMAGE, min_length=1, max_length=256)
+    image_gb: float | None = Field(default=None, gt=0, le=500)
+    """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     ssh_public_key: str | None = Field(default=None, max_length=4096)
     max_usd_per_hour: Usd | None = Field(default=None, gt=0)
@@ -89,10 +91,7 @@ class Spec(BaseModel):
     @field_validator("regions")
     @classmethod
     def _country_codes(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
-        for region in regions:
-            if len(region) != 2 or not region.isalpha():
-                raise ValueError(f"{region!r} is not a two-letter country code such as US")
-        return tuple(region.upper() for region in regions)
+        return country_codes(regions)
 
     @field_validator("ssh_public_key")
     @classmethod
@@ -100,6 +99,14 @@ class Spec(BaseModel):
         if key is not None and ("\n" in key.strip() or not key.startswith(("ssh-", "ecdsa-", "sk-"))):
             raise ValueError("not an OpenSSH public key (one line that starts with ssh-ed25519, ssh-rsa, ...)")
         return key.strip() if key else None
+
+
+def country_codes(regions: Sequence[str]) -> tuple[str, ...]:
+    """ISO 3166 alpha-2 codes in upper case; raises ValueError for anything else."""
+    for region in regions:
+        if len(region) != 2 or not region.isalpha():
+            raise ValueError(f"{region!r} is not a two-letter country code such as US")
+    return tuple(region.upper() for region in regions)
 
 
 class Failure(BaseModel):
@@ -199,6 +206,8 @@ class Instance(BaseModel):
     """Of provisioning since the writer was last up."""
     tried: tuple[str, ...] = ()
     """Machines tried since then."""
+    hedges: int = 0
+    """Second machines rented in this round because the first was slow."""
     without_credit: tuple[str, ...] = ()
     """Marketplaces that refused an attempt since then because the account is empty."""
     not_before: datetime | None = None
@@ -226,6 +235,19 @@ class Instance(BaseModel):
         if phase not in MOVES[self.phase]:
             raise IllegalMove(f"{self.id} is {self.phase}; it cannot become {phase}")
         return self.model_copy(update={"phase": phase, "at": at})
+
+    def taken_by(self, result: RaceResult, *, at: datetime) -> Self:
+        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1)."""
+        return self.to(Phase.UP, at=at).having(
+            epoch=self.epoch + 1,
+            writer=result.winner,
+            race=(),
+            won=result,
+            mirror=None,
+            start="restore",
+            failure=None,
+            fz=None,
+        )
 
     def having(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)

@@ -9,13 +9,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from common.domain.rental import POOL
+
 MICRO = Decimal(10**6)
 HOUR = timedelta(hours=1)
 SECONDS_PER_HOUR = Decimal(3600)
 
 
 class LedgerEntry(BaseModel):
-    """The document `ledger/<label>.<kind>.<hour>`."""
+    """The document `ledger/<label>.<kind>.<hour>`, with `.pool` for what the warm pool pays."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +35,20 @@ class LedgerEntry(BaseModel):
 
     @property
     def id(self) -> str:
-        return f"{self.label}.{self.kind}.{self.hour:%Y%m%d%H}"
+        of_pool = ".pool" if self.account == POOL else ""
+        return f"{self.label}.{self.kind}.{self.hour:%Y%m%d%H}{of_pool}"
+
+    def shared(self, *, ran_from: datetime, ran_until: datetime, assigned_at: datetime) -> list[LedgerEntry]:
+        """A machine's cost before its assignment is the pool's, after it its owner's; together the same amount."""
+        start, end = max(self.hour, ran_from), min(self.hour + HOUR, ran_until)
+        before = min(max(assigned_at - start, timedelta(0)), max(end - start, timedelta(0)))
+        share = Decimal(str(before / (end - start))) if end > start else Decimal(0)
+        of_pool = int((self.micro_usd * share).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+        pool = self.model_copy(
+            update={"account": POOL, "instance_id": None, "instance_key": None, "micro_usd": of_pool}
+        )  # fmt: skip
+        owners = self.model_copy(update={"micro_usd": self.micro_usd - of_pool})
+        return [entry for entry in (pool, owners) if entry.micro_usd]
 
 
 def to_micro(usd: Decimal) -> int:

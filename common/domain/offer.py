@@ -77,6 +77,11 @@ class Offer(BaseModel):
         """What a wish for `disk_gb` is created with, and billed for."""
         return math.ceil(max(disk_gb, self.disk_gb_min) / self.disk_gb_step) * self.disk_gb_step
 
+    @property
+    def machine_key(self) -> str:
+        """`provider:machine_id`: the key of the reliability history."""
+        return f"{self.provider}:{self.machine_id}"
+
     def disk_usd_per_hour(self, disk_gb: int) -> Decimal:
         """storage_usd_per_gb_month x GB as created / 720 h."""
         return self.storage_usd_per_gb_month * self.created_disk_gb(disk_gb) / HOURS_PER_MONTH

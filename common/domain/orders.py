@@ -6,14 +6,16 @@ from datetime import datetime
 
 from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
 from common.domain.instance import Instance, Phase
-from common.domain.rental import Rental, RentalState
+from common.domain.rental import POOL, Rental, RentalState
 from common.domain.snapshot import is_due
 
 
 def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
     """The phase the record wants of this rental's host."""
-    if not rental.is_live or instance is None:
+    if not rental.is_live:
         return Wanted.STOP
+    if instance is None:
+        return Wanted.WAIT if rental.account == POOL else Wanted.STOP
     if instance.serves(rental.label):
         return Wanted.FREEZE if instance.phase is Phase.FREEZING else Wanted.SERVE
     return Wanted.HOLD if rental.state is RentalState.HELD else Wanted.WAIT
@@ -28,7 +30,9 @@ def orders_of(
     if instance.started_epoch < instance.epoch:
         key = instance.pointer.manifest_key if instance.pointer and instance.start == "restore" else None
         seq = instance.pointer.version.seq if instance.pointer else 0
-        return [Order(id=restore_id(instance), kind="restore", args={"manifest_key": key, "seq": seq})]
+        # a machine of the pool was created before anybody knew whose it would be
+        args = {"manifest_key": key, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
+        return [Order(id=restore_id(instance), kind="restore", args=args)]
     if instance.snapshot_not_before and now < instance.snapshot_not_before:
         return []
     if instance.phase is Phase.FREEZING:

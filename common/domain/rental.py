@@ -21,6 +21,9 @@ TAG_LENGTH = 8
 LABEL_MAX_LENGTH = 63
 _LABEL = re.compile(r"dumont-([a-z0-9]+)-([a-z0-9]+)-([0-9]+)-([0-9a-f]{8})")
 
+POOL = "pool"
+"""Owner in the labels, and account, of machines that wait in the warm pool."""
+
 BYTES_PER_GB = Decimal(10**9)
 SECONDS_PER_HOUR = Decimal(3600)
 
@@ -61,6 +64,8 @@ def _tag(deployment: str, owner: str, n: int, key: bytes) -> str:
 class RentalState(StrEnum):
     CREATING = "creating"
     """The label is written; at most one create call was or will be made."""
+    READY = "ready"
+    """Of the warm pool only: attested, waits for an owner."""
     SERVING = "serving"
     """The instance's writer."""
     HELD = "held"
@@ -74,14 +79,17 @@ class RentalState(StrEnum):
 
 
 MOVES: Mapping[RentalState, frozenset[RentalState]] = {
-    RentalState.CREATING: frozenset({RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
+    RentalState.CREATING: frozenset({RentalState.READY, RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
+    RentalState.READY: frozenset({RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
     RentalState.SERVING: frozenset({RentalState.HELD, RentalState.LOST, RentalState.RELEASING}),
     RentalState.HELD: frozenset({RentalState.LOST, RentalState.RELEASING}),
     RentalState.LOST: frozenset({RentalState.RELEASING}),
     RentalState.RELEASING: frozenset({RentalState.RELEASED}),
     RentalState.RELEASED: frozenset(),
 }
-LIVE = frozenset({RentalState.CREATING, RentalState.SERVING, RentalState.HELD, RentalState.LOST})
+LIVE = frozenset(
+    {RentalState.CREATING, RentalState.READY, RentalState.SERVING, RentalState.HELD, RentalState.LOST}
+)  # fmt: skip
 
 Loss = Literal["interrupted", "gone", "offline", "boot_failed"]
 
@@ -139,6 +147,8 @@ class Rental(BaseModel):
     stated_usd_per_hour: Usd | None = None
     """GPU + disk as it stated then; None = it states no price."""
     ready_at: datetime | None = None
+    assigned_at: datetime | None = None
+    """When an instance took it from the pool: the pool pays for it until then."""
     destroy_called_at: datetime | None = None
     absent_at: datetime | None = None
     """First listing, after the record was read, that lacked a live rental."""
@@ -160,6 +170,11 @@ class Rental(BaseModel):
         update = {"state": state, "at": at, "message": self.message if message is None else message}
         return self.model_copy(update=update)
 
+    def assigned(self, *, account: str, instance_id: str, instance_key: str, at: datetime) -> Self:
+        """A machine of the pool gets its owner. Its label stays the pool's."""
+        owner = {"account": account, "instance_id": instance_id, "instance_key": instance_key, "assigned_at": at}
+        return self.to(RentalState.SERVING, at=at).model_copy(update=owner)
+
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
@@ -170,12 +185,13 @@ class Rental(BaseModel):
         stated, cap = self.stated_usd_per_hour, self.cap_usd_per_hour
         return stated is not None and cap is not None and stated > cap
 
-    def metered_usd(self, now: datetime) -> dict[str, Decimal]:
-        """Cost so far per kind by our own records and the offer's terms."""
+    def metered_usd(self, now: datetime, *, since: datetime | None = None) -> dict[str, Decimal]:
+        """Cost so far per kind by our own records and the offer's terms; only what ran from `since` on, if given."""
         meter = self.meter
+        gpu_from, disk_from = (_later(start, since) for start in (meter.gpu_from, meter.disk_from))
         return {
-            "gpu": self.offer.gpu_usd_per_hour * _hours(meter.gpu_from, meter.gpu_until or now),
-            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(meter.disk_from, meter.disk_until or now),
+            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, meter.gpu_until or now),
+            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, meter.disk_until or now),
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
@@ -194,6 +210,10 @@ class Rental(BaseModel):
 
 def _gb_per_second(mbit_s: float) -> Decimal:
     return Decimal(str(mbit_s)) / 8000
+
+
+def _later(start: datetime | None, since: datetime | None) -> datetime | None:
+    return max(start, since) if start and since else start
 
 
 def _hours(start: datetime | None, end: datetime) -> Decimal:

@@ -81,6 +81,7 @@ def environment(
     bootstrap: str,
     bundle_url: str,
     bundle_sha256: str,
+    probe_url: str,
     glibc_floor: str,
     ssh_public_key: str | None,
 ) -> Mapping[str, str]:
@@ -91,6 +92,7 @@ def environment(
         "DUMONT_BOOTSTRAP": bootstrap,
         "DUMONT_BUNDLE_URL": bundle_url,
         "DUMONT_BUNDLE_SHA256": bundle_sha256,
+        "DUMONT_PROBE_URL": probe_url,
         "DUMONT_GLIBC": glibc_floor,
     }
     return env | ({"DUMONT_SSH_KEY": ssh_public_key} if ssh_public_key else {})

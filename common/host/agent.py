@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from common.domain.host import (
+    Attest,
     Heartbeat,
     HostPhase,
     Order,
@@ -109,6 +110,7 @@ class Remembered(BaseModel):
     place: Place | None = None
     """Where a last snapshot may go, and until when."""
     dead_man_s: float = 1800.0
+    attest: Attest | None = None
 
 
 @dataclass
@@ -124,6 +126,10 @@ class Agent:
     stop_machine: Callable[[], None]
     """Stops this machine at its marketplace with the container's own key; best effort."""
     spawn: Callable[[dict[str, Any], Path], Work] = start_work
+    authorize: Callable[[str], None] = lambda _key: None
+    """Lets the user in by this public key; again with the same key changes nothing."""
+    measure: Callable[[], Attest | None] = Attest
+    """What the machine has: begun by the first call, None until it is complete, never waited for."""
     memory: Remembered = field(init=False)
     phase: HostPhase = HostPhase.READY
     work: Work | None = None
@@ -158,6 +164,8 @@ class Agent:
         if self.work and self.work.finished():
             self._take_in(self.work)
             self.work, self.next_beat_at = None, None
+        if self.memory.attest is None:
+            self._attest()
         if self.next_beat_at is None or now >= self.next_beat_at:
             self._beat(now)
         self._watch_the_silence(now)
@@ -167,9 +175,17 @@ class Agent:
         """Until the next thing is due; never long, so that a finished order is reported at once."""
         due = [at for at in (self.next_beat_at, self.next_sample_at) if at]
         soonest = min((at - now).total_seconds() for at in due) if due else 0.0
-        return max(0.02, min(soonest, 0.2 if self.work else 1.0))
+        measuring = self.memory.attest is None
+        return max(0.02, min(soonest, 0.05 if measuring else 0.2 if self.work else 1.0))
 
     # --- reporting
+
+    def _attest(self) -> None:
+        """Measured once in the machine's life, and told at once: it is not ready before."""
+        measured = self.measure()
+        if measured is not None:
+            self._keep(attest=measured)
+            self.next_beat_at = None
 
     def _sample(self, now: datetime) -> None:
         look = self.looks.look()
@@ -222,6 +238,7 @@ class Agent:
             sync=Sync(seq=memory.seq),
             progress=self._progress(),
             samples={name: _summary(values) for name, values in self.signals.items()},
+            attest=memory.attest,
         )
 
     def _idle_since(self, now: datetime) -> datetime | None:
@@ -269,6 +286,8 @@ class Agent:
             if self.memory.started_epoch == reply.epoch:
                 return
             self.phase = HostPhase.RESTORING
+            if key := order.args.get("ssh_public_key"):
+                self.authorize(key)
         if reply.storage_credentials:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
         self._start(order, reply.epoch, reply.storage_credentials)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import httpx
 from pydantic import ValidationError
 
-from common.domain.host import Heartbeat, Reply
+from common.domain.host import Attest, Heartbeat, Reply
+from common.host import access, attest
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
 from common.host.work import run_task
@@ -61,19 +64,52 @@ def stop_machine() -> None:
         return
 
 
+class Measurement:
+    """The measurement in a thread of its own, so that the heartbeat never waits for the probe of the line."""
+
+    def __init__(self, machine_file: Path | None, workspace: Path, *, download_url: str | None, upload_url: str | None):
+        self._done: list[Attest] = []
+        self._thread = threading.Thread(target=self._measure, daemon=True, name="attest")
+        self._machine_file, self._workspace = machine_file, workspace
+        self._urls = {"download_url": download_url, "upload_url": upload_url}
+
+    def __call__(self) -> Attest | None:
+        """What was measured; None until then."""
+        if self._thread.ident is None:
+            self._thread.start()
+        return self._done[0] if self._done else None
+
+    def _measure(self) -> None:
+        seen = Attest()
+        try:
+            seen = attest.hardware(self._machine_file, self._workspace)
+            with httpx.Client(trust_env=False) as http:
+                seen = attest.line(seen, http, clock=time.monotonic, **self._urls)
+        finally:
+            self._done.append(seen)  # whatever went wrong, what could not be measured is unknown
+
+
 def serve() -> None:
     env = os.environ
     home = Path(env.get("DUMONT_HOME", "/opt/dumont"))
-    gpu_file = env.get("DUMONT_GPU_FILE")
+    gpu_file, machine_file = env.get("DUMONT_GPU_FILE"), env.get("DUMONT_MACHINE_FILE")
+    workspace = Path(env.get("DUMONT_WORKSPACE", "/workspace"))
     control = HttpControl(env["DUMONT_URL"])
     agent = Agent(
         label=env["DUMONT_LABEL"],
         home=home,
-        workspace=Path(env.get("DUMONT_WORKSPACE", "/workspace")),
+        workspace=workspace,
         control=control,
         writers=Processes(init=int(env.get("DUMONT_INIT_PID", "1"))),
         looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
         stop_machine=stop_machine,
+        authorize=partial(access.authorize, Path.home()),
+        measure=Measurement(
+            Path(machine_file) if machine_file else None,
+            workspace,
+            download_url=env.get("DUMONT_BUNDLE_URL"),
+            upload_url=env.get("DUMONT_PROBE_URL"),
+        ),
     )
 
     def on_stop(_signal: int, _frame: FrameType | None) -> None:

@@ -288,6 +288,6 @@ def _cost(app: App, instance: Instance, ever: Sequence[Rental], now: datetime) -
     """`ever` = all rentals of the instance, settled ones too."""
     of_it: list[Where] = [("instance_key", "==", instance.key)]
     ledger = sum(LedgerEntry.model_validate(doc.data).micro_usd for doc in every(app.store, "ledger", of_it))
-    metered = sum((sum(rental.metered_usd(now).values()) for rental in ever), Decimal(0))
+    metered = sum((sum(rental.metered_usd(now, since=rental.assigned_at).values()) for rental in ever), Decimal(0))
     burning = [r.offer.usd_per_hour(r.disk_gb) for r in ever if r.create_called_at and r.is_live]
     return Cost(ledger_usd=to_usd(ledger), metered_usd=metered, usd_per_hour=sum(burning, Decimal(0)))

@@ -9,17 +9,19 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.domain.account import Right
-from common.domain.instance import Instance, Spec
-from common.domain.offer import Offer, Usd
+from common.domain.boot import HEDGES_MAX
+from common.domain.instance import Instance, Spec, Want
+from common.domain.offer import Usd
 from common.domain.operation import Operation
-from common.domain.strategy import RENTALS_PER_ROUND, choose
+from common.domain.ranking import Ranked
+from common.domain.strategy import HEDGED, RENTALS_PER_ROUND, choose, choose_hedge
 from common.errors import Exists, NotFound, Stale
 from common.ports import App, Write
 from common.records import World, load
 from common.views import instances as view
 from common.views.instances import EventOut, InstanceOut, OperationOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
-from common.workflows import deploy, hibernate, lifecycle, offers, operations, restore, terminate
+from common.workflows import budgets, deploy, hibernate, lifecycle, offers, operations, restore, terminate
 
 WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
@@ -54,10 +56,16 @@ class Plan(BaseModel):
     offers: list[OfferOut]
     rentals: int
     """Machines rented at first: five in a race."""
+    hedges: int
+    """Second machines that may be rented when the first is slow to boot."""
     usd_per_hour: Usd
-    """Of the cheapest, GPU + disk, once it runs alone."""
+    """Of the best ranked, GPU + disk, once it runs alone."""
+    all_in_usd_per_hour: Usd
+    """Of the best ranked, with its share of bandwidth and of the wait."""
+    ready_s: float
+    """Expected seconds until the best ranked is ready: boot and downloads."""
     first_hour_usd: Usd
-    """At most: every racer until one is ready is counted for the boot timeout, the winner for the hour."""
+    """At most: every racer until one is ready is counted for the boot timeout, the dearest for the hour."""
 
 
 class OfferOut(BaseModel):
@@ -69,12 +77,27 @@ class OfferOut(BaseModel):
     """GPU + disk."""
     gpu_usd_per_hour: Usd
     disk_usd_per_hour: Usd
+    all_in_usd_per_hour: Usd
+    """GPU + disk + one session's bandwidth and waiting, spread over its hours."""
+    rank_usd_per_hour: Usd
+    """What the list is ordered by: all in, and the wait itself."""
+    bandwidth_usd: Usd
+    """Per session."""
+    waiting_usd: Usd
+    """Per session: what the market bills before the machine is ready."""
+    ready_s: float
+    """Expected: boot_s + image_download_s + snapshot_download_s."""
+    boot_s: float
+    image_download_s: float
+    snapshot_download_s: float
     download_usd_per_gb: Usd
     upload_usd_per_gb: Usd
     download_mbit_s: float
     reliability: float
     country: str | None
     geolocation: str | None
+    blocked_until: datetime | None
+    """Set: its history keeps the machine out of deploys until then."""
 
 
 def list_instances(call: Call) -> Page[InstanceOut]:
@@ -97,34 +120,49 @@ def show_operation(call: Call) -> OperationOut:
 
 def plan_instance(call: Call) -> Plan:
     spec: Spec = call.body.spec()
-    found = offers.for_user(call.app, spec)
+    found = offers.for_user(call.app, spec, call.now)
     chosen = choose(found, spec.strategy)
     dearest_wait_s = Decimal(str(call.app.settings.timing.boot_timeout_s))
-    losers = sum((offer.usd_per_hour(spec.disk_gb) for offer in chosen[1:]), Decimal(0))
-    cheapest = chosen[0].usd_per_hour(spec.disk_gb)
+    prices = sorted(ranked.usd_per_hour for ranked in chosen)
+    hedge = choose_hedge(found, tried=[chosen[0].offer.machine_id]) if spec.strategy in HEDGED else None
+    losers = sum(prices[:-1], hedge.usd_per_hour if hedge else Decimal(0))
+    best = chosen[0]
     return Plan(
-        offers=[offer_out(offer, spec.disk_gb) for offer in found],
+        offers=[offer_out(ranked) for ranked in found],
         rentals=min(RENTALS_PER_ROUND[spec.strategy], len(chosen)),
-        usd_per_hour=cheapest,
-        first_hour_usd=cheapest + losers * dearest_wait_s / 3600,
+        hedges=HEDGES_MAX if hedge else 0,
+        usd_per_hour=best.usd_per_hour,
+        all_in_usd_per_hour=best.all_in_usd_per_hour,
+        ready_s=best.ready_s,
+        first_hour_usd=prices[-1] + losers * dearest_wait_s / 3600,
     )
 
 
-def offer_out(offer: Offer, disk_gb: int) -> OfferOut:
+def offer_out(ranked: Ranked) -> OfferOut:
+    offer = ranked.offer
     return OfferOut(
         provider=offer.provider,
         machine_id=offer.machine_id,
         gpu=offer.gpu,
         num_gpus=offer.num_gpus,
-        usd_per_hour=offer.usd_per_hour(disk_gb),
+        usd_per_hour=ranked.usd_per_hour,
         gpu_usd_per_hour=offer.gpu_usd_per_hour,
-        disk_usd_per_hour=offer.disk_usd_per_hour(disk_gb),
+        disk_usd_per_hour=ranked.usd_per_hour - offer.gpu_usd_per_hour,
+        all_in_usd_per_hour=ranked.all_in_usd_per_hour,
+        rank_usd_per_hour=ranked.rank_usd_per_hour,
+        bandwidth_usd=ranked.bandwidth_usd,
+        waiting_usd=ranked.waiting_usd,
+        ready_s=ranked.ready_s,
+        boot_s=ranked.boot_s,
+        image_download_s=ranked.image_download_s,
+        snapshot_download_s=ranked.snapshot_download_s,
         download_usd_per_gb=offer.download_usd_per_gb,
         upload_usd_per_gb=offer.upload_usd_per_gb,
         download_mbit_s=offer.download_mbit_s,
         reliability=offer.reliability,
         country=offer.country,
         geolocation=offer.geolocation,
+        blocked_until=ranked.blocked_until,
     )
 
 
@@ -133,7 +171,8 @@ def provision_instance(call: Call) -> Accepted:
     mark = operations.fingerprint("provision", body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        offers.for_user(call.app, body.spec())  # a wish that no offer meets is refused at once
+        found = offers.for_user(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
+        budgets.check(call.app, call.caller.account, usd_per_hour=_first_price(found, body.spec()), now=call.now)
         id = call.app.ids()
         operation, also = _begin(call, id, "provision", mark)
         account, name = call.caller.account, body.name
@@ -190,8 +229,25 @@ def _begin(call: Call, id: str, kind: str, mark: str) -> tuple[Operation, list[W
     )
 
 
+def _first_price(found: Sequence[Ranked], spec: Spec) -> Decimal:
+    """USD per hour of everything that the first round may run at once."""
+    return sum((ranked.usd_per_hour for ranked in choose(found, spec.strategy)), Decimal(0))
+
+
 def wake_instance(call: Call) -> Accepted:
-    return _verb("wake", call, lambda app, world, now, also: restore.request_wake(app, world, now, also))
+    return _verb("wake", call, _within_budget(restore.request_wake))
+
+
+def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instance]) -> Verb:
+    """The same verb, refused while the account's budget does not allow the instance's last price."""
+
+    def checked(app: App, world: World, now: datetime, also: Sequence[Write]) -> Instance:
+        instance = world.instance.value
+        price = Decimal(0) if instance.want is Want.UP else budgets.last_price(app, instance.key)
+        budgets.check(app, instance.account, usd_per_hour=price, now=now)
+        return do(app, world, now, also)
+
+    return checked
 
 
 def hibernate_instance(call: Call) -> Accepted:
@@ -213,14 +269,14 @@ def terminate_instance(call: Call) -> Accepted:
 
 
 def restore_instance(call: Call) -> Accepted:
-    return _verb("restore", call, lambda app, world, now, also: restore.request_restore(app, world, now, also))
+    return _verb("restore", call, _within_budget(restore.request_restore))
 
 
 def purge_instance(call: Call) -> Accepted:
     return _verb("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
 
 
-_WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (404, 409)}
+_WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (402, 404, 409)}
 
 ROUTES = (
     Route("GET", "/instances", list_instances, "Your instances", Page[InstanceOut], query=PageQuery, tag="instances"),

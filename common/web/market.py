@@ -74,11 +74,11 @@ def _only_operators(call: Call) -> None:
 
 def list_offers(call: Call) -> Page[OfferOut]:
     spec = Spec.model_validate(call.query.model_dump())
-    return Page(items=[offer_out(offer, spec.disk_gb) for offer in offers.for_user(call.app, spec)])
+    return Page(items=[offer_out(ranked) for ranked in offers.for_user(call.app, spec, call.now)])
 
 
 ROUTES = (
     Route("GET", "/markets", list_markets, "The marketplace accounts and how long their credit lasts", Page[MarketOut], right=Right.MANAGE_USERS, tag="market"),
     Route("POST", "/markets/{market}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
-    Route("GET", "/offers", list_offers, "What can be rented now, cheapest first", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
+    Route("GET", "/offers", list_offers, "What can be rented now, best ranked first, with the parts of price and wait", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
 )  # fmt: skip

@@ -13,10 +13,10 @@ from werkzeug.exceptions import HTTPException
 
 from common.errors import DumontError, NotFound
 from common.ports import App
-from common.web import auth, instances, market, problem
+from common.web import auth, budget, instances, machines, market, problem, webhooks
 from common.web.routes import mount, openapi
 
-ROUTES = (*auth.ROUTES, *instances.ROUTES, *market.ROUTES)
+ROUTES = (*auth.ROUTES, *instances.ROUTES, *market.ROUTES, *machines.ROUTES, *budget.ROUTES, *webhooks.ROUTES)
 
 
 class MethodNotAllowed(DumontError):

@@ -147,12 +147,15 @@ class Problem(BaseModel):
     errors: dict[str, str] | None = None
 
 
+REFERENCE = "#/components/schemas/{model}"
+
+
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of the rows."""
     bodies = {route.body for route in routes if route.body is not Nothing}
     answers = {route.answer for route in routes if route.answer}
     models = [(model, "validation") for model in bodies] + [(model, "serialization") for model in answers | {Problem}]
-    names, schema = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    names, schema = models_json_schema(models, ref_template=REFERENCE)  # type: ignore[arg-type]
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(BASE + route.path, {})[route.method.lower()] = _operation(route, names)
@@ -161,7 +164,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {"title": "Dumont Cloud", "version": "1", "description": "Dependable GPUs from spot markets."},
         "paths": paths,
         "components": {
-            "schemas": schema.get("$defs", {}),
+            "schemas": schema.get("$defs", {}) | _query_schemas(routes),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -188,10 +191,18 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
-    properties = route.query.model_json_schema().get("properties", {})
+    properties = route.query.model_json_schema(ref_template=REFERENCE).get("properties", {})
     query = [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
     key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 128}}
     return [*path, *query, *([key] if route.method == "POST" and route.right else [])]
+
+
+def _query_schemas(routes: Sequence[Route]) -> dict[str, Any]:
+    """What the parameters of a query refer to (enumerations)."""
+    schemas: dict[str, Any] = {}
+    for route in routes:
+        schemas |= route.query.model_json_schema(ref_template=REFERENCE).get("$defs", {})
+    return schemas
 
 
 def _responses(route: Route, names: Any) -> dict[str, Any]:

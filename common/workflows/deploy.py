@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from common.domain import attempt
+from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
-from common.domain.offer import Offer
+from common.domain.outbox import Kind
 from common.domain.pacing import Priority
+from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
+from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
-from common.domain.strategy import choose
-from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, QuotaExceeded, Throttled
+from common.domain.strategy import HEDGED, choose, choose_hedge
+from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
-from common.records import Kept, World, dump, event, retire
+from common.records import World, dump, event
 from common.workflows import offers, rentals
+from common.workflows.history import End, ends, retire
+from common.workflows.outbox import announce
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
@@ -57,7 +63,7 @@ def stop_booting(app: App, world: World, now: datetime) -> bool:
 def choose_winner(app: App, world: World, now: datetime) -> bool:
     """boot -> up: the first ready rental becomes the writer and all others are retired, in one commit."""
     instance = world.instance.value
-    ready = [label for label in instance.race if _is_ready(world, label)]
+    ready = [label for label in instance.race if _is_ready(world, label, now)]
     if not ready:
         return False
     label = min(ready, key=lambda name: (world.rentals[name].value.not_before, name))
@@ -67,73 +73,112 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     result = RaceResult(
         winner=label, losers=tuple(name for name in instance.race if name != label), ready_after_s=took_s
     )
-    up = instance.to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1,
-        writer=label,
-        race=(),
-        won=result,
-        mirror=None,
-        start="restore",
-        failure=None,
-        fz=None,
-    )
+    up = instance.taken_by(result, at=now)
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
-    writes += retire(losers, now=now, why="lost the race")
-    writes.append(event(app, instance, "won", f"{won.value.offer.machine_id} was ready after {took_s:.1f} s", now))
+    writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
+    text = f"{won.value.offer.machine_id} was ready after {took_s:.1f} s; {_checked(won.value, world, now)}"
+    writes.append(event(app, instance, "won", text, now))
     app.store.commit(writes)
     return True
 
 
-def _is_ready(world: World, label: str) -> bool:
-    host, kept = world.hosts.get(label), world.rental(label)
-    if not (host and host.phase and kept and kept.value.state is RentalState.CREATING):
-        return False
-    return kept.value.looked_at is not None and not kept.value.is_overpriced and not kept.value.loss
+def _checked(rental: Rental, world: World, now: datetime) -> str:
+    judged = attempt.attested(rental, world.hosts.get(rental.label), now)
+    unknown = judged.unknown if judged else ()
+    return f"as offered (not measured: {', '.join(unknown)})" if unknown else "as offered"
+
+
+def _is_ready(world: World, label: str, now: datetime) -> bool:
+    kept = world.rental(label)
+    return kept is not None and attempt.is_ready(kept.value, world.hosts.get(label), now)
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
     """Attempts that were refused, failed to boot or took too long leave the race, retired in the same commit."""
     instance = world.instance.value
-    failed = {label: why for label in instance.race if (why := _failure_of(app, world.rental(label), now))}
+    failed = {label: end for label in instance.race if (end := _failure_of(app, world, label, now))}
     if not failed:
         return False
-    kept = [k for label in failed if (k := world.rental(label))]
-    broke = {k.value.provider for k in kept if rentals.definite_refusal(k.value) == NoCredit.code}
+    ended = [end for end in failed.values() if isinstance(end, End)]
+    refused = [end.kept.value for end in ended if rentals.definite_refusal(end.kept.value) == NoCredit.code]
+    broke = {rental.provider for rental in refused}
     without_credit = tuple(sorted(broke.union(instance.without_credit)))
     left = instance.having(
         race=tuple(label for label in instance.race if label not in failed), without_credit=without_credit
     )
     if broke and set(without_credit) >= set(app.markets):
         left = left.having(failure=Failure(code=NoCredit.code, detail="no marketplace account has credit left"))
-    why = "; ".join(sorted(set(failed.values())))
-    writes: list[Write] = [world.instance.becomes(left), *retire(kept, now=now, why=why)]
+    if not left.race and left.rounds == 1 and all(_was_gone(end.kept.value) for end in ended):
+        left = left.having(not_before=None)  # the offers were only older than we thought: once, look again at once
+    why = "; ".join(sorted({end.why if isinstance(end, End) else end for end in failed.values()}))
+    writes: list[Write] = [world.instance.becomes(left), *retire(app, ended, now)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
     return True
 
 
-def _failure_of(app: App, kept: Kept[Rental] | None, now: datetime) -> str | None:
+def _was_gone(rental: Rental) -> bool:
+    return rentals.definite_refusal(rental) == OfferGone.code
+
+
+def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str | None:
+    """How an attempt ended, if it did; a sentence alone when its record is settled already."""
+    kept = world.rental(label)
     if kept is None:
         return "its record is settled"
-    rental = kept.value
-    if rental.state is not RentalState.CREATING:
-        return rental.message or f"it is {rental.state}"
-    if rental.is_overpriced:
-        return (
-            f"price_above_cap: it costs {rental.stated_usd_per_hour} USD/h, at most {rental.cap_usd_per_hour} was meant"
-        )
-    if rental.loss:
-        return f"{rental.loss}: {rental.message}"
-    called = rental.create_called_at
-    if called and (now - called).total_seconds() > app.settings.timing.boot_timeout_s:
-        return f"not ready {app.settings.timing.boot_timeout_s:.0f} s after its create"
-    return None
+    timeout_s = app.settings.timing.boot_timeout_s
+    failed = attempt.failure(kept.value, world.hosts.get(label), boot_timeout_s=timeout_s, now=now)
+    return End(kept, *failed) if failed else None
+
+
+def hedge(app: App, world: World, now: datetime) -> bool:
+    """A second machine beside one that is slow to boot: whichever is ready first wins, the other is released."""
+    instance = world.instance.value
+    racing = [kept.value for label in instance.race if (kept := world.rental(label))]
+    is_due = instance.not_before is None or now >= instance.not_before
+    if instance.spec.strategy not in HEDGED or not is_due or not _is_slow(app, instance, racing, now):
+        return False
+    try:
+        found = _search(app, instance, now)
+    except MarketError as error:
+        return _put_off(app, world, error, now)
+    hedged = instance.having(hedges=instance.hedges + 1)
+    second = choose_hedge(found, tried=instance.tried)
+    if second is None:
+        app.store.commit([world.instance.becomes(hedged)])  # this round has had its hedge: one search, not one a minute
+        return True
+    labels, writes = rentals.plan(app, world.instance, [second.offer], now)
+    machine = second.offer.machine_id
+    racing_two = hedged.having(
+        n=instance.n + 1, race=(*instance.race, *labels), tried=(*instance.tried, machine)
+    )  # fmt: skip
+    text = f"the first machine is slow to boot: a second is rented, {second.offer.machine_key}"
+    app.store.commit([world.instance.becomes(racing_two), *writes, event(app, instance, "hedged", text, now)])
+    return True
+
+
+def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: datetime) -> bool:
+    if not racing:
+        return False
+    slowest = min(racing, key=lambda rental: rental.offer.download_mbit_s)
+    timeout_s = app.settings.timing.boot_timeout_s
+    load = Load(disk_gb=instance.spec.disk_gb, image_gb=instance.spec.image_gb or IMAGE_GB)
+    (expected,) = rank([slowest.offer], load, boot_timeout_s=timeout_s)
+    return hedge_due(
+        [rental.create_called_at for rental in racing],
+        hedges=instance.hedges,
+        times=boot_times(slowest.provider, timeout_s),
+        image_download_s=expected.image_download_s,
+        now=now,
+    )
 
 
 def due_at(world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
-    if instance.phase is not Phase.BOOT or any(_is_ready(world, label) for label in instance.race):
+    if instance.phase is not Phase.BOOT or any(
+        world.hosts[label].phase for label in instance.race if label in world.hosts
+    ):
         return None
     waiting = [
         kept.value.not_before
@@ -156,23 +201,24 @@ def plan_round(app: App, world: World, now: datetime) -> bool:
     if not is_next_due:
         return False
     try:
-        found = _search(app, instance)
+        found = _search(app, instance, now)
     except MarketError as error:
         return _put_off(app, world, error, now)
-    chosen = choose(found, instance.spec.strategy, tried=instance.tried)
-    later = instance.having(rounds=instance.rounds + 1, not_before=_next_round(app, instance, now))
+    chosen = choose(found, instance.spec.strategy, tried=instance.tried, turn=instance.n)
+    later = instance.having(rounds=instance.rounds + 1, hedges=0, not_before=_next_round(app, instance, now))
     if not chosen:
-        later = later.having(failure=Failure(code=NoOffer.code, detail=offers.no_offer_sentence(instance.spec)))
+        sentence = offers.no_offer_sentence(instance.spec, blocked=len(found))
+        later = later.having(failure=Failure(code=NoOffer.code, detail=sentence))
         app.store.commit([world.instance.becomes(later)])
         return True
-    labels, writes = rentals.plan(app, world.instance, chosen, now)
-    tried = (*instance.tried, *(offer.machine_id for offer in chosen))
+    labels, writes = rentals.plan(app, world.instance, [ranked.offer for ranked in chosen], now)
+    tried = (*instance.tried, *(ranked.offer.machine_id for ranked in chosen))
     racing = later.having(n=instance.n + len(labels), race=tuple(labels), tried=tried, failure=None)
     app.store.commit([world.instance.becomes(racing), *writes])
     return True
 
 
-def _search(app: App, instance: Instance) -> list[Offer]:
+def _search(app: App, instance: Instance, now: datetime) -> list[Ranked]:
     """Without the markets whose account is empty, and without machines that other instances are about to rent.
 
     A recovery has no choice: where nothing else is left, it takes all of them again.
@@ -189,7 +235,9 @@ def _search(app: App, instance: Instance) -> list[Offer]:
     paying = [offer for offer in found if offer.provider not in instance.without_credit]
     found = found if urgent and not paying else paying
     promised = rentals.about_to_create(app)
-    return [offer for offer in found if (offer.provider, offer.machine_id) not in promised] or found
+    free = [offer for offer in found if (offer.provider, offer.machine_id) not in promised] or found
+    snapshot_gb = instance.pointer.bytes / BYTES_PER_GB if instance.pointer else 0.0
+    return offers.ranked(app, instance.spec, free, snapshot_gb=snapshot_gb, now=now)
 
 
 def _put_off(app: App, world: World, error: MarketError, now: datetime) -> bool:
@@ -217,5 +265,10 @@ def _next_round(app: App, instance: Instance, now: datetime) -> datetime:
 def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime) -> None:
     """boot -> down: every attempt is retired in the same commit."""
     down = instance.to(Phase.DOWN, at=now).having(race=(), held=None)
-    writes: list[Write] = [world.instance.becomes(down), *retire(list(world.rentals.values()), now=now, why=why)]
-    app.store.commit([*writes, event(app, instance, "down", why, now)])
+    called_off = ends(world.rentals.values(), Outcome.CANCELLED, why)
+    writes: list[Write] = [world.instance.becomes(down), *retire(app, called_off, now)]
+    if instance.failure:
+        writes += announce(app, instance, Kind.FAILED, "down", why, now)
+    else:
+        writes.append(event(app, instance, "down", why, now))
+    app.store.commit(writes)

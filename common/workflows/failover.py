@@ -6,9 +6,13 @@ from datetime import datetime
 
 from common.domain.instance import Instance, Phase, Want
 from common.domain.orders import failed_restore
+from common.domain.outbox import Kind
+from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.ports import App, Write
-from common.records import World, event, retire
+from common.records import World
+from common.workflows.history import End, ends, retire
+from common.workflows.outbox import announce
 
 FROM_THE_MARKET = {
     "interrupted": "the marketplace took the machine",
@@ -16,6 +20,8 @@ FROM_THE_MARKET = {
     "offline": "the machine's host is offline",
     "boot_failed": "the machine's container died",
 }
+OF_THE_HOST = frozenset({"disk_full", "os_error", "engine_died", "object_store"})
+"""Errors of a restore that another machine may not have: its disk, its memory, its network."""
 
 
 def replace_lost(app: App, world: World, now: datetime) -> bool:
@@ -24,7 +30,7 @@ def replace_lost(app: App, world: World, now: datetime) -> bool:
     if writer is None or writer.value.state is not RentalState.LOST:
         return False
     why = FROM_THE_MARKET[writer.value.loss or "gone"]
-    writes = retire([writer], now=now, why=why)
+    writes = retire(app, ends([writer], Outcome.LOST, why), now)
     _commit(app, world, _without_writer(world.instance.value, now), writes, why, now)
     return True
 
@@ -42,7 +48,7 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
         return False
     why = f"the host has been silent for {host.silent_for_s(now):.0f} s" if host else "the host never reported"
     older = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
-    writes: list[Write] = retire(older, now=now, why="a newer machine is held")
+    writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
     writes.append(writer.becomes(held))
     _commit(app, world, _without_writer(instance, now).having(held=writer.value.label), writes, why, now)
@@ -54,7 +60,8 @@ def drop_lost_held(app: App, world: World, now: datetime) -> bool:
     lost = [kept for kept in world.in_state(RentalState.LOST) if kept.value.label == world.instance.value.held]
     if not lost:
         return False
-    writes = retire(lost, now=now, why="lost while held")
+    # it is held because it fell silent: that it vanished meanwhile is the same failure
+    writes = retire(app, [End(kept, Outcome.SILENT, "lost while held") for kept in lost], now)
     app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
     return True
 
@@ -64,7 +71,7 @@ def release_left_over(app: App, world: World, now: datetime) -> bool:
     live = [kept for kept in world.rentals.values() if kept.value.is_live]
     if not live:
         return False
-    writes = retire(live, now=now, why="left over from an earlier life")
+    writes = retire(app, [End(kept, Outcome.SILENT, "left over from an earlier life") for kept in live], now)
     app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
     return True
 
@@ -77,7 +84,9 @@ def replace_unfit(app: App, world: World, now: datetime) -> bool:
     why = f"the restore failed on this machine: {result.detail or result.error}"
     machine = world.writer.value.offer.machine_id
     instance = _without_writer(world.instance.value, now).having(tried=(machine,))
-    _commit(app, world, instance, retire([world.writer], now=now, why=why), why, now)
+    outcome = Outcome.RESTORE_FAILED if result.error in OF_THE_HOST else Outcome.CANCELLED
+    writes = retire(app, [End(world.writer, outcome, why)], now)
+    _commit(app, world, instance, writes, why, now)
     return True
 
 
@@ -98,5 +107,6 @@ def _without_writer(instance: Instance, now: datetime) -> Instance:
 
 
 def _commit(app: App, world: World, instance: Instance, writes: list[Write], why: str, now: datetime) -> None:
-    lost = event(app, instance, "lost", f"{why}; going back to the newest verified snapshot", now)
-    app.store.commit([*writes, world.instance.becomes(instance), lost])
+    text = f"{why}; going back to the newest verified snapshot"
+    told = announce(app, instance, Kind.LOST, "lost", text, now)
+    app.store.commit([*writes, world.instance.becomes(instance), *told])

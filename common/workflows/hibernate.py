@@ -9,12 +9,16 @@ from common.domain.host import HostRecord, SnapshotReport
 from common.domain.idle import is_idle
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
+from common.domain.outbox import Kind
+from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Where, Write
-from common.records import World, dump, event, manifest_key_of, prefix_of, retire
+from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
+from common.workflows.history import End, retire
+from common.workflows.outbox import tell
 
 FRESH_PART = 0.5
 """Of `silent_after_s`: a report of idleness counts for no longer."""
@@ -159,16 +163,24 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         restored_older=None,
     )
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
-    covered = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
-    writes: list[Write] = retire(covered, now=now, why="covered by a newer snapshot")
+    older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
+    ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
     text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
     if is_final(instance, report):
         moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
         assert world.writer
-        writes += retire([world.writer], now=now, why="hibernated")
+        ended.append(End(world.writer, Outcome.SERVED, "hibernated"))
         text += "; the machine is released"
-    writes += [world.instance.becomes(moved), Create("snapshots", record.id, dump(record))]
-    app.store.commit([*writes, event(app, instance, "snapshot", text, now)])
+    writes: list[Write] = [
+        *retire(app, ended, now),
+        world.instance.becomes(moved),
+        Create("snapshots", record.id, dump(record)),
+    ]
+    writes.append(event(app, instance, "snapshot", text, now))
+    if is_final(instance, report):
+        body = {"instance_id": instance.id, "name": instance.name, "text": f"hibernated: {instance.reason}"}
+        writes += tell(app, instance.account, Kind.HIBERNATED, body, now)
+    app.store.commit(writes)
 
 
 def is_final(instance: Instance, report: SnapshotReport) -> bool:
@@ -216,6 +228,6 @@ def give_up_freezing(app: App, world: World, now: datetime) -> bool:
         return False
     down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
-    writes = retire([world.writer] if world.writer else [], now=now, why=why)
+    writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)
     app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", why, now)])
     return True

@@ -68,16 +68,17 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
 def _newest(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: datetime) -> HostRecord:
     """A report that was delayed or delivered twice says nothing about the host of now: what was known stands."""
     is_old = before is not None and 0 < beat.beat <= before.beat
-    return before if before is not None and is_old else _record(rental, beat, now)
+    return before if before is not None and is_old else _record(rental, beat, before, now)
 
 
-def _record(rental: Rental, beat: Heartbeat, now: datetime) -> HostRecord:
+def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: datetime) -> HostRecord:
     idle_for = beat.idle_for()
     return HostRecord(
         label=rental.label,
         account=rental.account,
         instance_id=rental.instance_id,
         instance_key=rental.instance_key,
+        first_seen_at=(before and before.first_seen_at) or now,
         last_seen_at=now,
         beat=beat.beat,
         phase=beat.phase,
@@ -90,6 +91,7 @@ def _record(rental: Rental, beat: Heartbeat, now: datetime) -> HostRecord:
         sync=beat.sync,
         progress=beat.progress,
         samples=beat.samples,
+        attest=beat.attest or (before.attest if before else None),
     )
 
 
@@ -99,7 +101,8 @@ def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
     def facts(record: HostRecord) -> tuple[object, ...]:
         progress = record.progress
         is_idle = record.idle_since is not None
-        return record.phase, record.epoch, record.fz, is_idle, progress.last, progress.snapshot, tuple(record.vetoes)
+        said = (record.phase, record.epoch, record.fz, is_idle, progress.last, progress.snapshot, record.attest)
+        return *said, tuple(record.vetoes)
 
     return facts(before) != facts(after)
 

@@ -11,7 +11,18 @@ from common.domain.rental import Rental, RentalState
 from common.errors import DumontError, Exists, Missing, ObjectStoreError, Stale, StoreUnavailable, Throttled
 from common.ports import App
 from common.records import Kept, World, load, read
-from common.workflows import announcements, credit, deploy, failover, hibernate, rentals, restore, sweep, terminate
+from common.workflows import (
+    announcements,
+    credit,
+    deploy,
+    failover,
+    hibernate,
+    rentals,
+    restore,
+    sweep,
+    terminate,
+    warm_pool,
+)
 
 BUDGET_S = 20.0
 STEPS_MAX = 12
@@ -27,8 +38,10 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         deploy.stop_booting,
         rentals.look_due,
         deploy.choose_winner,
+        warm_pool.assign,
         deploy.drop_failed,
         rentals.create_due,
+        deploy.hedge,
         failover.drop_lost_held,
         deploy.plan_round,
     ),
@@ -58,7 +71,8 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 """What may happen in each phase, first come first served."""
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
-    RentalState.CREATING: "rentals.create_due, rentals.look_due, deploy.choose_winner, deploy.drop_failed",
+    RentalState.CREATING: "rentals.create_due, look_due, deploy.choose_winner, drop_failed; of the pool: warm_pool.run",
+    RentalState.READY: "warm_pool.assign, warm_pool.run, sweep (lost)",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
     RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, failover.release_left_over",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, failover.release_left_over, deploy.drop_failed",

@@ -11,9 +11,10 @@ from decimal import Decimal
 from common.domain.instance import DEFAULT_IMAGE, Spec
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Priority
+from common.domain.ranking import IMAGE_GB, Load, Ranked, rank
 from common.errors import MarketError, NoCredit, NoOffer, Throttled, UnknownGpu
 from common.ports import App
-from common.workflows import pacing
+from common.workflows import history, pacing
 
 FRESH_FOR_S = 30.0
 """Searches are the scarcest calls (Vast.ai: ten a minute): the same wish is not searched twice within so long."""
@@ -23,16 +24,27 @@ STALE_FOR_S = 300.0
 """Who only looks gets an answer of this age when a search has no turn."""
 
 
-def for_user(app: App, spec: Spec) -> list[Offer]:
-    """What a wish would find now; raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer."""
+def for_user(app: App, spec: Spec, now: datetime) -> list[Ranked]:
+    """What a wish would find now, best first, blocked machines last.
+
+    Raises `NoOffer`, `UnknownGpu` or `NoCredit` instead of an empty answer.
+    """
     look = {"priority": Priority.POLL, "who": "offers"}
-    if found := search(app, spec, **look):  # type: ignore[arg-type]
-        if not any(_may_have_credit(app, name) for name in {offer.provider for offer in found}):
+    found = ranked(app, spec, search(app, spec, **look), snapshot_gb=0.0, now=now)  # type: ignore[arg-type]
+    if any(one.blocked_until is None for one in found):
+        if not any(_may_have_credit(app, name) for name in {one.offer.provider for one in found}):
             raise NoCredit("the marketplace account has no credit left; add credit and try again")
         return found
-    if not search(app, Spec(gpu=spec.gpu), **look):  # type: ignore[arg-type]
+    if not found and not search(app, Spec(gpu=spec.gpu), **look):  # type: ignore[arg-type]
         raise UnknownGpu(f"no marketplace offers a GPU called {spec.gpu!r}; see: dumont gpus list")
-    raise NoOffer(no_offer_sentence(spec))
+    raise NoOffer(no_offer_sentence(spec, blocked=len(found)))
+
+
+def ranked(app: App, spec: Spec, found: Sequence[Offer], *, snapshot_gb: float, now: datetime) -> list[Ranked]:
+    """Offers with the parts of their price and wait, best first, blocked machines last."""
+    load = Load(disk_gb=spec.disk_gb, image_gb=spec.image_gb or IMAGE_GB, snapshot_gb=snapshot_gb)
+    timeout_s = app.settings.timing.boot_timeout_s
+    return rank(found, load, boot_timeout_s=timeout_s, blocked=history.blocked(app, now))
 
 
 def search(app: App, spec: Spec, *, priority: Priority, who: str, fresh_for_s: float = FRESH_FOR_S) -> list[Offer]:
@@ -65,7 +77,10 @@ def wanted_for(spec: Spec) -> Wanted:
     )
 
 
-def no_offer_sentence(spec: Spec) -> str:
+def no_offer_sentence(spec: Spec, *, blocked: int) -> str:
+    """`blocked` = offers that match but whose machines' history keeps them out."""
+    if blocked:
+        return f"all {blocked} offers that match are of machines blocked by their history; see: dumont machines history"
     cap = f" at up to {spec.max_usd_per_hour} USD/h" if spec.max_usd_per_hour else ""
     where = f" in {', '.join(spec.regions)}" if spec.regions else ""
     return f"no offer of {spec.num_gpus} x {spec.gpu}{where}{cap}; raise the cap, add regions or choose another GPU"

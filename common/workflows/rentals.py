@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from common import auth
 from common.domain import startup
+from common.domain.boot import boot_times
+from common.domain.host import Attest
 from common.domain.instance import Instance
 from common.domain.offer import Offer
 from common.domain.pacing import Priority
@@ -30,6 +33,8 @@ from common.workflows import pacing
 from common.workflows.pacing import Paced
 
 BUNDLE_URL_FOR_S = 3600
+PROBE_KEY = "probes/upload"
+"""One object that every machine's probe of its line overwrites: it never holds anything of worth."""
 NOTE_ATTEMPTS = 5
 LOOK_AGAIN_S = 5.0
 """After a look at a new machine that told nothing."""
@@ -37,28 +42,60 @@ DEFINITE_REFUSALS = (OfferGone, NoCredit, MarketRefused, MarketKeyRefused, Throt
 """Of a create: nothing was rented, unless the refusal names what exists all the same."""
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose attempts are planned: an instance, or the warm pool."""
+
+    id: str
+    """In the labels."""
+    n: int
+    """Of the attempts so far."""
+    account: str
+    image: str
+    disk_gb: int
+    max_usd_per_hour: Decimal | None
+    instance_id: str | None = None
+    instance_key: str | None = None
+
+
 def plan(
     app: App, kept: Kept[Instance], offers: Sequence[Offer], now: datetime
 ) -> tuple[list[str], list[Write]]:  # fmt: skip
+    """The next attempts of an instance, as `plan_for` says."""
+    instance, spec = kept.value, kept.value.spec
+    owner = Owner(
+        id=instance.id,
+        n=instance.n,
+        account=instance.account,
+        image=spec.image,
+        disk_gb=spec.disk_gb,
+        max_usd_per_hour=spec.max_usd_per_hour,
+        instance_id=instance.id,
+        instance_key=instance.key,
+    )
+    return plan_for(app, owner, offers, now)
+
+
+def plan_for(app: App, owner: Owner, offers: Sequence[Offer], now: datetime) -> tuple[list[str], list[Write]]:
     """Labels and the writes that record these attempts: nothing is created without its label written first."""
-    instance, deployment = kept.value, app.deployment()
+    deployment = app.deployment()
     labels: list[str] = []
     writes: list[Write] = []
     for index, offer in enumerate(offers, start=1):
-        label = Label.make(deployment=deployment.id, owner=instance.id, n=instance.n + index, key=deployment.key)
+        label = Label.make(deployment=deployment.id, owner=owner.id, n=owner.n + index, key=deployment.key)
         rental = Rental(
             label=str(label),
-            account=instance.account,
-            instance_id=instance.id,
-            instance_key=instance.key,
+            account=owner.account,
+            instance_id=owner.instance_id,
+            instance_key=owner.instance_key,
             provider=offer.provider,
             at=now,
             created_at=now,
             offer=offer,
-            image=instance.spec.image,
-            disk_gb=instance.spec.disk_gb,
+            image=owner.image,
+            disk_gb=owner.disk_gb,
             not_before=now,
-            cap_usd_per_hour=offer.cap_usd_per_hour(instance.spec.disk_gb, instance.spec.max_usd_per_hour),
+            cap_usd_per_hour=offer.cap_usd_per_hour(owner.disk_gb, owner.max_usd_per_hour),
         )
         labels.append(str(label))
         writes.append(Create("rentals", str(label), dump(rental)))
@@ -79,21 +116,28 @@ def create_due(app: App, world: World, now: datetime) -> bool:
     """
     if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
         return False
-    for kept in world.in_state(RentalState.CREATING):
-        if kept.value.create_called_at is None and kept.value.not_before <= now:
-            place = _for_boot(app, kept.value, world.instance.value)
-            try:
-                place.take_turn("create")
-            except Throttled as refused:
-                _put_off(app, kept, kept.value, refused.retry_after_s, now)
-            else:
-                _create(app, place, kept, world.instance.value, now)
-            return True
-    return False
+    instance = world.instance.value
+    return any(create_if_due(app, kept, instance, now) for kept in world.in_state(RentalState.CREATING))
 
 
-def _for_boot(app: App, rental: Rental, instance: Instance) -> Paced:
-    priority = Priority.FAILOVER if instance.recovering else Priority.WAKE
+def create_if_due(app: App, kept: Kept[Rental], instance: Instance | None, now: datetime) -> bool:
+    """The create call of one attempt, once, when its time and its turn have come. `instance` = None for the pool's."""
+    if kept.value.create_called_at is not None or now < kept.value.not_before:
+        return False
+    place = _for_boot(app, kept.value, instance)
+    try:
+        place.take_turn("create")
+    except Throttled as refused:
+        _put_off(app, kept, kept.value, refused.retry_after_s, now)
+    else:
+        _create(app, place, kept, instance, now)
+    return True
+
+
+def _for_boot(app: App, rental: Rental, instance: Instance | None) -> Paced:
+    """Who recovers goes first, the pool last."""
+    urgent = instance is not None and instance.recovering
+    priority = Priority.FAILOVER if urgent else Priority.WAKE if instance else Priority.POLL
     return pacing.market(app, rental.provider, priority, who=rental.label)
 
 
@@ -102,7 +146,7 @@ def _put_off(app: App, kept: Kept[Rental], rental: Rental, wait_s: float, now: d
     app.store.cas(kept.doc, dump(rental.model_copy(update={"not_before": later})))
 
 
-def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance, now: datetime) -> None:
+def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance | None, now: datetime) -> None:
     """The call is recorded before it is made, so that no one ever makes it again."""
     rental = kept.value.model_copy(update={"create_called_at": now})
     doc = app.store.cas(kept.doc, dump(rental))
@@ -116,13 +160,18 @@ def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance, now:
         refused = rental.to(RentalState.RELEASING, at=now, message=f"{error.code}: {error}")
         exists = error.provider_id if isinstance(error, MarketRefused) else None
         refused = refused.model_copy(update={"provider_id": exists})
-        app.store.commit([kept.becomes(refused), event(app, instance, "refused", f"{error}", now)])
+        app.store.commit([kept.becomes(refused), *_told(app, instance, "refused", f"{error}", now)])
     else:
         created_at = app.clock()
         gpu_from = created_at if rental.offer.gpu_bills_from == "created" else None
         meter = Meter(disk_from=created_at, gpu_from=gpu_from)
         running = rental.model_copy(update={"provider_id": provider_id, "meter": meter})
-        app.store.commit([kept.becomes(running), event(app, instance, "rented", _rented(rental), now)])
+        app.store.commit([kept.becomes(running), *_told(app, instance, "rented", _rented(rental), now)])
+
+
+def _told(app: App, instance: Instance | None, kind: str, text: str, now: datetime) -> list[Write]:
+    """A line of the instance's story; the pool has none."""
+    return [event(app, instance, kind, text, now)] if instance else []
 
 
 def _rented(rental: Rental) -> str:
@@ -130,18 +179,19 @@ def _rented(rental: Rental) -> str:
     return f"rented {rental.offer.gpu} on {rental.provider}:{rental.offer.machine_id} for {price:.4f} USD/h"
 
 
-def _launch(app: App, rental: Rental, instance: Instance, now: datetime) -> Launch:
+def _launch(app: App, rental: Rental, instance: Instance | None, now: datetime) -> Launch:
     sha256 = app.settings.bundle_sha256
     if not sha256:
         raise SettingError("DUMONT_BUNDLE_SHA256 is not set: publish the host bundle first (make bundle)")
     env = startup.environment(
         url=app.settings.url,
         label=rental.label,
-        bootstrap=auth.bootstrap_token(rental.label, secret=app.settings.jwt_secret, now=now),
+        bootstrap=_bootstrap(app, rental, now),
         bundle_url=app.objects.presign_get(f"releases/{sha256}", BUNDLE_URL_FOR_S),
         bundle_sha256=sha256,
+        probe_url=app.objects.presign_put(PROBE_KEY, Attest.PROBE_UPLOAD_BYTES, BUNDLE_URL_FOR_S),
         glibc_floor=app.settings.bundle_glibc,
-        ssh_public_key=instance.spec.ssh_public_key,
+        ssh_public_key=instance.spec.ssh_public_key if instance else None,
     )
     return Launch(
         label=rental.label,
@@ -158,22 +208,26 @@ def look_due(app: App, world: World, now: datetime) -> bool:
 
     Not every market's create can carry a cap; none wins the instance before it was looked at.
     """
-    for kept in world.in_state(RentalState.CREATING):
-        rental, due_at = kept.value, look_due_at(kept.value)
-        if rental.provider_id is None or due_at is None or now < due_at:
-            continue
-        try:
-            row = _for_boot(app, rental, world.instance.value).get(rental.provider_id)
-        except MarketError as error:
-            app.log("look_failed", label=rental.label, error=str(error))
-            _put_off(app, kept, rental, getattr(error, "retry_after_s", LOOK_AGAIN_S), now)
-            return True
-        if row is None:
-            _put_off(app, kept, rental, LOOK_AGAIN_S, now)
-        else:
-            app.store.cas(kept.doc, dump(looked_at(rental, row, now)))
+    instance = world.instance.value
+    return any(look_if_due(app, kept, instance, now) for kept in world.in_state(RentalState.CREATING))
+
+
+def look_if_due(app: App, kept: Kept[Rental], instance: Instance | None, now: datetime) -> bool:
+    """The look at one new machine. `instance` = None for the pool's."""
+    rental, due_at = kept.value, look_due_at(kept.value)
+    if rental.provider_id is None or due_at is None or now < due_at:
+        return False
+    try:
+        row = _for_boot(app, rental, instance).get(rental.provider_id)
+    except MarketError as error:
+        app.log("look_failed", label=rental.label, error=str(error))
+        _put_off(app, kept, rental, getattr(error, "retry_after_s", LOOK_AGAIN_S), now)
         return True
-    return False
+    if row is None:
+        _put_off(app, kept, rental, LOOK_AGAIN_S, now)
+    else:
+        app.store.cas(kept.doc, dump(looked_at(rental, row, now)))
+    return True
 
 
 def look_due_at(rental: Rental) -> datetime | None:
@@ -190,6 +244,12 @@ def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
         stated = Decimal(row.usd_per_hour) if row.usd_per_hour is not None else None
         update |= {"looked_at": now, "stated_usd_per_hour": stated}
     return rental.model_copy(update=update)
+
+
+def _bootstrap(app: App, rental: Rental, now: datetime) -> str:
+    longest_s = boot_times(rental.provider, app.settings.timing.boot_timeout_s).pulling_deadline_s
+    lifetime = timedelta(seconds=longest_s)
+    return auth.bootstrap_token(rental.label, secret=app.settings.jwt_secret, now=now, lifetime=lifetime)
 
 
 def definite_refusal(rental: Rental) -> str | None:

@@ -8,11 +8,13 @@ from datetime import datetime
 from common.domain.host import HostPhase, OrderResult
 from common.domain.instance import Instance, Phase, Pointer, RestoredOlder, Want
 from common.domain.orders import failed_restore
+from common.domain.outbox import Kind
 from common.domain.snapshot import SnapshotRecord
 from common.errors import IllegalMove, ObjectMissing, ObjectStoreError, SnapshotDamaged, SnapshotError, SnapshotRefused
 from common.ports import App, Where, Write, every
 from common.records import World, event, manifest_key_of, read
 from common.snapshots import engine
+from common.workflows.outbox import announce
 
 
 def request_wake(app: App, world: World, now: datetime, also: Sequence[Write] = ()) -> Instance:
@@ -56,7 +58,12 @@ def note_started(app: App, world: World, now: datetime) -> bool:
         recovering=False,
         failure=None,
     )
-    app.store.commit([world.instance.becomes(running), event(app, instance, "running", "the workspace is ready", now)])
+    app.store.commit(
+        [
+            world.instance.becomes(running),
+            *announce(app, instance, Kind.RUNNING, "running", "the workspace is ready", now),
+        ]
+    )
     return True
 
 
@@ -108,7 +115,7 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
     if bad:
         writes.append(bad.becomes(bad.value.model_copy(update={"damaged": result.chunk or "unknown"})))
     text = f"snapshot {damaged.id} is damaged ({result.chunk}); using {older.id if older else 'an empty workspace'}"
-    app.store.commit([*writes, event(app, instance, "restored_older", text, now)])
+    app.store.commit([*writes, *announce(app, instance, Kind.RESTORED_OLDER, "restored_older", text, now)])
     return True
 
 

@@ -42,7 +42,7 @@ def run(app: App, now: datetime) -> int:
 
 def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
-    for entry in entries_of(rental, charges):
+    for entry in _by_payer(rental, entries_of(rental, charges)):
         app.store.put("ledger", entry.id, dump(entry))
     last_touched = max(rental.at, rental.destroy_called_at or rental.at)
     if now - last_touched < timedelta(seconds=app.settings.timing.settle_after_s):
@@ -56,6 +56,22 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     except (Stale, Missing):
         return False
     return True
+
+
+def _by_payer(rental: Rental, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
+    """An assigned machine of the pool was paid by the pool first; its traffic is its owner's."""
+    meter, assigned_at = rental.meter, rental.assigned_at
+    spans = {"gpu": (meter.gpu_from, meter.gpu_until), "disk": (meter.disk_from, meter.disk_until)}
+    if assigned_at is None:
+        return list(entries)
+    shared: list[LedgerEntry] = []
+    for entry in entries:
+        start, end = spans.get(entry.kind, (None, None))
+        if start is None:
+            shared.append(entry)
+        else:
+            shared += entry.shared(ran_from=start, ran_until=end or rental.at, assigned_at=assigned_at)
+    return shared
 
 
 def _with_traffic(meter: Meter, host: Kept[HostRecord] | None) -> Meter:

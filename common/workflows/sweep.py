@@ -23,6 +23,8 @@ from common.workflows import pacing, rentals
 from common.workflows.pacing import Paced
 
 DESTROYS_PER_RUN_MAX = 25
+MESSAGE_KEPT = 500
+"""Characters of what a market says about a machine."""
 SECOND_LISTING_AFTER_S = 1.0
 """Two listings that lack a machine count as two only when they are at least so far apart."""
 
@@ -125,8 +127,11 @@ def _in_full(app: App, market: Paced, rental: Rental, row: Listed) -> Listed:
 
 
 def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
-    found = rental.model_copy(update={"provider_id": row.provider_id, "absent_at": None})
-    return rentals.looked_at(found, row, now)
+    """While it boots, the market's words tell a slow download from a machine that will never come up."""
+    update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
+    if rental.state is RentalState.CREATING and row.message:
+        update["message"] = row.message[:MESSAGE_KEPT]
+    return rentals.looked_at(rental.model_copy(update=update), row, now)
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain.instance import Instance, Phase, Want
+from common.domain.reliability import Outcome
 from common.errors import IllegalMove
 from common.ports import App, Write, every
-from common.records import World, event, retire
+from common.records import World, event
+from common.workflows.history import End, retire
 
 DELETE_BATCH = 1000
 
@@ -43,7 +45,9 @@ def discard(app: App, world: World, now: datetime) -> bool:
     down = instance.to(Phase.DOWN, at=now).having(
         writer=None, mirror=None, held=None, fz=None, epoch=instance.epoch + 1
     )
-    writes = retire(list(world.rentals.values()), now=now, why="terminated, discarding")
+    served = world.writer if instance.is_running else None
+    outcomes = [(kept, Outcome.SERVED if kept is served else Outcome.CANCELLED) for kept in world.rentals.values()]
+    writes = retire(app, [End(kept, outcome, "terminated, discarding") for kept, outcome in outcomes], now)
     app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", "discarded", now)])
     return True
 

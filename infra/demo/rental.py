@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -49,11 +50,12 @@ class Rental:
     def workspace(self) -> Path:
         return self.folder / "workspace"
 
-    def start(self, env: Mapping[str, str], script: str) -> None:
+    def start(self, env: Mapping[str, str], script: str, hardware: Mapping[str, object]) -> None:
         """What a container runtime does: the image's start-up script with the contract's environment."""
         for name in ("home", "workspace", "dumont"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "onstart.sh").write_text(script)
+        self.machine_file.write_text(json.dumps(hardware))
         if not self.gpu_file.exists():
             self.set_gpu(BUSY_PERCENT)
         container = {
@@ -62,6 +64,7 @@ class Rental:
             "DUMONT_HOME": str(self.folder / "dumont"),
             "DUMONT_WORKSPACE": str(self.workspace),
             "DUMONT_GPU_FILE": str(self.gpu_file),
+            "DUMONT_MACHINE_FILE": str(self.machine_file),
         }
         with open(self.folder / "log", "ab") as log:
             child = subprocess.Popen(
@@ -73,6 +76,10 @@ class Rental:
                 start_new_session=True,
             )
         self.process = Process(child.pid, started_ticks(child.pid) or 0)
+
+    @property
+    def machine_file(self) -> Path:
+        return self.folder / "machine.json"
 
     @property
     def gpu_file(self) -> Path:

@@ -213,7 +213,7 @@ class TensorDockSim:
             if age_s >= machine.host["boot_s"]:
                 machine.become("running", now)
                 env, onstart = run_cloud_init(machine.cloud_init)
-                self._effects.append(Effect("start", machine.id, machine.label, env, onstart))
+                self._effects.append(Effect("start", machine.id, machine.label, env, onstart, machine.hardware()))
             elif age_s >= machine.host["boot_s"] * 0.3 and machine.status == "queued":
                 machine.status = "starting"
         elif machine.status == "stopping" and age_s >= STOP_S:
@@ -270,6 +270,11 @@ class TensorDockSim:
     def fail(self, id: str, now: datetime) -> None:
         """It ends in the state `error`, and bills."""
         self._machines[id].become("error", now)
+
+    def offline(self, id: str, now: datetime) -> None:
+        """The host is lost: nothing runs any more, and the vendor lists, and bills, it as before."""
+        self._machines[id].accrue(now)
+        self._effects.append(Effect("stop", id, self._machines[id].label))
 
     def take_hosts(self) -> None:
         """Somebody rents every host between our search and our create."""

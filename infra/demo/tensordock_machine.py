@@ -102,6 +102,15 @@ class Machine:
             "rateHourly": float(self.compute_usd_per_hour + self.disk_usd_per_hour),
         }
 
+    def hardware(self) -> dict[str, Any]:
+        """What its host measures (the agent's words for it): the GPUs it was given, whatever was asked for."""
+        return {
+            "gpu_models": [f"NVIDIA {self.gpu_given}"] * self.gpus,
+            "gpu_count": self.gpus,
+            "disk_bytes": self.disk_gb * 10**9,
+            "cpu_cores": self.vcpus,
+        }
+
     def to_json(self) -> dict[str, Any]:
         plain = {**asdict(self), "bill": self.bill.to_json()}
         for name in TIMES:

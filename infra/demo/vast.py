@@ -217,6 +217,7 @@ class VastSim:
             created_at=now,
             boots=[("loading", boot_s * 0.3), ("created", boot_s * 0.8), ("running", boot_s)],
             disk_since=now,
+            message=str(machine.get("boot_message", "")),
         )
         self._contracts[contract.id] = self._unsettled[contract.id] = contract
         return contract
@@ -260,7 +261,7 @@ class VastSim:
                 return {"success": False, "error": "resources_unavailable", "msg": msg}
             contract.cur = contract.next = contract.intended = "running"
             contract.run(now)
-            self._effects.append(Effect("start", id, contract.label, contract.env, contract.onstart))
+            self._effects.append(_start(contract))
         return {"success": True}
 
     def _destroy(self, id: int, now: datetime) -> Any:
@@ -339,7 +340,7 @@ class VastSim:
         reached = [status for status, after_s in contract.boots if age_s >= after_s]
         if reached and reached[-1] == "running":
             contract.run(now)
-            self._effects.append(Effect("start", contract.id, contract.label, contract.env, contract.onstart))
+            self._effects.append(_start(contract))
         elif reached:
             contract.actual = reached[-1]
 
@@ -393,6 +394,17 @@ class VastSim:
         """It stays in loading for ever."""
         self._contracts[id].boots = [("loading", 0.0)]
 
+    def tamper(self, machine_id: int | str, **properties: Any) -> bool:
+        """Make a machine other than its offer says, for contracts made from now on.
+
+        `boot_s`, `boot_message` (what the market says meanwhile), `wrong_gpu` (its real model), `small_disk` (its
+        real GB), `slow_net` (its real Mb/s). False when there is no such machine.
+        """
+        found = [machine for machine in self._machines if str(machine["machine_id"]) == str(machine_id)]
+        for machine in found:
+            machine.update(properties)
+        return bool(found)
+
     def set_credit(self, usd: str) -> None:
         self._credit = Decimal(usd)
 
@@ -425,6 +437,10 @@ class VastSim:
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])
         sim.webhooks.restore(plain["webhooks"])
         return sim
+
+
+def _start(contract: Contract) -> Effect:
+    return Effect("start", contract.id, contract.label, contract.env, contract.onstart, contract.hardware())
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 from infra.demo.bill import HOUR, Bill
+from infra.demo.vast_market import HIDDEN
 
 BYTES_PER_GB = Decimal(10**9)
 HOURS_PER_MONTH = 720
@@ -143,7 +144,7 @@ class Contract:
         """As the list and the show calls give it."""
         port = 40000 + self.id % 20000
         return {
-            **self.machine,
+            **{name: value for name, value in self.machine.items() if name not in HIDDEN},
             "id": self.id,
             "label": self.label,
             "actual_status": "offline" if self.offline else self.actual,
@@ -166,6 +167,21 @@ class Contract:
             "ssh_host": "127.0.0.1",
             "ssh_port": port,
         }
+
+    def hardware(self) -> dict[str, Any]:
+        """What its host measures (the agent's words for it), lies included."""
+        machine = self.machine
+        measured = {
+            "gpu_models": [f"NVIDIA {machine.get('wrong_gpu') or machine['gpu_name']}"] * machine["num_gpus"],
+            "gpu_count": machine["num_gpus"],
+            "gpu_ram_mb": machine["gpu_ram"],
+            "driver": machine["driver_version"],
+            "cuda": machine["cuda_max_good"],
+            "disk_bytes": int(machine.get("small_disk") or self.disk_gb) * 10**9,
+            "cpu_cores": int(machine["cpu_cores_effective"]),
+        }
+        slow = machine.get("slow_net")
+        return measured | ({"download_mbit_s": slow, "upload_mbit_s": slow} if slow else {})
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)

@@ -34,6 +34,10 @@ PLAIN_KEYS = {"order", "type", "limit", "allocated_storage", "disable_bundling",
 ANY_FIELD = {"verified", "external", "datacenter", "geolocation", "target_reliability"}
 
 
+HIDDEN = {"boot_s", "boot_message", "wrong_gpu", "small_disk", "slow_net"}
+"""What a machine really does; its market does not say so. See `VastSim.tamper`."""
+
+
 class BadFilter(Exception):
     """A key that is no search key."""
 
@@ -90,7 +94,7 @@ def offer(machine: dict[str, Any], offer_id: int, *, bid: bool, storage_gb: floa
     total = base + storage
     end = now + timedelta(days=30)
     return {
-        **{name: value for name, value in machine.items() if name != "boot_s"},
+        **{name: value for name, value in machine.items() if name not in HIDDEN},
         "id": offer_id,
         "ask_contract_id": offer_id,
         "bundle_id": offer_id,

@@ -52,6 +52,8 @@ class Effect:
     label: str
     env: Mapping[str, str] = field(default_factory=dict)
     onstart: str = ""
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    """What the machine really has, as its host measures it: `domain.host.Attest`, lies included."""
 
 
 class Contract(Protocol):

@@ -30,6 +30,7 @@ from infra.demo.s3_server import s3_server
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.uplink import Uplink
 from infra.demo.vast import VastSim
+from infra.demo.vast_market import HIDDEN
 from infra.demo.vast_webhooks import Delivery
 from infra.demo.wire import Contract, Effect, Marketplace
 from infra.gpu_host import bundle
@@ -158,7 +159,8 @@ class World:
             rental = self._rental(effect.label)
             match effect.kind:
                 case "start":
-                    rental.start({**effect.env, **self._container(market, effect)}, effect.onstart)
+                    env = {**effect.env, **self._container(market, effect)}
+                    rental.start(env, effect.onstart, effect.hardware)
                 case "stop":
                     rental.kill()
                 case "vanish":
@@ -241,6 +243,14 @@ class World:
         rental.set_gpu(percent)
         return True
 
+    def tamper(self, machine_id: str, properties: dict[str, Any]) -> bool:
+        """Make a machine of the Vast market other than its offer says; False when there is no such machine."""
+        with self._lock:
+            vast = next(market for market in self._markets if isinstance(market, VastSim))
+            found = vast.tamper(machine_id, **properties)
+            self._keep()
+            return found
+
     def end(self) -> None:
         with self._lock:
             for rental in self._rentals.values():
@@ -284,6 +294,15 @@ def control_face(world: World) -> Flask:
         if not world.set_gpu(label, float(percent)):
             return {"error": f"there is no rental {label}"}, 404
         return {"label": label}, 200
+
+    @flask.post("/machines/<machine_id>")
+    def machine(machine_id: str) -> tuple[dict[str, str], int]:
+        properties = request.get_json(silent=True)
+        if not isinstance(properties, dict) or not properties or not properties.keys() <= HIDDEN:
+            return {"error": f"the body names some of {', '.join(sorted(HIDDEN))}"}, 422
+        if not world.tamper(machine_id, properties):
+            return {"error": f"there is no machine {machine_id}"}, 404
+        return {"machine_id": machine_id}, 200
 
     return flask
 

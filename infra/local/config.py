@@ -115,6 +115,7 @@ class Local:
             "DUMONT_HOST_STORAGE_ENDPOINT": f"http://127.0.0.1:{self.host_s3_port}",
             "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
             "DUMONT_BUNDLE_GLIBC": self.bundle_glibc,
+            "DUMONT_WEBHOOK_LOOPBACK": "true",
             **times,
         }
 

@@ -11,6 +11,7 @@ import pytest
 
 from common.adapters.s3 import S3
 from common.domain.instance import Spec, State
+from common.domain.offer import Offer
 from common.domain.rental import Rental, RentalState
 from common.errors import NoOffer, Throttled
 from common.records import load
@@ -66,24 +67,25 @@ def test_a_machine_that_is_dearer_than_shown_is_released_at_once_and_another_rou
 
 
 def test_a_market_that_can_refuse_a_price_before_renting_does(both: World) -> None:
-    both.dock_sim.price_factor = Decimal("1.5")
+    offers.for_user(both.app, Spec(gpu=ONLY_TENSORDOCK))
+    both.now += timedelta(seconds=10)
+    both.dock_sim.price_factor = Decimal("1.5")  # the price rises between the search and the create
     id = both.provision(gpu=ONLY_TENSORDOCK)
-    # the search shows the risen price too: it rises between the search and the create
-    both.pass_time(5)
-    (first,) = rentals(both, id)
-    assert first.cap_usd_per_hour == first.offer.usd_per_hour(32) * Decimal("1.02")
+    both.pass_time(2)
 
-    both.dock_sim.price_factor = Decimal(2)
-    again = both.provision(gpu=ONLY_TENSORDOCK)
-    both.pass_time(5)
-
-    (refused,) = rentals(both, again)
+    refused, second = sorted(rentals(both, id), key=lambda rental: rental.created_at)
     assert refused.message.startswith("offer_gone: the price rose")
-    assert len(both.dock_sim.all_contracts()) == 1
+    assert second.offer.gpu_usd_per_hour > refused.offer.gpu_usd_per_hour
+    assert second.cap_usd_per_hour == second.offer.usd_per_hour(32) * Decimal("1.02")
+    assert [machine.label for machine in both.dock_sim.all_contracts()] == [second.label]
+
+
+def offered(world: World, spec: Spec) -> list[Offer]:
+    return [ranked.offer for ranked in offers.for_user(world.app, spec, world.now)]
 
 
 def test_the_users_cap_counts_where_it_is_lower_than_what_was_shown_with_its_slack(world: World) -> None:
-    shown = offers.for_user(world.app, Spec(gpu="RTX 4090"))[0].usd_per_hour(32)
+    shown = offered(world, Spec(gpu="RTX 4090"))[0].usd_per_hour(32)
     cap = shown * Decimal("1.005")
     id = world.provision(gpu="RTX 4090", max_usd_per_hour=cap)
     world.pass_time(5)
@@ -163,13 +165,24 @@ def test_the_address_of_a_machine_whose_market_lists_names_only_is_known(both: W
     assert (address.host, address.user) == ("127.0.0.1", "root")
 
 
+def test_a_machine_that_the_listing_omits_for_an_hour_is_not_lost(both: World) -> None:
+    id = running(both, gpu=ONLY_TENSORDOCK)
+    writer = both.record(id).writer
+    both.dock_sim.list_omits.add(both.dock_sim.contract_of(writer or ""))
+
+    both.pass_time(3600, step_s=10)
+
+    assert both.record(id).writer == writer
+    assert both.show(id).state is State.RUNNING
+
+
 # --- one market fails, the other one serves
 
 
 def test_a_market_that_does_not_answer_hides_no_other_ones_offers(both: World) -> None:
     both.sim.search_quota_used = True
 
-    found = offers.for_user(both.app, Spec(gpu="H100 SXM"))
+    found = offered(both, Spec(gpu="H100 SXM"))
 
     assert {offer.provider for offer in found} == {"tensordock"}
 
@@ -198,40 +211,40 @@ def test_when_every_account_is_empty_the_wish_fails_with_that_word(both: World) 
 
 
 def test_who_chose_an_image_is_offered_containers_only(both: World) -> None:
-    chosen = offers.for_user(both.app, Spec(gpu="H100 SXM", image="nvcr.io/nvidia/pytorch:25.01-py3"))
+    chosen = offered(both, Spec(gpu="H100 SXM", image="nvcr.io/nvidia/pytorch:25.01-py3"))
 
     assert {offer.provider for offer in chosen} == {"vast"}
     with pytest.raises(NoOffer):
-        offers.for_user(both.app, Spec(gpu=ONLY_TENSORDOCK, image="nvcr.io/nvidia/pytorch:25.01-py3"))
+        offered(both, Spec(gpu=ONLY_TENSORDOCK, image="nvcr.io/nvidia/pytorch:25.01-py3"))
 
 
 # --- searches are scarce
 
 
 def test_the_same_wish_is_searched_once_in_half_a_minute(world: World) -> None:
-    first = offers.for_user(world.app, Spec(gpu="RTX 4090"))
+    first = offered(world, Spec(gpu="RTX 4090"))
     world.rent_elsewhere(first[0])
 
-    again = offers.for_user(world.app, Spec(gpu="RTX 4090"))
+    again = offered(world, Spec(gpu="RTX 4090"))
     world.now += timedelta(seconds=offers.FRESH_FOR_S)
-    later = offers.for_user(world.app, Spec(gpu="RTX 4090"))
+    later = offered(world, Spec(gpu="RTX 4090"))
 
     assert again == first
     assert first[0].machine_id not in {offer.machine_id for offer in later}
 
 
 def test_who_only_looks_gets_the_last_answer_when_no_search_has_a_turn(world: World) -> None:
-    first = offers.for_user(world.app, Spec(gpu="RTX 4090"))
+    first = offered(world, Spec(gpu="RTX 4090"))
     for disk_gb in range(40, 43):
-        offers.for_user(world.app, Spec(gpu="RTX 4090", disk_gb=disk_gb))
+        offered(world, Spec(gpu="RTX 4090", disk_gb=disk_gb))
     world.now += timedelta(seconds=offers.FRESH_FOR_S)
     for disk_gb in range(50, 54):
         try:
-            offers.for_user(world.app, Spec(gpu="RTX 4090", disk_gb=disk_gb))
+            offered(world, Spec(gpu="RTX 4090", disk_gb=disk_gb))
         except Throttled:
             break
 
-    assert offers.for_user(world.app, Spec(gpu="RTX 4090")) == first
+    assert offered(world, Spec(gpu="RTX 4090")) == first
     assert world.throttled == []
 
 
@@ -243,4 +256,18 @@ def test_a_search_without_a_turn_sets_the_time_of_the_next_and_counts_no_round(w
     assert len(waiting) == 4
     assert all(record.rounds == 0 and record.not_before and record.not_before > world.now for record in waiting)
     world.until(lambda: all(world.show(id).state is State.RUNNING for id in ids), within_s=300)
+    assert world.throttled == []
+
+
+def test_an_offer_that_was_taken_since_the_search_costs_seconds_and_no_round_of_waiting(world: World) -> None:
+    first = offers.for_user(world.app, Spec(gpu="RTX 4090"))[0]
+    world.rent_elsewhere(first)
+    world.now += timedelta(seconds=10)
+    id = world.provision(gpu="RTX 4090")
+
+    took_s = world.until(lambda: world.show(id).state is State.RUNNING, within_s=60)
+
+    gone = [rental for rental in rentals(world, id) if rental.message.startswith("offer_gone")]
+    assert [rental.offer.machine_id for rental in gone] == [first.machine_id]
+    assert took_s < world.timing.round_backoff_s
     assert world.throttled == []

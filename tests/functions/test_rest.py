@@ -12,8 +12,10 @@ from openapi_spec_validator import validate
 
 from common.domain.account import Role
 from common.domain.instance import State
+from common.domain.outbox import Kind
 from common.ports import Store, Write
 from common.web.rest import ROUTES, specification
+from common.workflows import outbox
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
 
@@ -178,7 +180,10 @@ def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api
     made = admin.post("/instances/provision", WISH).json["operation"]
     key = admin.post("/api-keys", {"name": "k"}).json["id"]
     users = admin.get("/users").json["items"]
-    ids = {"key_id": key, "user_id": users[0]["id"]}
+    hook = admin.post("/webhooks", {"url": "https://hooks.example.com/"}).json["id"]
+    world.store.commit(outbox.tell(world.app, "acme", Kind.LOST, {}, world.now))
+    message = admin.get("/messages?state=waiting").json["items"][0]["id"]
+    ids = {"key_id": key, "user_id": users[0]["id"], "webhook_id": hook, "message_id": message}
     stranger = Api(world, key_for(world, "others", Role.ADMIN))
     walked = 0
     for route in ROUTES:
@@ -260,3 +265,11 @@ def test_the_description_is_valid_openapi_and_names_every_route(admin: Api) -> N
     assert sum(len(operations) for operations in spec["paths"].values()) == len(ROUTES)
     assert spec == specification()
     assert b"/api/v1/instances/{id}/wake" in admin.call("GET", "/docs").data
+
+
+def test_a_look_at_the_market_without_a_turn_says_when_to_come_back(admin: Api) -> None:
+    answers = [admin.get(f"/offers?gpu=H100%20SXM&disk_gb={40 + n}") for n in range(6)]
+
+    assert [answer.status_code for answer in answers] == [200] * 4 + [503] * 2
+    assert answers[-1].json["code"] == "throttled"
+    assert int(answers[-1].headers["Retry-After"]) > 0

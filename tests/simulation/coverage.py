@@ -21,6 +21,7 @@ _AT_CREATE = "decided when a machine is created, and that happens in boot alone"
 _NO_MACHINE = "an instance that rests has no machine that serves: this would be a fault of nothing"
 NEVER: dict[Cell, str] = {}
 for _knob in (
+    *("wrong_gpu", "attest_missing"),
     *("boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line", "small_disk", "price_moves"),
     *("destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags", "offer_gone", "refused_but_rented"),
 ):

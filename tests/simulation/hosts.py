@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.domain.host import Boot, Heartbeat, HostPhase, Order, Reply, SnapshotReport
+from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply, SnapshotReport
 from common.domain.snapshot import Version
 from common.errors import DumontError, ObjectStoreError, SnapshotDamaged
 from common.host.agent import Agent, Refused, Unanswered
@@ -29,6 +29,7 @@ BOOT_CALLS = 20
 """The start-up script's tries of its first call, BOOT_AGAIN_S apart."""
 BOOT_AGAIN_S = 2.0
 UNPACK_S = (1.0, 10.0)
+MEASURE_S = (1.0, 5.0)
 TAKE_S, RESTORE_S = (2.0, 20.0), (3.0, 40.0)
 WRITE_EVERY_S = (10.0, 60.0)
 
@@ -57,6 +58,7 @@ class Machine:
     clock_off_s: float = 0.0
     looks: list[tuple[float, float | None]] = field(default_factory=list)
     """What the agent saw of the GPU, and when; a time without a look has no entry."""
+    measured_at: float = 0.0
     restored: Content | None = None
     """What the last restore left; anything else is work that was done since."""
     has_served: bool = False
@@ -148,6 +150,7 @@ class Machine:
             looks=Looks(self),  # type: ignore[arg-type]
             stop_machine=self._stop_at_the_market,
             spawn=self._spawn,  # type: ignore[arg-type]
+            measure=self._measure,
         )
         while True:
             if self.standing_until > loop.now:
@@ -160,6 +163,8 @@ class Machine:
     def _until_due(self, agent: Agent) -> float:
         due = [at for at in (agent.next_beat_at, agent.next_sample_at) if at]
         wait_s = min((at - self.now()).total_seconds() for at in due) if due else 0.0
+        if agent.memory.attest is None:
+            wait_s = min(wait_s, 1.0)
         if self.work and agent.work is self.work:
             wait_s = min(wait_s, max(0.0, self.work.ends_at - self.world.loop.now) + 0.1)
         return min(max(wait_s, 0.05), SAMPLE_S)
@@ -173,6 +178,16 @@ class Machine:
     def _stop_at_the_market(self) -> None:
         if self.contract.listed:
             self.world.account.stop(self.contract, self.world.loop.clock())
+
+    def _measure(self) -> Attest | None:
+        """Takes a few seconds; a slow line is seen, where anything is."""
+        if self.fate.is_unmeasurable:
+            return Attest()
+        self.measured_at = self.measured_at or self.world.loop.now + self.rng.uniform(*MEASURE_S)
+        if self.world.loop.now < self.measured_at:
+            return None
+        line = {"download_mbit_s": 900.0 * self.fate.line, "upload_mbit_s": 700.0 * self.fate.line}
+        return Attest.model_validate({**line, **self.contract.hardware()})
 
     # --- the user's processes
 

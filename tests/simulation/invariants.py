@@ -186,7 +186,10 @@ class Oracle:
             self.violate("I2", f"the record of {label} was deleted")
             return
         if before is None:
+            self._pool_fits()
             return
+        if before["instance_key"] and after["instance_key"] != before["instance_key"]:
+            self.violate("I1", f"{label} of {before['instance_key']} was given to {after['instance_key']}")
         old, new = RentalState(before["state"]), RentalState(after["state"])
         if old is new:
             return
@@ -200,6 +203,12 @@ class Oracle:
             self._fenced(label)
         if new is RentalState.RELEASING:
             self._retired(label, old, before, after)
+
+    def _pool_fits(self) -> None:
+        docs = self._world.store.docs.get("rentals", {}).values()
+        live = [d.id for d in docs if d.data["instance_key"] is None and d.data["state"] in ("creating", "ready")]
+        if len(live) > self._world.plan.pool_size:
+            self.violate("P", f"{live} are in a pool of {self._world.plan.pool_size}")
 
     def _not_from_a_failed_read(self, label: str, state: RentalState) -> None:
         task = getcurrent()
@@ -307,14 +316,16 @@ class Oracle:
     def _unrest(self) -> list[str]:
         """Everything that is not yet as it must be in the end."""
         world, found = self._world, []
-        by_owner: dict[str, list[Contract]] = defaultdict(list)
+        by_owner: dict[str | None, list[Contract]] = defaultdict(list)
         for contract in world.account.sim.contracts():
             label = Label.parse(contract.label, deployment=world.deployment.id, key=world.deployment.key)
             if label and not world.is_stranger(contract):
-                by_owner[label.owner].append(contract)
+                by_owner[world.key_of_label(contract.label)].append(contract)
         for owned in world.users.owned:
             record = world.record(owned.key)
-            found += self._unrest_of(owned.key, owned.final, record, by_owner.get(owned.key.partition(".")[2], []))
+            found += self._unrest_of(owned.key, owned.final, record, by_owner.get(owned.key, []))
+        if len(by_owner.get(None, [])) > world.plan.pool_size:
+            found.append(f"{[c.label for c in by_owner[None]]} are in a pool of {world.plan.pool_size}")
         for id, doc in world.store.docs.get("rentals", {}).items():
             if doc.data["state"] in ("releasing", "released") and not doc.data["settled"]:
                 found.append(f"{id} is {doc.data['state']} and not settled")

@@ -76,8 +76,10 @@ KNOBS: tuple[Knob, ...] = (
     Knob("boot_dies", "A11 A12", "account", 0.3, "the container dies at its start"),
     Knob("boot_refuses", "A12", "account", 0.3, "the start-up script reports that it cannot"),
     Knob("mute", "A13", "account", 0.2, "running, and nobody ever calls"),
+    Knob("wrong_gpu", "A14", "account", 0.3, "another GPU than the offer named"),
+    Knob("attest_missing", "A14", "account", 0.3, "nothing of the machine can be measured"),
     Knob("slow_line", "A15", "account", 0.3, "a fraction of the advertised bandwidth"),
-    Knob("small_disk", "A16 C8", "account", 0.2, "the disk is smaller than the workspace"),
+    Knob("small_disk", "A16 C8", "account", 0.2, "the disk is smaller than it was asked for"),
     Knob("price_moves", "A21 A22", "account", 0.3, "the contract costs another price than the offer showed"),
     Knob("destroy_fails", "A7", "account", 0.3, "every destroy of this machine fails for a while", 1800.0),
     Knob(
@@ -149,7 +151,6 @@ KNOBS: tuple[Knob, ...] = (
 BY_NAME = {knob.name: knob for knob in KNOBS}
 
 NOT_HERE: dict[str, str] = {
-    "A14": "a wrong GPU can only be seen once hosts attest what they are: comes with attestation at ready",
     "A17": "a stopped machine is never started again: hibernation destroys, and a wake rents anew (R5)",
     "B6": "the product has no read-write transactions; a commit carries no remote call, and the import rules see to it",
     "B9": "the store's contract suite runs over the emulator, SQLite and the simulation's store alike",

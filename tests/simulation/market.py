@@ -55,6 +55,7 @@ class Fate:
     defers_destroy_s: float = 0.0
     refuses_boot: bool = False
     is_mute: bool = False
+    is_unmeasurable: bool = False
     line: float = 1.0
     """Part of the advertised bandwidth."""
     has_small_disk: bool = False
@@ -188,7 +189,12 @@ class Account:
             contract.machine = {**contract.machine, "dph_base": f"{dearer:.4f}"}
         fate.refuses_boot = strike("boot_refuses") is not None
         fate.is_mute = strike("mute") is not None
-        fate.has_small_disk = strike("small_disk") is not None
+        fate.has_small_disk = (small := strike("small_disk")) is not None
+        fate.is_unmeasurable = strike("attest_missing") is not None
+        if wrong := strike("wrong_gpu"):
+            contract.machine = {**contract.machine, "wrong_gpu": wrong.rng.choice(("RTX 3090", "RTX 4090 Laptop GPU"))}
+        if small and small.rng.random() < 0.5:
+            contract.machine = {**contract.machine, "small_disk": contract.disk_gb // 4}
         if slow := strike("slow_line"):
             fate.line = 0.01 + 0.3 * slow.rng.random()
         if failing := strike("destroy_fails"):
@@ -327,6 +333,8 @@ def _machines(rng: random.Random) -> list[dict[str, Any]]:
             "gpu_total_ram": 24564,
             "total_flops": 80.0,
             "dlperf": 90.0,
+            "cpu_cores": 64,
+            "cpu_cores_effective": 16.0,
             "disk_space": 1000.0,
             "inet_up": 800.0,
             "inet_down": 1000.0,

@@ -98,6 +98,9 @@ class Bucket:
     def presign_get(self, key: str, expires_s: int) -> str:
         return f"https://bucket.sim/{key}?expires={expires_s}"
 
+    def presign_put(self, key: str, size_bytes: int, expires_s: int) -> str:
+        return f"https://bucket.sim/{key}?size={size_bytes}&expires={expires_s}"
+
     def garble(self, key: str, *, is_rot: bool = False) -> None:
         """Another content of the same size: on its way to the store, or (rot) after it arrived."""
         stored = self.objects[key]

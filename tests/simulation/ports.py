@@ -320,6 +320,9 @@ class FaultyObjects:
         """Computed here, not called."""
         return self._objects.presign_get(key, expires_s)
 
+    def presign_put(self, key: str, size_bytes: int, expires_s: int) -> str:
+        return self._objects.presign_put(key, size_bytes, expires_s)
+
     def _call(self, verb: str, key: str, do: Callable[[], T], *, mutates: bool = False) -> T:
         return self._gate.call("objects", verb, do, about=key, mutates=mutates, unknown=ObjectStoreError)
 

@@ -14,16 +14,17 @@ from typing import Any
 
 from common import bootstrap
 from common.config import Settings, Timing
+from common.domain.pool import PoolTerms
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
 from infra.demo.vast_contract import Contract
-from jobs import hibernate_idle, reconcile
+from jobs import hibernate_idle, reconcile, refill_warm_pool
 from tests.simulation import story
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
-from tests.simulation.market import API_KEY, Account, adapter
+from tests.simulation.market import API_KEY, GPU, Account, adapter
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
 from tests.simulation.ports import FaultyMarket, FaultyObjects, FaultyStore, Gate
@@ -39,6 +40,11 @@ LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
+JOBS = (
+    ("reconcile", reconcile.run),
+    ("hibernate_idle", hibernate_idle.run),
+    ("refill_warm_pool", refill_warm_pool.run),
+)
 ALPHABET = string.ascii_lowercase + string.digits
 _homes = itertools.count()
 
@@ -50,6 +56,7 @@ class Plan:
     owned: tuple[Owned, ...]
     faults_for_s: float
     timing: Timing = field(default_factory=Timing)
+    pool_size: int = 0
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
 
@@ -61,7 +68,7 @@ class Plan:
     def of(cls, seed: int) -> Plan:
         rng = random.Random(f"plan:{seed}")
         count = rng.choice((1, 1, 2, 3))
-        strategies = (Strategy.COLDSTART, Strategy.COLDSTART, Strategy.RACE)
+        strategies = (Strategy.COLDSTART, Strategy.RACE, Strategy.ROUNDROBIN, Strategy.SERVERLESS)
         owned = tuple(
             Owned(
                 f"acct{n % 2}",
@@ -71,7 +78,7 @@ class Plan:
             )
             for n in range(count)
         )
-        return cls(owned, 1800 + 8000 * rng.random() ** 4)
+        return cls(owned, 1800 + 8000 * rng.random() ** 4, pool_size=rng.choice((0, 0, 1)))
 
 
 @dataclass
@@ -146,6 +153,7 @@ class World:
             storage_application_key=STORAGE_SECRET,
             bundle_sha256="0" * 64,
             timing=self.plan.timing,
+            pool=PoolTerms(size=self.plan.pool_size, gpu=GPU),
         )
         self.app = App(
             settings=settings,
@@ -239,7 +247,7 @@ class World:
 
     def _minute(self) -> None:
         self.loop.after(self.plan.timing.reconcile_every_s, self._minute)
-        for name, job in (("reconcile", reconcile.run), ("hibernate_idle", hibernate_idle.run)):
+        for name, job in JOBS:
             if self.strike("schedule_skipped", ""):
                 continue
             delay = late.length_s() if (late := self.struck("schedule_late", "")) else 0.0

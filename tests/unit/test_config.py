@@ -60,6 +60,15 @@ def test_secrets_do_not_show_in_a_printed_setting() -> None:
     assert GOOD["JWT_SECRET"] not in repr(Settings.from_env(GOOD))
 
 
+def test_the_pools_terms_are_settings_with_names_of_their_own() -> None:
+    settings = Settings.from_env(GOOD | {"DUMONT_POOL_SIZE": "2", "DUMONT_POOL_REGIONS": "US, NO"})
+
+    assert (settings.pool.size, settings.pool.regions) == (2, ("US", "NO"))
+    for name, value in {"SIZE": "-1", "REGIONS": "US, Norway", "BUDGET_USD_PER_HOUR": "free"}.items():
+        with pytest.raises(SettingError, match=f"DUMONT_POOL_{name} is wrong"):
+            Settings.from_env(GOOD | {f"DUMONT_POOL_{name}": value})
+
+
 def test_a_second_marketplace_is_one_more_key() -> None:
     settings = Settings.from_env(GOOD | {"TENSORDOCK_API_KEY": "t", "TENSORDOCK_URL": "http://127.0.0.1:1"})
 

@@ -40,6 +40,7 @@ def test_the_environment_holds_no_storage_secret() -> None:
         bootstrap="b",
         bundle_url="u",
         bundle_sha256="s",
+        probe_url="p",
         glibc_floor="2.35",
         ssh_public_key=None,
     )
@@ -50,5 +51,6 @@ def test_the_environment_holds_no_storage_secret() -> None:
         "DUMONT_BOOTSTRAP",
         "DUMONT_BUNDLE_URL",
         "DUMONT_BUNDLE_SHA256",
+        "DUMONT_PROBE_URL",
         "DUMONT_GLIBC",
     }

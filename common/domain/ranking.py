@@ -1,0 +1,104 @@
+"""What an offer really costs and when it would be ready: the parts that rank it, each with its unit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict
+
+from common.domain.boot import boot_times
+from common.domain.offer import Offer, Usd
+
+IMAGE_GB = 6.0
+"""Compressed, when the wish does not say: what images with a CUDA framework usually have."""
+SESSION_HOURS = Decimal(4)
+"""A start's cost is spread over so many hours of work."""
+CHANGED_SHARE = Decimal("0.2")
+"""Of the snapshot's bytes, uploaded anew per session."""
+WAIT_USD_PER_HOUR = Decimal(1)
+"""What an hour of waiting for a machine counts: nobody bills it, but a cheap machine on a slow line is no bargain."""
+SLOWEST_MBIT_S = 10.0
+"""A line whose speed is not stated, or lower, counts as this one."""
+
+BYTES_PER_GB = 10**9
+SECONDS_PER_HOUR = Decimal(3600)
+
+
+class Load(BaseModel):
+    """What a machine must fetch before it is ready."""
+
+    model_config = ConfigDict(frozen=True)
+
+    disk_gb: int
+    image_gb: float = IMAGE_GB
+    snapshot_gb: float = 0.0
+
+
+class Ranked(BaseModel):
+    """One offer with its parts. `ready_s` = boot + both downloads; `rank_usd_per_hour` orders the list."""
+
+    model_config = ConfigDict(frozen=True)
+
+    offer: Offer
+    usd_per_hour: Usd
+    """GPU + disk: what runs all the time."""
+    boot_s: float
+    image_download_s: float
+    snapshot_download_s: float
+    bandwidth_usd: Usd
+    """Per session: the image and the snapshot down, what changed up."""
+    waiting_usd: Usd
+    """Per session: while it boots (where a market bills the GPU only once it runs, the disk), and while it restores."""
+    all_in_usd_per_hour: Usd
+    """usd_per_hour + (bandwidth_usd + waiting_usd) / SESSION_HOURS."""
+    rank_usd_per_hour: Usd
+    """all_in_usd_per_hour + the wait itself at WAIT_USD_PER_HOUR / SESSION_HOURS."""
+    blocked_until: datetime | None = None
+    """Its history keeps it out of deploys until then."""
+
+    @property
+    def ready_s(self) -> float:
+        return self.boot_s + self.image_download_s + self.snapshot_download_s
+
+
+def rank(
+    offers: Sequence[Offer], load: Load, *, boot_timeout_s: float, blocked: Mapping[str, datetime] | None = None
+) -> list[Ranked]:
+    """Best first, blocked machines (`provider:machine_id` -> until when) last."""
+    ranked = [_ranked(offer, load, boot_timeout_s, (blocked or {}).get(offer.machine_key)) for offer in offers]
+    return sorted(ranked, key=lambda r: (r.blocked_until is not None, r.rank_usd_per_hour, r.ready_s, r.offer.offer_id))
+
+
+def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: datetime | None) -> Ranked:
+    boot_s = boot_times(offer.provider, boot_timeout_s).usual_s
+    image_s, snapshot_s = (_download_s(size, offer.download_mbit_s) for size in (load.image_gb, load.snapshot_gb))
+    running, disk = offer.usd_per_hour(load.disk_gb), offer.disk_usd_per_hour(load.disk_gb)
+    image_gb, snapshot_gb = Decimal(str(load.image_gb)), Decimal(str(load.snapshot_gb))
+    bandwidth = offer.download_usd_per_gb * (image_gb + snapshot_gb)
+    bandwidth += offer.upload_usd_per_gb * snapshot_gb * CHANGED_SHARE
+    booting = running if offer.gpu_bills_from == "created" else disk
+    waiting = booting * _hours(boot_s + image_s) + running * _hours(snapshot_s)
+    all_in = running + (bandwidth + waiting) / SESSION_HOURS
+    patience = WAIT_USD_PER_HOUR * _hours(boot_s + image_s + snapshot_s) / SESSION_HOURS
+    return Ranked(
+        offer=offer,
+        usd_per_hour=running,
+        boot_s=boot_s,
+        image_download_s=image_s,
+        snapshot_download_s=snapshot_s,
+        bandwidth_usd=bandwidth,
+        waiting_usd=waiting,
+        all_in_usd_per_hour=all_in,
+        rank_usd_per_hour=all_in + patience,
+        blocked_until=blocked_until,
+    )
+
+
+def _download_s(size_gb: float, mbit_s: float) -> float:
+    return size_gb * 8000 / max(mbit_s, SLOWEST_MBIT_S)
+
+
+def _hours(seconds: float) -> Decimal:
+    return Decimal(str(seconds)) / SECONDS_PER_HOUR

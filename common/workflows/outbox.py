@@ -1,0 +1,165 @@
+"""The one outbox: messages are written with what they tell, and drained by the reconcile job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from common.domain.instance import Instance
+from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_of_url, signature
+from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
+from common.ports import App, Courier, Create, Where, Write, every
+from common.records import Kept, dump, event, read
+
+WEBHOOKS_MAX = 10
+"""Per account."""
+DRAIN_MAX = 50
+"""Messages per run."""
+DRAIN_S = 20.0
+"""Seconds per run: no further message is begun after that."""
+
+
+class WebhookRefused(BadRequest):
+    """The URL may not be called."""
+
+    code = "webhook_refused"
+    status = 422
+
+
+# --- telling
+
+
+def announce(app: App, instance: Instance, kind: Kind, line: str, text: str, now: datetime) -> list[Write]:
+    """A line (`line` = its kind) of the instance's story, and the messages that tell it to who wants to know."""
+    body = {"instance_id": instance.id, "name": instance.name, "text": text}
+    return [event(app, instance, line, text, now), *tell(app, instance.account, kind, body, now)]
+
+
+def tell(app: App, account: str, kind: Kind, body: dict[str, Any], now: datetime) -> list[Write]:
+    """One message per webhook of the account that wants this kind, for the commit that makes it true."""
+    messages = [
+        Message(
+            id=app.ids(),
+            account=account,
+            kind=kind,
+            target=f"webhook:{hook.id}",
+            body={"account": account, **body},
+            next_at=now,
+            created_at=now,
+        )
+        for hook in webhooks(app, account)
+        if hook.wants(kind)
+    ]
+    return [Create("outbox", message.id, dump(message)) for message in messages]
+
+
+# --- delivering
+
+
+def drain(app: App, now: datetime) -> dict[str, int]:
+    """Try what is due, oldest first, each once. A message is done only when its target said so."""
+    counts = {"delivered": 0, "retried": 0, "dead": 0}
+    if app.courier is None:
+        return counts
+    due: list[Where] = [("next_at", "<=", now)]
+    for doc in app.store.query("outbox", due, limit=DRAIN_MAX):
+        if (app.clock() - now).total_seconds() > DRAIN_S:
+            break
+        kept = Kept(doc, Message.model_validate(doc.data))
+        after = _attempted(app, app.courier, kept.value)
+        try:
+            app.store.cas(kept.doc, dump(after))
+        except (Stale, Missing):
+            continue  # another run tried it too: at least once is what is promised
+        outcome = {MessageState.DONE: "delivered", MessageState.WAITING: "retried", MessageState.DEAD: "dead"}
+        counts[outcome[after.state]] += 1
+    return counts
+
+
+def _attempted(app: App, courier: Courier, message: Message) -> Message:
+    hook = read(app, "webhooks", f"{message.account}.{message.target.removeprefix('webhook:')}", Webhook)
+    if hook is None:
+        return message.dead("the webhook was removed", app.clock())
+    payload, now = message.payload(), app.clock()
+    headers = {
+        "Content-Type": "application/json",
+        "Dumont-Id": message.id,
+        "Dumont-Signature": signature(payload, secret=secret_of(app, hook.value), at=now),
+    }
+    try:
+        courier.post(hook.value.url, payload, headers)
+    except DeliveryRefused as error:
+        return message.dead(str(error), app.clock())
+    except DeliveryFailed as error:
+        return message.failed(str(error), app.clock())
+    return message.delivered(app.clock())
+
+
+# --- webhooks
+
+
+def add_webhook(
+    app: App,
+    *,
+    account: str,
+    url: str,
+    kinds: tuple[Kind, ...],
+    now: datetime,
+    also: Callable[[str], Sequence[Write]] = lambda _key: (),
+) -> Webhook:
+    """`also` = what else the commit writes, from the new webhook's key.
+
+    Raises `WebhookRefused` for a URL that may not be called, or for one too many.
+    """
+    refusal = refusal_of_url(url, loopback_allowed=app.settings.webhook_loopback)
+    if refusal:
+        raise WebhookRefused(f"{url[:200]!r} cannot be a webhook: {refusal}")
+    if len(webhooks(app, account)) >= WEBHOOKS_MAX:
+        raise WebhookRefused(f"an account has at most {WEBHOOKS_MAX} webhooks; remove one first")
+    hook = Webhook(id=app.ids(), account=account, url=url, kinds=kinds, created_at=now)
+    key = f"{account}.{hook.id}"
+    app.store.commit([Create("webhooks", key, dump(hook)), *also(key)])
+    return hook
+
+
+def remove_webhook(app: App, account: str, id: str) -> None:
+    """What still waits for it becomes a dead letter. Raises `NotFound`."""
+    doc = app.store.get("webhooks", f"{account}.{id}")
+    if doc is None:
+        raise NotFound(f"there is no webhook {id}")
+    app.store.delete(doc)
+
+
+def webhooks(app: App, account: str) -> list[Webhook]:
+    docs = every(app.store, "webhooks", [("account", "==", account)])
+    return [Webhook.model_validate(doc.data) for doc in docs]
+
+
+def secret_of(app: App, hook: Webhook) -> str:
+    """What signs its messages: derived anew each time."""
+    return "whsec_" + app.deployment().derive("webhook", f"{hook.account}.{hook.id}").hex()
+
+
+# --- dead letters
+
+
+def messages(
+    app: App, account: str, state: MessageState, *, limit: int, cursor: str | None
+) -> tuple[list[Message], str | None]:
+    where: list[Where] = [("account", "==", account), ("state", "==", state.value)]
+    docs = app.store.query("outbox", where, limit=limit + 1, start_after=cursor)
+    shown = [Message.model_validate(doc.data) for doc in docs[:limit]]
+    return shown, shown[-1].id if len(docs) > limit else None
+
+
+def retry(app: App, account: str, id: str, now: datetime) -> Message:
+    """A dead letter is tried again. Raises `NotFound`, and `IllegalMove` for one that is not dead."""
+    kept = read(app, "outbox", id, Message)
+    if kept is None or kept.value.account != account:
+        raise NotFound(f"there is no message {id}")
+    if kept.value.state is not MessageState.DEAD:
+        raise IllegalMove(f"message {id} is {kept.value.state}; only a dead letter is tried again")
+    again = kept.value.again(now)
+    app.store.cas(kept.doc, dump(again))
+    return again

@@ -1,0 +1,33 @@
+"""Every minute: the warm pool is filled up, and what is lost, old or too much is let go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import functions_framework
+from flask import Request
+from flask.typing import ResponseReturnValue
+
+from common import bootstrap
+from common.ports import App
+from common.web import problem
+from common.workflows import warm_pool
+
+
+@functions_framework.http
+def refill_warm_pool(request: Request) -> ResponseReturnValue:
+    app = bootstrap.app()
+    return problem.answered(app, lambda: _refill_warm_pool(app, request))
+
+
+def _refill_warm_pool(app: App, request: Request) -> ResponseReturnValue:
+    problem.only_the_scheduler(app, request)
+    summary = run(app)
+    app.log("refill_warm_pool", **summary)
+    return summary
+
+
+def run(app: App) -> dict[str, Any]:
+    """One pass over the pool."""
+    now = app.clock()
+    return warm_pool.run(app, now)
