@@ -150,6 +150,8 @@ class Rental(BaseModel):
     assigned_at: datetime | None = None
     """When an instance took it from the pool: the pool pays for it until then."""
     destroy_called_at: datetime | None = None
+    destroyed_at: datetime | None = None
+    """The last destroy was answered with success: it is gone unless a listing shows it all the same."""
     absent_at: datetime | None = None
     """First listing, after the record was read, that lacked a live rental."""
     unreachable_at: datetime | None = None

@@ -269,8 +269,12 @@ def destroy_due(app: App, kept: Kept[Rental], now: datetime) -> bool:
 
 
 def destroy_due_at(app: App, rental: Rental) -> datetime | None:
-    """None while the listing has not told which machine it is."""
-    if rental.provider_id is None:
+    """None while the listing has not told which machine it is, and once a destroy was answered with success.
+
+    Then only a listing that shows it all the same has it destroyed again (`sweep`): who asks for what is gone takes
+    the turn of a machine that still bills, and moves the record under the sweep that would find it released.
+    """
+    if rental.provider_id is None or rental.destroyed_at is not None:
         return None
     called = rental.destroy_called_at
     again = called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
@@ -292,7 +296,7 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
     except Throttled as refused:
         _put_off(app, kept, rental, refused.retry_after_s, now)
         return
-    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now})))
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now, "destroyed_at": None})))
     try:
         place.destroy(provider_id)
     except MarketError as error:
@@ -308,7 +312,8 @@ def _note_end(app: App, label: str, ended_at: datetime) -> None:
         if kept is None:
             return
         try:
-            app.store.cas(kept.doc, dump(kept.value.model_copy(update={"meter": kept.value.meter.ended(ended_at)})))
+            update = {"meter": kept.value.meter.ended(ended_at), "destroyed_at": ended_at}
+            app.store.cas(kept.doc, dump(kept.value.model_copy(update=update)))
             return
         except Stale:
             continue

@@ -153,7 +153,7 @@ def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, no
 
 def _may_remain(app: App, market: Paced, rental: Rental) -> bool:
     """A listing that lacks it is enough where the destroy was answered with success, else a GET has the last word."""
-    return rental.meter.disk_until is None and _still_there(app, market, rental)
+    return rental.destroyed_at is None and _still_there(app, market, rental)
 
 
 def _still_there(app: App, market: Paced, rental: Rental) -> bool:

@@ -365,9 +365,9 @@ class Oracle:
 
     def _ledger_is_the_bill(self) -> None:
         world, now = self._world, self._world.loop.clock()
-        ledger: dict[tuple[str, str, datetime], int] = {}
-        for doc in world.store.docs.get("ledger", {}).values():
-            ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] = doc.data["micro_usd"]
+        ledger: Counter[tuple[str, str, datetime]] = Counter()
+        for doc in world.store.docs.get("ledger", {}).values():  # what the pool paid before it had an owner is apart
+            ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] += doc.data["micro_usd"]
         bill: dict[tuple[str, str, datetime], int] = {}
         for contract in world.account.sim.all_contracts():
             if not contract.listed and not world.is_stranger(contract):
