@@ -44,8 +44,8 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     rental = kept.value
     for entry in _by_payer(rental, entries_of(rental, charges)):
         app.store.put("ledger", entry.id, dump(entry))
-    # one that went on after its destroy was listed, and destroyed again, until at most a reconcile before its end
-    timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at)
+    # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
+    timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
     if (now - last_touched).total_seconds() < timing.settle_after_s + timing.reconcile_every_s:
         return False
     host = read(app, "hosts", rental.label, HostRecord)
