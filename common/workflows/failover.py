@@ -50,7 +50,7 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     older = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
     writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
-    writes.append(writer.becomes(held))
+    writes += [writer.becomes(held), *world.still_silent()]
     _commit(app, world, _without_writer(instance, now).having(held=writer.value.label), writes, why, now)
     return True
 

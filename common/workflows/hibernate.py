@@ -229,5 +229,6 @@ def give_up_freezing(app: App, world: World, now: datetime) -> bool:
     down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)
+    writes += world.still_silent()
     app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", why, now)])
     return True

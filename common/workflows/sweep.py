@@ -16,7 +16,7 @@ from functools import partial
 from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
-from common.errors import MarketError, Stale
+from common.errors import MarketError, Stale, Throttled
 from common.ports import App, Listed, every
 from common.records import Kept, dump, read
 from common.workflows import pacing, rentals
@@ -152,8 +152,14 @@ def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, no
 
 
 def _may_remain(app: App, market: Paced, rental: Rental) -> bool:
-    """A listing that lacks it is enough where the destroy was answered with success, else a GET has the last word."""
-    return rental.destroyed_at is None and _still_there(app, market, rental)
+    """A GET has the last word. Without a turn for it, a listing that lacks it must do after a destroy that worked."""
+    try:
+        return rental.provider_id is not None and market.get(rental.provider_id) is not None
+    except Throttled:
+        return rental.destroyed_at is None
+    except MarketError as error:
+        app.log("get_failed", label=rental.label, error=str(error))
+        return True
 
 
 def _still_there(app: App, market: Paced, rental: Rental) -> bool:

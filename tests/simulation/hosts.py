@@ -56,6 +56,8 @@ class Machine:
     signal_until: float = 0.0
     disk_full_until: float = 0.0
     clock_off_s: float = 0.0
+    """Of the host's clock; the agent reads it when it starts, and then counts seconds."""
+    agent_off_s: float = 0.0
     looks: list[tuple[float, float | None]] = field(default_factory=list)
     """What the agent saw of the GPU, and when; a time without a look has no entry."""
     measured_at: float = 0.0
@@ -85,8 +87,8 @@ class Machine:
         return self.cut_until.get(what, 0.0) <= self.world.loop.now
 
     def now(self) -> datetime:
-        """The host's own clock."""
-        return self.world.loop.clock() + timedelta(seconds=self.clock_off_s)
+        """As the agent counts."""
+        return self.world.loop.clock() + timedelta(seconds=self.agent_off_s)
 
     # --- power
 
@@ -141,6 +143,7 @@ class Machine:
 
     def _serve(self) -> None:
         loop = self.world.loop
+        self.agent_off_s = self.clock_off_s
         self.agent = agent = Agent(
             label=self.label,
             home=self.home,

@@ -213,7 +213,7 @@ class Oracle:
     def _not_from_a_failed_read(self, label: str, state: RentalState) -> None:
         task = getcurrent()
         failed = task.facts.get("failed_reads", set()) if isinstance(task, Task) else set()
-        if "list " in failed or f"get {label}" in failed:
+        if "list " in failed or (state is RentalState.LOST and f"get {label}" in failed):
             self.violate("I13", f"{label} became {state} after a read that failed: {failed}")
 
     def _lost(self, label: str, after: Data) -> None:
