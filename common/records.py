@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.rental import LIVE, Rental, RentalState
 from common.errors import NotFound
-from common.ports import App, Cas, Check, Create, Doc, Write, every
+from common.ports import App, Cas, Check, Create, Doc, Store, Write, every
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -119,6 +119,12 @@ def retire(rentals: Sequence[Kept[Rental]], *, now: datetime, why: str) -> list[
         for kept in rentals
         if kept.value.is_live
     ]
+
+
+def operator_of(store: Store) -> str | None:
+    """The account whose admins run the deployment."""
+    doc = store.get("deployment", "self")
+    return doc.data.get("operator") if doc else None
 
 
 def prefix_of(instance: Instance) -> str:

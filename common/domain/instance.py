@@ -72,6 +72,8 @@ class Spec(BaseModel):
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
     image: str = Field(default=DEFAULT_IMAGE, min_length=1, max_length=256)
+    """Container image. Only who keeps the default is offered virtual machines too (TensorDock): those run no
+    container, and bring Ubuntu, the GPU's driver and Python."""
     image_gb: float | None = Field(default=None, gt=0, le=500)
     """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)

@@ -198,6 +198,13 @@ class Rental(BaseModel):
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
 
+    @property
+    def now_usd_per_hour(self) -> Decimal:
+        """By our own meter: the GPU while it runs, the disk while it is kept."""
+        gpu = self.offer.gpu_usd_per_hour if self.meter.gpu_from and not self.meter.gpu_until else Decimal(0)
+        disk = self.offer.disk_usd_per_hour(self.disk_gb)
+        return gpu + (disk if self.meter.disk_from and not self.meter.disk_until else Decimal(0))
+
     def usd_per_second(self, kind: str) -> Decimal:
         """The rate of one kind: of bandwidth, the line at its full advertised speed."""
         offer = self.offer

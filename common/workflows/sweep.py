@@ -23,6 +23,10 @@ from common.workflows import pacing, rentals
 from common.workflows.pacing import Paced
 
 DESTROYS_PER_RUN_MAX = 25
+RUN_EVERY_S = 60.0
+LISTED_PER_MINUTE = 1500
+"""Pages of 25 rows, one a second: the slower one of the marketplaces."""
+RENTALS_MAX = 5000
 MESSAGE_KEPT = 500
 """Characters of what a market says about a machine."""
 SECOND_LISTING_AFTER_S = 1.0
@@ -31,7 +35,7 @@ SECOND_LISTING_AFTER_S = 1.0
 
 @dataclass
 class Summary:
-    """What one sweep saw and did."""
+    """What one sweep saw and did, or would do."""
 
     listed: int = 0
     foreign: int = 0
@@ -41,6 +45,38 @@ class Summary:
     alarms: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     """Markets that gave no information."""
+
+
+def orphan_bound_s(rentals: int) -> float:
+    """Within how many seconds a machine without a live record is destroyed, while the market answers.
+
+    One key lists LISTED_PER_MINUTE rows a minute. The machine appears just after a listing began, the next one begins
+    when a minute or that listing is over, and its destroy waits for a turn once more. 3 minutes up to 1,500 rentals,
+    10 at most: up to 5,000 rentals, above which a second account is needed (ValueError).
+    """
+    if rentals > RENTALS_MAX:
+        raise ValueError(f"one account is swept up to {RENTALS_MAX} rentals, not {rentals}")
+    return 3 * max(RUN_EVERY_S, rentals / LISTED_PER_MINUTE * 60)
+
+
+def look(app: App) -> Summary:
+    """A dry run: what the next sweep would destroy or alarm about. Nothing is written, nothing is destroyed."""
+    summary = Summary()
+    for name in app.markets:
+        try:
+            rows = pacing.market(app, name, Priority.POLL, who="sweep").list()
+        except MarketError as error:
+            app.log("listing_failed", market=name, error=str(error))
+            summary.unknown.append(name)
+            continue
+        summary.listed += len(rows)
+        for label in _ours(app, rows, summary):
+            kept = read(app, "rentals", label, Rental)
+            if kept is None:
+                summary.alarms.append(label)
+            elif not kept.value.is_live:
+                summary.orphans.append(label)
+    return summary
 
 
 def run(app: App, now: datetime, *, only: str | None = None) -> Summary:

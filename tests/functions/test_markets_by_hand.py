@@ -67,7 +67,7 @@ def test_a_machine_that_is_dearer_than_shown_is_released_at_once_and_another_rou
 
 
 def test_a_market_that_can_refuse_a_price_before_renting_does(both: World) -> None:
-    offers.for_user(both.app, Spec(gpu=ONLY_TENSORDOCK))
+    offered(both, Spec(gpu=ONLY_TENSORDOCK))
     both.now += timedelta(seconds=10)
     both.dock_sim.price_factor = Decimal("1.5")  # the price rises between the search and the create
     id = both.provision(gpu=ONLY_TENSORDOCK)
@@ -260,7 +260,7 @@ def test_a_search_without_a_turn_sets_the_time_of_the_next_and_counts_no_round(w
 
 
 def test_an_offer_that_was_taken_since_the_search_costs_seconds_and_no_round_of_waiting(world: World) -> None:
-    first = offers.for_user(world.app, Spec(gpu="RTX 4090"))[0]
+    first = offered(world, Spec(gpu="RTX 4090"))[0]
     world.rent_elsewhere(first)
     world.now += timedelta(seconds=10)
     id = world.provision(gpu="RTX 4090")
