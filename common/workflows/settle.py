@@ -15,7 +15,7 @@ from common.domain.host import HostRecord
 from common.domain.ledger import LedgerEntry, by_hour, hour_of, to_micro
 from common.domain.pacing import Priority
 from common.domain.rental import Meter, Rental, RentalState
-from common.errors import MarketError, Missing, Stale
+from common.errors import Exists, MarketError, Missing, Stale
 from common.ports import App, Charge, Delete, Write, every
 from common.records import Kept, dump, read
 from common.workflows import pacing
@@ -42,8 +42,11 @@ def run(app: App, now: datetime) -> int:
 
 def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
-    for entry in _by_payer(rental, entries_of(rental, charges)):
-        app.store.put("ledger", entry.id, dump(entry))
+    try:
+        for entry in _by_payer(rental, entries_of(rental, charges)):
+            _enter(app, entry)
+    except (Exists, Stale, Missing):
+        return False  # somebody else is at it: the next pass finds what was written
     # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
     timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
     if (now - last_touched).total_seconds() < timing.settle_after_s + timing.reconcile_every_s:
@@ -57,6 +60,15 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     except (Stale, Missing):
         return False
     return True
+
+
+def _enter(app: App, entry: LedgerEntry) -> None:
+    """Guarded: an older bill that is written late must not take the place of a newer one."""
+    doc, data = app.store.get("ledger", entry.id), dump(entry)
+    if doc is None:
+        app.store.create("ledger", entry.id, data)
+    elif doc.data != data:
+        app.store.cas(doc, data)
 
 
 def _by_payer(rental: Rental, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
