@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import Enum, auto
 from functools import partial
 
+from common.config import Timing
 from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
@@ -184,7 +185,7 @@ def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, no
     unknown_for_s = (now - rental.absent_at).total_seconds() if rental.provider_id is None else timing.dead_man_s
     if unknown_for_s < timing.dead_man_s or _still_there(app, market, rental):
         return rental
-    return _lost(rental, "gone", host, now, beat_s=timing.heartbeat_settled_s, both=True)
+    return _lost(rental, "gone", host, now, timing=timing, both=True)
 
 
 def _may_remain(app: App, market: Paced, rental: Rental) -> bool:
@@ -215,8 +216,7 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     if row.status == "stopped" and rental.state is RentalState.HELD:
         rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
     if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
-        beat_s = app.settings.timing.heartbeat_settled_s
-        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if credit is Credit.LEFT else rental
+        return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if credit is Credit.LEFT else rental
     # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
     booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:
@@ -254,11 +254,15 @@ def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime)
 
 
 def _lost(
-    rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, beat_s: float, both: bool = False
+    rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, timing: Timing, both: bool = False
 ) -> Rental:
-    """The GPU's meter stops half a heartbeat after the host was last heard of: our own records' best estimate."""
-    heard = min(now, host.last_seen_at + timedelta(seconds=beat_s / 2)) if host else now
-    meter = rental.meter.ended(heard) if both else rental.meter.stopped(heard)
+    """The GPU's meter stops half a heartbeat after the host was last heard of, our own records' best estimate, but not
+    before the sweep that came before the first to miss it: until then it was listed, and only its reports were late."""
+    missed_at = rental.absent_at or now
+    listed_at = missed_at - timedelta(seconds=timing.reconcile_every_s)
+    heard_at = host.last_seen_at + timedelta(seconds=timing.heartbeat_settled_s / 2) if host else missed_at
+    ended_at = min(missed_at, max(listed_at, heard_at))
+    meter = rental.meter.ended(ended_at) if both else rental.meter.stopped(ended_at)
     return rental.to(RentalState.LOST, at=now).model_copy(update={"loss": loss, "meter": meter})
 
 
