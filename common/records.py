@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.rental import LIVE, Rental, RentalState
 from common.errors import NotFound
-from common.ports import App, Cas, Check, Create, Doc, Write, every
+from common.ports import App, Cas, Check, Create, Doc, Store, Write, every
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -62,6 +62,7 @@ class World:
     instance: Kept[Instance]
     rentals: dict[str, Kept[Rental]]
     hosts: dict[str, HostRecord]
+    host_docs: Mapping[str, Doc] = field(default_factory=dict)
 
     def rental(self, label: str | None) -> Kept[Rental] | None:
         return self.rentals.get(label) if label else None
@@ -74,6 +75,11 @@ class World:
     def writer_host(self) -> HostRecord | None:
         return self.hosts.get(self.instance.value.writer or "")
 
+    def still_silent(self) -> list[Check]:
+        """For a commit that rests on the writer's silence: it fails when its host has been heard meanwhile."""
+        doc = self.host_docs.get(self.instance.value.writer or "")
+        return [Check(doc)] if doc else []
+
     def in_state(self, *states: RentalState) -> list[Kept[Rental]]:
         return [kept for kept in self.rentals.values() if kept.value.state in states]
 
@@ -85,8 +91,13 @@ def load(app: App, key: str) -> World:
         raise NotFound(f"there is no instance {key.rpartition('.')[2]}")
     rentals = rentals_of(app, key)
     live = [label for label, kept in rentals.items() if kept.value.state in LIVE]
-    hosts = {label: kept.value for label in live if (kept := read(app, "hosts", label, HostRecord))}
-    return World(instance, rentals, hosts)
+    hosts = {label: kept for label in live if (kept := read(app, "hosts", label, HostRecord))}
+    return World(
+        instance,
+        rentals,
+        {label: kept.value for label, kept in hosts.items()},
+        {label: kept.doc for label, kept in hosts.items()},
+    )
 
 
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
@@ -108,6 +119,12 @@ def retire(rentals: Sequence[Kept[Rental]], *, now: datetime, why: str) -> list[
         for kept in rentals
         if kept.value.is_live
     ]
+
+
+def operator_of(store: Store) -> str | None:
+    """The account whose admins run the deployment."""
+    doc = store.get("deployment", "self")
+    return doc.data.get("operator") if doc else None
 
 
 def prefix_of(instance: Instance) -> str:

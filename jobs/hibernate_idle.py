@@ -12,7 +12,7 @@ from common import bootstrap
 from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import load
+from common.records import Kept, load
 from common.web import problem
 from common.workflows import hibernate, lifecycle
 
@@ -37,12 +37,14 @@ def run(app: App) -> dict[str, object]:
     """Ask once, then one workflow per idle instance."""
     before = app.clock() - timedelta(seconds=SHORTEST_WINDOW_S)
     idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
-    hosts = [HostRecord.model_validate(doc.data) for doc in idle]
-    hibernated = [host.instance_id for host in hosts if _hibernated(app, host)]
+    hosts = [Kept(doc, HostRecord.model_validate(doc.data)) for doc in idle]
+    hibernated = [kept.value.instance_id for kept in hosts if _hibernated(app, kept)]
     return {"idle": len(hosts), "hibernated": hibernated}
 
 
-def _hibernated(app: App, host: HostRecord) -> bool:
+def _hibernated(app: App, kept: Kept[HostRecord]) -> bool:
+    """The wish stands only on the report that it was read from: a newer one may say that work has begun."""
+    host = kept.value
     if host.instance_key is None:
         return False
     try:
@@ -52,7 +54,8 @@ def _hibernated(app: App, host: HostRecord) -> bool:
             return False
         assert host.idle_since
         idle_for_s = (now - host.idle_since).total_seconds()
-        hibernate.request(app, world, reason=f"idle for {idle_for_s:.0f} s", now=now)
+        reason = f"idle for {idle_for_s:.0f} s"
+        hibernate.request(app, world, reason=reason, now=now, also=[kept.unchanged()])
         lifecycle.advance(app, host.instance_key)
     except DumontError as error:
         app.log("hibernate_failed", key=host.instance_key, error=str(error))

@@ -193,6 +193,8 @@ class World:
                 machine.agent._stop()
 
     def _start(self, effect: Effect) -> None:
+        if "DUMONT_BOOTSTRAP" not in effect.env:
+            return  # somebody else's machine
         home = self.folder / effect.label
         (home / "workspace").mkdir(parents=True)
         try:

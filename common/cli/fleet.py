@@ -112,6 +112,21 @@ def list_markets(json_: Json = False) -> None:
     )
 
 
+@markets.command("sweep")
+def look_at_sweep(json_: Json = False) -> None:
+    """A dry run of the orphan sweep: what it would destroy."""
+    with session.client() as api:
+        found = api.get("/markets/sweep")
+    if json_:
+        session.out(found)
+        return
+    print(
+        f"{found['listed']} machines listed, {found['foreign']} of them not ours; no answer: {found['unknown'] or '-'}"
+    )
+    print(f"would destroy: {', '.join(found['orphans']) or 'nothing'}  (within {found['orphan_bound_s']:.0f} s)")
+    print(f"labels without a record: {', '.join(found['alarms']) or 'none'}")
+
+
 @markets.command("subscribe")
 def subscribe(name: str, json_: Json = False) -> None:
     """Have a marketplace announce what happens to its machines."""

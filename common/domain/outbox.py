@@ -35,6 +35,7 @@ class Kind(StrEnum):
     RESTORED_OLDER = "instance.restored_older"
     BUDGET_WARNING = "budget.warning"
     BUDGET_EXCEEDED = "budget.exceeded"
+    CREDIT_LOW = "credit.low"
 
 
 class MessageState(StrEnum):

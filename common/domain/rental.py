@@ -75,7 +75,7 @@ class RentalState(StrEnum):
     RELEASING = "releasing"
     """Retired for ever: anyone may destroy the machine at any time."""
     RELEASED = "released"
-    """Retired, and absent from a listing made after the destroy."""
+    """Retired, absent from a listing, and unknown to a GET by its id."""
 
 
 MOVES: Mapping[RentalState, frozenset[RentalState]] = {
@@ -150,6 +150,8 @@ class Rental(BaseModel):
     assigned_at: datetime | None = None
     """When an instance took it from the pool: the pool pays for it until then."""
     destroy_called_at: datetime | None = None
+    destroyed_at: datetime | None = None
+    """The last destroy was answered with success: it is gone unless a listing shows it all the same."""
     absent_at: datetime | None = None
     """First listing, after the record was read, that lacked a live rental."""
     unreachable_at: datetime | None = None
@@ -195,6 +197,13 @@ class Rental(BaseModel):
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
+
+    @property
+    def now_usd_per_hour(self) -> Decimal:
+        """By our own meter: the GPU while it runs, the disk while it is kept."""
+        gpu = self.offer.gpu_usd_per_hour if self.meter.gpu_from and not self.meter.gpu_until else Decimal(0)
+        disk = self.offer.disk_usd_per_hour(self.disk_gb)
+        return gpu + (disk if self.meter.disk_from and not self.meter.disk_until else Decimal(0))
 
     def usd_per_second(self, kind: str) -> Decimal:
         """The rate of one kind: of bandwidth, the line at its full advertised speed."""

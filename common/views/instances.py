@@ -50,6 +50,9 @@ class RentalOut(BaseModel):
     gpu: str
     machine_id: str
     usd_per_hour: Usd
+    """GPU + disk, while it runs."""
+    now_usd_per_hour: Usd
+    """What bills now: of a machine that the marketplace stopped, the disk alone."""
     message: str
 
 
@@ -258,6 +261,7 @@ def _rental(rental: Rental) -> RentalOut:
         gpu=rental.offer.gpu,
         machine_id=rental.offer.machine_id,
         usd_per_hour=rental.offer.usd_per_hour(rental.disk_gb),
+        now_usd_per_hour=rental.now_usd_per_hour,
         message=rental.message,
     )
 

@@ -14,7 +14,7 @@ from common.errors import Forbidden
 from common.records import read
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
-from common.workflows import announcements, offers, users
+from common.workflows import announcements, offers, sweep, users
 
 
 class OffersQuery(BaseModel):
@@ -61,6 +61,34 @@ def _market(call: Call, name: str) -> MarketOut:
     )
 
 
+class SweepOut(BaseModel):
+    """What the next sweep would do."""
+
+    listed: int
+    foreign: int
+    """Machines on the account that are not ours: never touched."""
+    orphans: list[str]
+    """Labels of machines without a live record: destroyed."""
+    alarms: list[str]
+    """Our own labels without any record: never destroyed, somebody must look."""
+    unknown: list[str]
+    """Marketplaces that gave no information."""
+    orphan_bound_s: float
+
+
+def look_at_sweep(call: Call) -> SweepOut:
+    _only_operators(call)
+    seen = sweep.look(call.app)
+    return SweepOut(
+        listed=seen.listed,
+        foreign=seen.foreign,
+        orphans=seen.orphans,
+        alarms=seen.alarms,
+        unknown=seen.unknown,
+        orphan_bound_s=sweep.orphan_bound_s(min(seen.listed, sweep.RENTALS_MAX)),
+    )
+
+
 def subscribe_market(call: Call) -> WebhookOut:
     _only_operators(call)
     return WebhookOut(url=announcements.subscribe(call.app, call.ids["market"], call.now))
@@ -79,6 +107,7 @@ def list_offers(call: Call) -> Page[OfferOut]:
 
 ROUTES = (
     Route("GET", "/markets", list_markets, "The marketplace accounts and how long their credit lasts", Page[MarketOut], right=Right.MANAGE_USERS, tag="market"),
+    Route("GET", "/markets/sweep", look_at_sweep, "What the next sweep would destroy; nothing is", SweepOut, right=Right.MANAGE_USERS, tag="market"),
     Route("POST", "/markets/{market}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
     Route("GET", "/offers", list_offers, "What can be rented now, best ranked first, with the parts of price and wait", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
 )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from common.errors import BadRequest, NotFound, Unauthenticated
-from common.ports import Announcing, App, MarketEvent
+from common.errors import BadRequest, Unauthenticated
+from common.ports import App, MarketEvent
+from common.workflows import pacing
 
 EVENT_ID_MAX = 64
 EVENT_TEXT_MAX = 500
@@ -17,7 +18,7 @@ def subscribe(app: App, name: str, now: datetime) -> str:
 
     One whose secret we do not have is of no use and is made anew. Raises `NotFound` for a market that has none.
     """
-    market, url = _announcing(app, name), f"{app.settings.url}/failover/{name}"
+    market, url = pacing.announcing(app, name), f"{app.settings.url}/failover/{name}"
     doc = app.store.get("subscriptions", name)
     known = {subscription.id for subscription in market.subscriptions() if subscription.url == url}
     if doc and doc.data["url"] == url and doc.data["id"] in known:
@@ -34,7 +35,7 @@ def verified(app: App, name: str, headers: Mapping[str, str], body: bytes, now: 
 
     Raises `NotFound`, `Unauthenticated` and `BadRequest`.
     """
-    market, doc = _announcing(app, name), app.store.get("subscriptions", name)
+    market, doc = pacing.announcing(app, name), app.store.get("subscriptions", name)
     if doc is None:
         raise Unauthenticated(f"nothing is subscribed at {name}")
     event = market.event(headers, body, secret=doc.data["secret"], now=now)
@@ -47,10 +48,3 @@ def remember(app: App, name: str, event: MarketEvent, now: datetime) -> None:
     """Only when its consequences are drawn, so that the market's next try is not for nothing."""
     seen = {"kind": event.kind, "text": event.text[:EVENT_TEXT_MAX], "at": now}
     app.store.put("announcements", f"{name}.{event.id}", seen)
-
-
-def _announcing(app: App, name: str) -> Announcing:
-    market = app.markets.get(name)
-    if not isinstance(market, Announcing):
-        raise NotFound(f"there is no market {name!r} that announces anything")
-    return market

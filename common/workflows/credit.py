@@ -6,12 +6,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from common.domain.credit import Level, Runway, runway_of
+from common.domain.outbox import Kind
 from common.domain.pacing import Priority
 from common.domain.rental import Rental, RentalState
-from common.errors import MarketError
-from common.ports import App, every
-from common.records import dump, read
+from common.errors import Exists, MarketError, Stale
+from common.ports import App, Create, Write, every
+from common.records import Kept, dump, operator_of, read
 from common.workflows import pacing
+from common.workflows.outbox import tell
 
 WRITTEN_EVERY = timedelta(minutes=15)
 """A runway that is fine and stays so."""
@@ -50,12 +52,19 @@ def _read(app: App, name: str, live: list[Rental], now: datetime) -> Runway | No
         before=before,
         now=now,
     )
-    if before is None or runway.level is not Level.FINE or before.level is not runway.level or _is_old(before, now):
-        app.store.put("runways", name, dump(runway))
-    if runway.level is not Level.FINE:
-        app.log("credit_low", market=name, level=runway.level.value, hours_left=runway.hours_left)
+    if before is None or runway.readings == 1 or runway.level is not Level.FINE or now - before.at >= WRITTEN_EVERY:
+        _save(app, kept, runway, now)
     return runway
 
 
-def _is_old(before: Runway, now: datetime) -> bool:
-    return now - before.at >= WRITTEN_EVERY
+def _save(app: App, kept: Kept[Runway] | None, runway: Runway, now: datetime) -> None:
+    """Who runs the deployment hears of every change for the worse, in the commit that records it."""
+    record = kept.becomes(runway) if kept else Create("runways", runway.market, dump(runway))
+    writes: list[Write] = [record]
+    if runway.readings == 1 and runway.level is not Level.FINE and (account := operator_of(app.store)):
+        text = f"the credit at {runway.market} lasts {runway.hours_left:.1f} h at the present burn"
+        writes += tell(app, account, Kind.CREDIT_LOW, {"market": runway.market, "text": text}, now)
+    try:
+        app.store.commit(writes)
+    except (Stale, Exists):
+        app.log("runway_stale", market=runway.market)  # another run read it at the same time

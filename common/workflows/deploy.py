@@ -14,7 +14,7 @@ from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.strategy import HEDGED, choose, choose_hedge
-from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, QuotaExceeded, Throttled
+from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
 from common.records import World, dump, event
 from common.workflows import offers, rentals
@@ -109,10 +109,16 @@ def drop_failed(app: App, world: World, now: datetime) -> bool:
     )
     if broke and set(without_credit) >= set(app.markets):
         left = left.having(failure=Failure(code=NoCredit.code, detail="no marketplace account has credit left"))
+    if not left.race and left.rounds == 1 and all(_was_gone(end.kept.value) for end in ended):
+        left = left.having(not_before=None)  # the offers were only older than we thought: once, look again at once
     why = "; ".join(sorted({end.why if isinstance(end, End) else end for end in failed.values()}))
     writes: list[Write] = [world.instance.becomes(left), *retire(app, ended, now)]
     app.store.commit([*writes, event(app, instance, "attempt_failed", why, now)])
     return True
+
+
+def _was_gone(rental: Rental) -> bool:
+    return rentals.definite_refusal(rental) == OfferGone.code
 
 
 def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str | None:

@@ -20,6 +20,8 @@ from common.snapshots import engine
 from common.workflows.history import End, retire
 from common.workflows.outbox import tell
 
+FRESH_PART = 0.5
+"""Of `silent_after_s`: a report of idleness counts for no longer."""
 SNAPSHOT_RETRY_S = 10.0
 SNAPSHOT_RETRY_MAX_S = 300.0
 SNAPSHOT_FAILURES_MAX = 6
@@ -38,15 +40,17 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
 
 
 def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
-    """Idle for the instance's whole window, freshly reported by its present writer, and nothing else under way."""
+    """Idle for the instance's whole window, as its present writer has just reported, and nothing else under way.
+
+    The window ends with the report: of what the GPU did since then nothing is known, and unknown is not idle.
+    """
     timing = app.settings.timing
     window_s = instance.spec.idle_for_s or timing.idle_for_s
-    fresh = host.silent_for_s(now) <= timing.silent_after_s
+    fresh = host.silent_for_s(now) <= timing.silent_after_s * FRESH_PART
     serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
+    reported = is_idle(host.idle_since, idle_for_s=window_s, now=host.last_seen_at)
     failing = instance.snapshot_not_before is not None and now < instance.snapshot_not_before
-    return (
-        serving and not failing and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
-    )
+    return serving and not failing and fresh and not host.vetoes and reported
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -54,7 +58,7 @@ def freeze(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if instance.want is Want.UP or not instance.is_running:
         return False
-    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids())
+    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
     app.store.commit(
         [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
     )  # fmt: skip
@@ -123,15 +127,17 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
+    """Packs whose content need not be proven again; none after a failure, for then all of them were sent again."""
+    if instance.snapshot_failures:
+        return set()
     where: list[Where] = [("instance_key", "==", instance.key)]
     docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
     return {name for doc in docs for name in doc.data["new_packs"]}
 
 
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
-    instance = world.instance.value
-    judged = instance.having(snapshot_judged=report.manifest_key, snapshot_attempt=instance.snapshot_attempt + 1)
-    app.store.commit([world.instance.becomes(judged), event(app, instance, "snapshot_refused", why, now)])
+    failed = _failed(world.instance.value, why, now).having(snapshot_judged=report.manifest_key)
+    app.store.commit([world.instance.becomes(failed), event(app, world.instance.value, "snapshot_refused", why, now)])
     return True
 
 
@@ -157,8 +163,8 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         restored_older=None,
     )
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
-    covered = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
-    ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in covered]
+    older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
+    ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
     text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
     if is_final(instance, report):
         moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
@@ -184,15 +190,23 @@ def is_final(instance: Instance, report: SnapshotReport) -> bool:
 
 
 def retry_failed(app: App, world: World, now: datetime) -> bool:
-    """The engine failed on the host: another attempt, later each time. Who only wanted to stop paying gets it back.
-
-    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
-    termination is not: only the user can say that what no snapshot holds may go.
-    """
+    """The engine failed on the host, which tries an order only once: another attempt."""
     instance = world.instance.value
     result = failed_snapshot(instance, world.writer_host)
     if result is None:
         return False
+    why = f"snapshot failed {instance.snapshot_failures + 1} x: {result.error}: {result.detail}"
+    failed = _failed(instance, why, now)
+    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
+    return True
+
+
+def _failed(instance: Instance, why: str, now: datetime) -> Instance:
+    """Another attempt, later each time. Who only wanted to stop paying gets the machine back.
+
+    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
+    termination is not: only the user can say that what no snapshot holds may go.
+    """
     failures = instance.snapshot_failures + 1
     again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
     failed = instance.having(
@@ -200,12 +214,10 @@ def retry_failed(app: App, world: World, now: datetime) -> bool:
         snapshot_failures=failures,
         snapshot_not_before=now + timedelta(seconds=again),
     )
-    why = f"snapshot failed {failures} x: {result.error}: {result.detail}"
     if instance.phase is Phase.FREEZING and instance.want is Want.DOWN and failures >= SNAPSHOT_FAILURES_MAX:
         failure = Failure(code="snapshot_failed", detail=why)
-        failed = failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
-    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
-    return True
+        return failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
+    return failed
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:
@@ -217,5 +229,6 @@ def give_up_freezing(app: App, world: World, now: datetime) -> bool:
     down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)
+    writes += world.still_silent()
     app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", why, now)])
     return True

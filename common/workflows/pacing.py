@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Bucket, Call, Limit, Priority
-from common.errors import Exists, SettingError, Stale, Throttled
-from common.ports import App, Charge, Doc, Launch, Listed, Market
+from common.errors import Exists, NotFound, SettingError, Stale, Throttled
+from common.ports import Announcing, App, Charge, Doc, Launch, Listed, Market
 from common.records import dump
 
 T = TypeVar("T")
@@ -27,6 +27,14 @@ def market(app: App, provider: str, priority: Priority, *, who: str) -> Paced:
     if provider not in app.markets:
         raise SettingError(f"no credentials for {provider}: set {provider.upper()}_API_KEY")
     return Paced(app, app.markets[provider], priority, who)
+
+
+def announcing(app: App, provider: str) -> Announcing:
+    """The account's webhooks, for which the vendors state no limit. Raises `NotFound` where there are none."""
+    market = app.markets.get(provider)
+    if not isinstance(market, Announcing):
+        raise NotFound(f"there is no market {provider!r} that announces anything")
+    return market
 
 
 @dataclass(frozen=True)

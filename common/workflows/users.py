@@ -11,7 +11,7 @@ from common import auth
 from common.domain.account import ApiKey, Role, User
 from common.errors import BadRequest, Exists, NotFound, Stale
 from common.ports import App, Create, Delete, Store, Write, every
-from common.records import Kept, dump
+from common.records import Kept, dump, operator_of
 
 NOBODYS_HASH = auth.hash_password("nobody's password")
 
@@ -42,8 +42,7 @@ def appoint_operator(store: Store, account: str) -> None:
 
 
 def is_operator(store: Store, account: str) -> bool:
-    doc = store.get("deployment", "self")
-    return doc is not None and doc.data.get("operator") == account
+    return operator_of(store) == account
 
 
 def add(

@@ -271,6 +271,11 @@ class TensorDockSim:
         """It ends in the state `error`, and bills."""
         self._machines[id].become("error", now)
 
+    def offline(self, id: str, now: datetime) -> None:
+        """The host is lost: nothing runs any more, and the vendor lists, and bills, it as before."""
+        self._machines[id].accrue(now)
+        self._effects.append(Effect("stop", id, self._machines[id].label))
+
     def take_hosts(self) -> None:
         """Somebody rents every host between our search and our create."""
         for host in self._hosts:

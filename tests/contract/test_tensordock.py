@@ -236,3 +236,73 @@ def test_the_key_that_the_vendor_demands_is_a_key_that_nobody_holds(market: Mark
     hashed = hashlib.sha256(b"dumont: nobody holds this key 4").digest()
     blob = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32) + hashed
     assert body["ssh_key"] == NOBODYS_KEY == f"ssh-ed25519 {base64.b64encode(blob).decode()} nobody"
+
+
+# --- the simulator's faults, as the adapter sees them
+
+
+def test_a_machine_that_never_boots_bills_from_its_create(market: Market) -> None:
+    id = market.rent()
+    market.sim.stuck(id)
+    market.after(3600)
+
+    found = market.dock.get(id)
+    assert found
+    assert found.status == "starting"
+    assert sum(market.sim.billed(id, market.now).values()) > 2
+
+
+def test_a_machine_that_failed_is_told_from_one_that_still_boots(market: Market) -> None:
+    id = market.rent()
+    market.sim.fail(id, market.now)
+
+    assert [row.status for row in market.dock.list()] == ["offline"]
+
+
+def test_a_lost_host_is_still_listed_as_running(market: Market) -> None:
+    id = market.rent()
+    market.after(20)
+    market.sim.offline(id, market.now)
+
+    assert [row.status for row in market.dock.list()] == ["running"]
+
+
+def test_a_machine_that_the_listing_omits_is_found_by_its_id(market: Market) -> None:
+    id = market.rent()
+    market.sim.list_omits.add(id)
+
+    assert market.dock.list() == []
+    assert market.dock.get(id)
+
+
+def test_a_host_that_gives_another_model_names_it_in_the_machines_resources(market: Market) -> None:
+    market.sim.gpu_given = "geforcertx3090-pcie-24gb"
+    id = market.rent()
+
+    answer = market.real.handle_request(
+        httpx.Request("GET", f"http://dock.sim/api/v2/instances/{id}", headers={"Authorization": "Bearer sim-key"})
+    )
+    assert list(answer.json()["resources"]["gpus"]) == ["geforcertx3090-pcie-24gb"]
+
+
+def test_when_every_host_is_taken_between_search_and_create_nothing_is_rented(market: Market) -> None:
+    offer = market.dock.search(H100)[0]
+    market.sim.take_hosts()
+
+    with pytest.raises(OfferGone):
+        market.rent(offer)
+
+    assert market.sim.all_contracts() == []
+
+
+def test_a_stopped_machine_keeps_its_disk_and_may_not_get_its_gpu_back(market: Market) -> None:
+    id = market.rent()
+    market.after(20)
+    market.sim.outbid(id, market.now)
+    market.sim.take_hosts()
+
+    headers = {"Authorization": "Bearer sim-key"}
+    start = httpx.Request("POST", f"http://dock.sim/api/v2/instances/{id}/start", headers=headers)
+    assert market.real.handle_request(start).status_code == 400
+    (machine,) = market.sim.contracts()
+    assert machine.usd_per_hour() == machine.disk_usd_per_hour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from common.domain.instance import State
 from common.domain.rental import RentalState
 from common.errors import BadRequest, Throttled, Unauthenticated
 from common.records import load
-from common.workflows import announcements, lifecycle
+from common.workflows import announcements, lifecycle, sweep
+from infra.demo.wire import Request
 from tests.functions.conftest import Api, key_for
 from tests.functions.test_story_by_hand import running
 from tests.hand_cranked import ACCOUNT, World
@@ -144,3 +146,59 @@ def test_everything_hibernates_before_the_credit_is_gone(world: World, admin: Ap
     assert all("the credit at vast lasts" in world.show(id).reason for id in ids)
     assert world.sim.credit(world.now) > 0
     assert shown["name"] == "vast"
+
+
+def test_whoever_runs_the_deployment_is_told_once_that_the_credit_is_low(world: World, admin: Api) -> None:
+    hook = admin.post("/webhooks", {"url": "https://example.com/hook", "kinds": ["credit.low"]})
+    assert hook.status_code == 201, hook.text
+    id = running(world)
+    world.sim.set_credit(f"{float(world.show(id).cost.usd_per_hour) * 5:.4f}")
+
+    world.pass_time(300)
+
+    waiting = admin.get("/messages?state=waiting").json["items"]
+    assert [message["kind"] for message in waiting] == ["credit.low"]
+
+
+def test_a_dry_run_names_what_the_sweep_would_destroy_and_touches_nothing(world: World, admin: Api) -> None:
+    id = running(world)
+    label = world.record(id).writer
+    assert label
+    world.sim.handle(
+        Request("PUT", "/api/v0/asks/7000/", {}, {"Authorization": "Bearer sim-key"}, b'{"label": "somebody-elses"}'),
+        world.now,
+    )
+    doc = world.store.get("rentals", label)
+    assert doc
+    world.store.cas(doc, {**doc.data, "state": "releasing"})
+    world.pass_time(0)
+    world.now += timedelta(seconds=5)
+
+    seen = admin.get("/markets/sweep").json
+
+    assert seen == {
+        "listed": 2,
+        "foreign": 1,
+        "orphans": [label],
+        "alarms": [],
+        "unknown": [],
+        "orphan_bound_s": 180,
+    }
+    assert world.sim.contract_of(label)
+    assert Api(world, key_for(world, "tenant", Role.ADMIN)).get("/markets/sweep").status_code == 403
+
+
+@pytest.mark.parametrize(("rentals", "bound_s"), [(0, 180), (1500, 180), (3000, 360), (5000, 600)])
+def test_the_orphan_bound_is_three_minutes_up_to_1500_rentals_and_ten_at_most(rentals: int, bound_s: float) -> None:
+    assert sweep.orphan_bound_s(rentals) == bound_s
+
+
+def test_a_machine_that_the_market_stopped_shows_what_its_disk_still_costs(world: World) -> None:
+    id = running(world)
+    label = outbid(world, id)
+    rental = load(world.app, f"{ACCOUNT}.{id}").rentals[label].value
+    sweep.run(world.app, world.now)
+
+    (row,) = [row for row in world.show(id).rentals if row.label == label]
+    assert row.now_usd_per_hour == rental.offer.disk_usd_per_hour(rental.disk_gb)
+    assert row.now_usd_per_hour < row.usd_per_hour

@@ -67,20 +67,17 @@ def test_a_machine_that_is_dearer_than_shown_is_released_at_once_and_another_rou
 
 
 def test_a_market_that_can_refuse_a_price_before_renting_does(both: World) -> None:
-    both.dock_sim.price_factor = Decimal("1.5")
+    offered(both, Spec(gpu=ONLY_TENSORDOCK))
+    both.now += timedelta(seconds=10)
+    both.dock_sim.price_factor = Decimal("1.5")  # the price rises between the search and the create
     id = both.provision(gpu=ONLY_TENSORDOCK)
-    # the search shows the risen price too: it rises between the search and the create
-    both.pass_time(5)
-    (first,) = rentals(both, id)
-    assert first.cap_usd_per_hour == first.offer.usd_per_hour(32) * Decimal("1.02")
+    both.pass_time(2)
 
-    both.dock_sim.price_factor = Decimal(2)
-    again = both.provision(gpu=ONLY_TENSORDOCK)
-    both.pass_time(5)
-
-    (refused,) = rentals(both, again)
+    refused, second = sorted(rentals(both, id), key=lambda rental: rental.created_at)
     assert refused.message.startswith("offer_gone: the price rose")
-    assert len(both.dock_sim.all_contracts()) == 1
+    assert second.offer.gpu_usd_per_hour > refused.offer.gpu_usd_per_hour
+    assert second.cap_usd_per_hour == second.offer.usd_per_hour(32) * Decimal("1.02")
+    assert [machine.label for machine in both.dock_sim.all_contracts()] == [second.label]
 
 
 def offered(world: World, spec: Spec) -> list[Offer]:
@@ -168,6 +165,17 @@ def test_the_address_of_a_machine_whose_market_lists_names_only_is_known(both: W
     assert (address.host, address.user) == ("127.0.0.1", "root")
 
 
+def test_a_machine_that_the_listing_omits_for_an_hour_is_not_lost(both: World) -> None:
+    id = running(both, gpu=ONLY_TENSORDOCK)
+    writer = both.record(id).writer
+    both.dock_sim.list_omits.add(both.dock_sim.contract_of(writer or ""))
+
+    both.pass_time(3600, step_s=10)
+
+    assert both.record(id).writer == writer
+    assert both.show(id).state is State.RUNNING
+
+
 # --- one market fails, the other one serves
 
 
@@ -248,4 +256,18 @@ def test_a_search_without_a_turn_sets_the_time_of_the_next_and_counts_no_round(w
     assert len(waiting) == 4
     assert all(record.rounds == 0 and record.not_before and record.not_before > world.now for record in waiting)
     world.until(lambda: all(world.show(id).state is State.RUNNING for id in ids), within_s=300)
+    assert world.throttled == []
+
+
+def test_an_offer_that_was_taken_since_the_search_costs_seconds_and_no_round_of_waiting(world: World) -> None:
+    first = offered(world, Spec(gpu="RTX 4090"))[0]
+    world.rent_elsewhere(first)
+    world.now += timedelta(seconds=10)
+    id = world.provision(gpu="RTX 4090")
+
+    took_s = world.until(lambda: world.show(id).state is State.RUNNING, within_s=60)
+
+    gone = [rental for rental in rentals(world, id) if rental.message.startswith("offer_gone")]
+    assert [rental.offer.machine_id for rental in gone] == [first.machine_id]
+    assert took_s < world.timing.round_backoff_s
     assert world.throttled == []

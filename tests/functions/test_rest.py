@@ -265,3 +265,11 @@ def test_the_description_is_valid_openapi_and_names_every_route(admin: Api) -> N
     assert sum(len(operations) for operations in spec["paths"].values()) == len(ROUTES)
     assert spec == specification()
     assert b"/api/v1/instances/{id}/wake" in admin.call("GET", "/docs").data
+
+
+def test_a_look_at_the_market_without_a_turn_says_when_to_come_back(admin: Api) -> None:
+    answers = [admin.get(f"/offers?gpu=H100%20SXM&disk_gb={40 + n}") for n in range(6)]
+
+    assert [answer.status_code for answer in answers] == [200] * 4 + [503] * 2
+    assert answers[-1].json["code"] == "throttled"
+    assert int(answers[-1].headers["Retry-After"]) > 0
