@@ -42,6 +42,8 @@ MAX_WIDTH = 2.0
 """Bands never reach further than this many prior widths: a jump out of long calm is not the size of the next one."""
 PRIOR_GROWTH = 0.35
 """Errors grow with this power of the horizon (measured: those of 7 days are about twice those of one)."""
+MAX_LOG = 700.0
+"""The greatest number whose exponential is still finite, nearly."""
 TREND_SHARE = 0.01
 """A forecast nearer to the present price than this is no trend."""
 MIN_BID_ORIGINS = 20
@@ -257,7 +259,7 @@ def _towards_mean(origin: Origin, share: float) -> float:
 
 
 def _shown(origin: Origin, guess: Guess, skill: Skill, horizon_s: int) -> Forecast:
-    p10, p50, p90 = (math.exp(min(guess_, 700.0)) for guess_ in (guess.low, guess.point, guess.high))
+    p10, p50, p90 = (math.exp(min(log, MAX_LOG)) for log in (guess.low, guess.point, guess.high))
     change = p50 / math.exp(origin.last) - 1
     return Forecast(
         horizon_s=horizon_s,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from common.domain import logistic
 
@@ -100,6 +100,12 @@ class Coefficients(BaseModel):
     fitted_at: str
     features: tuple[str, ...]
     models: tuple[Model, ...]
+
+    @model_validator(mode="after")
+    def _of_these_features(self) -> Self:
+        if self.features != tuple(FEATURES):
+            raise ValueError(f"fitted on other features; this version has {', '.join(FEATURES)}")
+        return self
 
     def model(self, horizon_h: int) -> Model:
         """Raises KeyError for a horizon that was not fitted."""

@@ -284,6 +284,30 @@ def test_windows_of_one_trace_are_put_together_and_not_counted_twice(tmp_path: P
     ]
 
 
+def test_a_trace_with_another_clock_is_skipped_and_takes_no_memory(tmp_path: Path) -> None:
+    for n in range(3):
+        (tmp_path / f"{n}.json").write_bytes(trace(looks(300, 20, n), gap_s=1))
+    (tmp_path / "clocked.json").write_text(
+        json.dumps({"metadata": {"gap_seconds": 1, "start_time": "2026-01-01T00:00:00Z"}, "data": looks(300, 20, 9)})
+    )
+
+    _, found = evaluated("survival", tmp_path)
+
+    assert (found["data"][0]["series"], found["data"][0]["files"]) == (3, 4)
+    assert [skipped["path"] for skipped in found["skipped"]] == ["clocked.json"]
+
+
+def test_traces_that_say_when_they_began_are_laid_on_one_clock(tmp_path: Path) -> None:
+    for n, start in enumerate(("2026-01-01T00:00:00Z", 1_767_225_600 + 6_000)):
+        document = json.loads(trace(looks(300, 20, n)))
+        document["metadata"]["start_time"] = start
+        (tmp_path / f"{n}.json").write_text(json.dumps(document))
+
+    first, second = read(tmp_path).places["."]
+
+    assert second.first - first.first == 10
+
+
 def test_what_is_neither_0_nor_1_is_a_gap(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(trace([1, 0, None, 2, "1", True, [1]]))
 

@@ -136,7 +136,7 @@ def _read(
             _json_prices(file, found)
             return "prices"
         return None
-    columns = frozenset(name.strip() for name in next(csv.reader(file.text.splitlines()[:1]), []))
+    columns = frozenset(name.strip() for name in next(csv.reader([file.text.partition("\n")[0]]), []))
     if columns >= PRICE_COLUMNS and columns & PRICE_VALUES:
         _csv_prices(file, found)
         return "prices"
@@ -266,17 +266,29 @@ def _places(traces: Iterable[_Trace], inverted: Mapping[str, bool], found: Recor
     parts: dict[tuple[str, float, str], list[_Trace]] = defaultdict(list)
     for trace in traces:
         parts[homes[trace.file.folder], trace.step_s, trace.place].append(trace)
-    places: dict[tuple[str, float], list[Place]] = defaultdict(list)
+    groups: dict[tuple[str, float], list[Place]] = defaultdict(list)
     for (folder, step_s, name), windows in sorted(parts.items()):
         try:
-            places[folder, step_s].append(_joined(name, windows, inverted))
+            groups[folder, step_s].append(_joined(name, windows, inverted))
         except ValueError as error:
             found.skipped.append(Skipped(windows[0].file.path, str(error)))
-    steps = Counter(folder for folder, _ in places)
+    steps = Counter(folder for folder, _ in groups)
     return {
-        folder if steps[folder] == 1 else f"{folder} (every {step_s:g} s)": many
-        for (folder, step_s), many in places.items()
+        folder if steps[folder] == 1 else f"{folder} (every {step_s:g} s)": _on_one_clock(places, found)
+        for (folder, step_s), places in groups.items()
     }
+
+
+def _on_one_clock(places: list[Place], found: Recorded) -> list[Place]:
+    """Those that begin within MAX_TICKS of the middle one: traces with and without a clock share no time."""
+    middle = sorted(place.first for place in places)[(len(places) - 1) // 2]
+    near = [place for place in places if abs(place.first - middle) <= MAX_TICKS]
+    found.skipped += [
+        Skipped(place.name, "begins at another time than the other traces of its folder")
+        for place in places
+        if place not in near
+    ]
+    return near
 
 
 def _joined(name: str, windows: list[_Trace], inverted: Mapping[str, bool]) -> Place:

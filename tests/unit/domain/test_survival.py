@@ -119,6 +119,13 @@ def test_the_shipped_coefficients_fit_the_features() -> None:
     assert all(len(model.weights) == len(FEATURES) for model in shipped.models)
 
 
+def test_coefficients_of_another_version_are_refused() -> None:
+    other = survival.shipped().model_dump() | {"features": ("age",)}
+
+    with pytest.raises(ValueError, match="other features"):
+        survival.Coefficients.model_validate(other)
+
+
 def test_a_fit_tells_steady_places_from_fickle_ones_on_days_that_it_has_not_seen() -> None:
     places = [fickle("steady", 2), fickle("shaky", 60), fickle("middling", 20)]
     known = [row for row in survival.rows(places, 1) if row.survived is not None]
