@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.cli.evaluation.readers import Recorded
-from common.cli.evaluation.report import Bound, Evaluation, Measured, measured, span
+from common.cli.evaluation.report import Bound, Evaluation, measured, span
 from common.domain import policy
 from common.domain.policy import Account, IdlePolicy, Load
 from common.domain.scores import Draw
@@ -51,8 +51,8 @@ def _bound(found: Evaluation, folder: str, accounts: Mapping[str, Sequence[Accou
     best = min(fixed, key=lambda name: _wasted(fixed[name]) or 0.0)
     pairs = list(zip(adaptive, fixed[best], strict=True))
     above = measured(pairs, _above, draw, len(pairs))
-    daily = measured(adaptive, lambda some: policy.total(some).hibernations_per_day, draw, len(adaptive))
-    soon = measured(adaptive, lambda some: policy.total(some).resumed_soon_share, draw, len(adaptive))
+    daily = measured(adaptive, _per_day, draw, len(adaptive))
+    soon = measured(adaptive, _resumed_soon, draw, len(adaptive))
     waste = f"{folder}: adaptive, wasted share above the best fixed window ({best})"
     found.bounds.append(Bound(waste, "at most", ABOVE_BEST_AT_MOST, above))
     found.bounds.append(
@@ -72,8 +72,9 @@ def _shown(folder: str, name: str, accounts: Sequence[Account], draw: Draw) -> d
         "gpu_hours": round(whole.observed_s / 3600, 2),
         "idle_share": round(whole.idle_s / whole.observed_s, 4) if whole.observed_s else None,
         "wasted_share": measured(accounts, _wasted, draw, len(accounts)).shown(),
-        "hibernations_per_day": _plain(whole.hibernations_per_day, whole.hibernations),
-        "resumed_within_5_min": _plain(whole.resumed_soon_share, whole.hibernations),
+        "hibernations": whole.hibernations,
+        "hibernations_per_day": measured(accounts, _per_day, draw, len(accounts)).shown(),
+        "resumed_within_5_min": measured(accounts, _resumed_soon, draw, len(accounts)).shown(),
     }
 
 
@@ -93,10 +94,14 @@ def _wasted(accounts: Sequence[Account]) -> float | None:
     return policy.total(accounts).wasted_share(WAKE_COST_S)
 
 
+def _per_day(accounts: Sequence[Account]) -> float | None:
+    return policy.total(accounts).hibernations_per_day
+
+
+def _resumed_soon(accounts: Sequence[Account]) -> float | None:
+    return policy.total(accounts).resumed_soon_share
+
+
 def _above(pairs: Sequence[tuple[Account, Account]]) -> float | None:
     ours, best = (_wasted(side) for side in zip(*pairs, strict=True))
     return ours - best if ours is not None and best is not None else None
-
-
-def _plain(value: float | None, n: int) -> dict[str, Any]:
-    return Measured(value, None, n).shown()

@@ -54,7 +54,8 @@ def _report(found: Evaluation, folder: str, group: str, places: Sequence[Place],
     trials = [trial for start in starts if (trial := _trial(wanted, places, start, ranks)) is not None]
     if len(trials) < MIN_STARTS:
         return
-    ratio = measured(trials, _ratio, draw, len(trials))
+    blocks = _blocks(trials, starts, wanted, places[0].step_s)
+    ratio = measured(blocks, lambda some: _ratio([trial for block in some for trial in block]), draw, len(trials))
     missed = sum(not run.met_deadline for run, _ in trials)
     if group == "all places" and wanted.deadline_h == BOUND_DEADLINE_H:
         title = f"{folder}: 48 h job, deadline {wanted.deadline_h:g} h, {len(places)} places"
@@ -92,6 +93,13 @@ def _shown(
         "missed": sum(not run.met_deadline for run in together),
         "missed_single": sum(not run.met_deadline for _, alone in trials for run in alone),
     }
+
+
+def _blocks(trials: Sequence[Trial], starts: Sequence[int], wanted: Job, step_s: float) -> list[Sequence[Trial]]:
+    """Jobs that overlap live through the same days: those begun within one deadline are drawn together."""
+    apart_s = (starts[1] - starts[0]) * step_s
+    size = max(1, round(wanted.deadline_h * 3600 / apart_s))
+    return [trials[at : at + size] for at in range(0, len(trials), size)]
 
 
 def _ratio(trials: Sequence[Trial]) -> float | None:
