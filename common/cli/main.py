@@ -22,6 +22,8 @@ SUMMARIES = {
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
+    "slack": "Who in Slack is you.",
+    "savings": "What was spent, and the hours that were not billed.",
 }
 
 
