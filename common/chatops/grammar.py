@@ -19,6 +19,8 @@ WORDS_MAX = 60
 SHOWN_MAX = 40
 """Characters of a wrong word that an answer repeats."""
 SUGGESTED_MAX = 3
+CLOSE = 0.5
+"""Of 1: so much alike is worth a suggestion."""
 SNOOZE_MINUTES = 60
 SNOOZE_MINUTES_MAX = 24 * 60
 SAVINGS_DAYS = 7
@@ -242,8 +244,14 @@ def _gpu(words: list[str], spec: dict[str, Any]) -> str | Confused:
 
 
 def close_gpus(name: str) -> list[str]:
-    """What may have been meant by a GPU that no market knows."""
-    return difflib.get_close_matches(name.upper()[:SHOWN_MAX], GPUS, n=SUGGESTED_MAX, cutoff=0.5)
+    """What may have been meant by a GPU that no market knows: by the whole name or by one word of it."""
+    typed = name.upper()[:SHOWN_MAX]
+
+    def likeness(gpu: str) -> float:
+        return max(difflib.SequenceMatcher(None, typed, word).ratio() for word in (gpu, *gpu.split()))
+
+    close = [gpu for gpu in GPUS if likeness(gpu) >= CLOSE]
+    return sorted(close, key=likeness, reverse=True)[:SUGGESTED_MAX]
 
 
 def _squeezed(name: str) -> str:

@@ -133,7 +133,8 @@ class SlackSim:
         return response_url
 
     def _send(self, body: bytes, now: datetime) -> None:
-        self._waiting += [Delivery(body, now) for _ in range(2 if self.twice else 1)]
+        again = [Delivery(body, now + timedelta(seconds=REDELIVER_AFTER_S))] if self.twice else []
+        self._waiting += [Delivery(body, now), *again]
 
     def new_response_url(self, *, user: str, channel: str, now: datetime, message: str = "") -> str:
         id = self._id()

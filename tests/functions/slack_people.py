@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flask.testing import FlaskClient
 
 from common import bootstrap
 from common.domain.account import Role
-from infra.demo.slack import CHANNEL, Message, buttons
+from infra.demo.slack import CHANNEL, REDELIVER_AFTER_S, Message, buttons
 from tests.functions.conftest import Api, key_for
 from tests.hand_cranked import World
 
@@ -32,10 +33,12 @@ class Somebody:
         bootstrap.use(world.app)
         self.world, self.user = world, user
         self.statuses: list[int] = []
+        self.url = ""
+        """Of the last command."""
 
     def types(self, text: str, *, channel: str = CHANNEL) -> dict[str, Any]:
         """What the HTTP answer says at once ({} for an empty one)."""
-        self.world.slack_sim.command(text, user=self.user, now=self.world.now, channel=channel)
+        self.url = self.world.slack_sim.command(text, user=self.user, now=self.world.now, channel=channel)
         return self._delivered()
 
     def presses(self, message: Message, label: str) -> dict[str, Any]:
@@ -46,6 +49,13 @@ class Somebody:
 
     def _delivered(self) -> dict[str, Any]:
         bootstrap.use(self.world.app)
+        answers = self._deliver_due()
+        if self.world.slack_sim.twice:
+            self.world.now += timedelta(seconds=REDELIVER_AFTER_S)
+            self._deliver_due()
+        return answers[0]
+
+    def _deliver_due(self) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         sim, now = self.world.slack_sim, self.world.now
         for delivery in sim.take_due(now):
@@ -53,14 +63,14 @@ class Somebody:
             sim.answered(delivery, answer.status_code, answer.data, now)
             self.statuses.append(answer.status_code)
             answers.append(json.loads(answer.data or b"{}"))
-        return answers[0]
+        return answers
 
     def asks(self, text: str, within_s: float = 60.0) -> Message:
         """Types, and waits for the answer that comes after the first one."""
-        before = len(self.reads())
         self.types(text)
-        self.world.until(lambda: len(self.reads()) > before, within_s=within_s)
-        return self.reads()[-1]
+        url, sim = self.url, self.world.slack_sim
+        self.world.until(lambda: any(m.response_url == url for m in sim.messages), within_s=within_s)
+        return next(message for message in sim.messages if message.response_url == url)
 
     def reads(self) -> list[Message]:
         """What came by response_url or as a direct message."""

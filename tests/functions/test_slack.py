@@ -202,7 +202,7 @@ def test_an_instance_is_known_by_its_name_and_a_wrong_one_gets_a_suggestion(worl
 def test_the_market_and_an_unknown_gpu(world: World, ada: Somebody) -> None:
     assert "H100 SXM" in text_of(ada.asks("market h100 sxm").content)
     wrong = text_of(ada.asks("market H1OO").content)
-    assert "no marketplace offers" in wrong
+    assert "o marketplace offers" in wrong
     assert "Did you mean" in wrong
 
 
@@ -334,8 +334,8 @@ def test_progress_goes_on_in_a_direct_message_when_the_response_url_ends_on_the_
         url.uses = 5
     world.until(lambda: any("*hibernated*" in text_of(m.content) for m in ada.reads()))
 
-    direct = [m for m in ada.reads() if not m.response_url and "hibernate" in text_of(m.versions[0])]
-    assert len(direct) == 1
+    (direct,) = [m for m in ada.reads() if not m.response_url and "hibernate `" in text_of(m.versions[0])]
+    assert "*hibernated*" in text_of(direct.content)
     assert world.show(id).state is State.HIBERNATED
 
 
@@ -368,8 +368,8 @@ def test_an_errand_that_is_carried_out_twice_begins_one_operation(world: World, 
     id = running(world)
     write(world, id)
     ada.types(f"hibernate {id}")
-    (doc,) = world.store.query("outbox", [("account", "==", "acme"), ("state", "==", "waiting")])
-    message = outbox.Message.model_validate(doc.data)
+    docs = world.store.query("outbox", [("account", "==", "acme"), ("state", "==", "waiting")])
+    (message,) = [outbox.Message.model_validate(d.data) for d in docs if d.data["kind"] == "slack.errand"]
 
     for _ in range(2):
         slack_outbox.attempt(world.app, message)
