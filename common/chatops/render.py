@@ -170,7 +170,7 @@ def plan(found: Json, ask: Ask, *, cap_usd_per_hour: str, until: datetime, seed:
         ),
         actions([button("Approve", action_id=approve.action_id, value=approve.value, style="primary")]),
     ]
-    return message(f"{best['gpu']} for {price}/h: approve?", blocks)
+    return message(f"{escaped(best['gpu'])} for {price}/h: approve?", blocks)
 
 
 def confirm_destroy(item: Json, seed: str) -> Answer:
