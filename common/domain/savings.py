@@ -16,13 +16,14 @@ def hibernated(rentals: Sequence[Rental], *, since: datetime, until: datetime) -
     The wait for a first machine, and for the one after an interruption, is no saving. `rentals` = all it ever had.
     """
     spans: list[Span] = []
-    last_end, was_sound = since, False
+    last_end: datetime | None = None
+    was_sound = False
     for start, end, is_sound in sorted(_billed(rental, until) for rental in rentals if rental.meter.disk_from):
-        if start > last_end and was_sound:
+        if last_end and start > last_end and was_sound:
             spans.append((last_end, start))
-        if end >= last_end:
+        if last_end is None or end >= last_end:
             last_end, was_sound = end, is_sound
-    if was_sound:
+    if last_end and was_sound:
         spans.append((last_end, until))
     clipped = [(max(start, since), min(end, until)) for start, end in spans]
     return [(start, end) for start, end in clipped if end > start]
