@@ -243,6 +243,8 @@ class Charge:
     start: datetime
     end: datetime
     amount_usd: str
+    label: str = ""
+    """Of the machine, where the market's bill names it."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from common import bootstrap
 from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import load
+from common.records import Kept, load
 from common.web import problem
 from common.workflows import hibernate, lifecycle
 
@@ -38,8 +38,8 @@ def run(app: App) -> dict[str, object]:
     """Ask once, then one workflow per idle instance."""
     before = app.clock() - timedelta(seconds=SHORTEST_WAIT_S)
     idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
-    hosts = [HostRecord.model_validate(doc.data) for doc in idle]
-    done = {host.instance_id: _judged(app, host) for host in hosts}
+    hosts = [Kept(doc, HostRecord.model_validate(doc.data)) for doc in idle]
+    done = {kept.value.instance_id: _judged(app, kept) for kept in hosts}
     warned, hibernated = ([id for id, what in done.items() if what is stage] for stage in (Stage.WARNED, Stage.ENDED))
     if warned:
         app.nudge_outbox()  # a warning that comes with the minute after it is none
@@ -52,22 +52,25 @@ class Stage(Enum):
     ENDED = "ended"
 
 
-def _judged(app: App, host: HostRecord) -> Stage:
-    if host.instance_key is None:
+def _judged(app: App, kept: Kept[HostRecord]) -> Stage:
+    key = kept.value.instance_key
+    if key is None:
         return Stage.LEFT_ALONE
     try:
-        return _act(app, host, host.instance_key)
+        return _act(app, kept, key)
     except DumontError as error:
-        app.log("hibernate_failed", key=host.instance_key, error=str(error))
+        app.log("hibernate_failed", key=key, error=str(error))
         return Stage.LEFT_ALONE
 
 
-def _act(app: App, host: HostRecord, key: str) -> Stage:
-    world, now = load(app, key), app.clock()
+def _act(app: App, kept: Kept[HostRecord], key: str) -> Stage:
+    """The wish stands only on the report that it was read from: a newer one may say that work has begun."""
+    host, world, now = kept.value, load(app, key), app.clock()
     if hibernate.wants_hibernation(app, world.instance.value, host, now):
         assert host.idle_since
         idle_for_s = (now - host.idle_since).total_seconds()
-        hibernate.request(app, world, reason=f"{hibernate.IDLE} for {idle_for_s:.0f} s", now=now)
+        reason = f"{hibernate.IDLE} for {idle_for_s:.0f} s"
+        hibernate.request(app, world, reason=reason, now=now, also=[kept.unchanged()])
         lifecycle.advance(app, key)
         return Stage.ENDED
     if hibernate.wants_warning(app, world.instance.value, host, now):

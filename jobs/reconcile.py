@@ -59,14 +59,14 @@ def _enforce_budgets(app: App) -> int:
 
 
 def _keys(app: App) -> list[str]:
-    """Active instances, those with a machine still to release, and those whose snapshots' time is over."""
+    """Active instances, those that still have a machine, and those whose snapshots' time is over."""
     active = [doc.id for doc in every(app.store, "instances", [("active", "==", True)])]
-    releasing = [
+    with_machine = [
         doc.data["instance_key"]
         for doc in every(app.store, "rentals", [("settled", "==", False)])
-        if doc.data["state"] == RentalState.RELEASING and doc.data["instance_key"]
+        if doc.data["state"] != RentalState.RELEASED and doc.data["instance_key"]
     ]
-    return list(dict.fromkeys([*active, *releasing, *keys_due_for_purge(app, app.clock())]))
+    return list(dict.fromkeys([*active, *with_machine, *keys_due_for_purge(app, app.clock())]))
 
 
 def _advanced(app: App, key: str) -> bool:

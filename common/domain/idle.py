@@ -28,17 +28,20 @@ class Sample(BaseModel):
     gpu_percent: float | None
 
 
-def idle_since(samples: Sequence[Sample], *, sample_every_s: float = SAMPLE_EVERY_S) -> datetime | None:
-    """Since when every sample up to the newest one has been present and quiet; None = busy now, or not known.
+def idle_since(
+    samples: Sequence[Sample], *, now: datetime, sample_every_s: float = SAMPLE_EVERY_S
+) -> datetime | None:  # fmt: skip
+    """Since when every sample until now has been present and quiet; None = busy, or not known.
 
-    `samples` are in order of time. A gap in them, a missing signal or one busy sample restarts the clock.
+    `samples` are in the order in which they were taken. A gap in them (before the newest one or after it), a clock
+    that went back, a missing signal or one busy sample restarts the time.
     """
     since: datetime | None = None
-    later: datetime | None = None
+    later = now
     longest_gap = timedelta(seconds=sample_every_s * MISSED_SAMPLES)
     for sample in reversed(samples):
         quiet = sample.gpu_percent is not None and 0 <= sample.gpu_percent < IDLE_GPU_PERCENT
-        if not quiet or (later is not None and later - sample.at > longest_gap):
+        if not quiet or not timedelta(0) <= later - sample.at <= longest_gap:
             break
         since = later = sample.at
     return since

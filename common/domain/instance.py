@@ -72,6 +72,8 @@ class Spec(BaseModel):
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
     image: str = Field(default=DEFAULT_IMAGE, min_length=1, max_length=256)
+    """Container image. Only who keeps the default is offered virtual machines too (TensorDock): those run no
+    container, and bring Ubuntu, the GPU's driver and Python."""
     image_gb: float | None = Field(default=None, gt=0, le=500)
     """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)
@@ -194,12 +196,12 @@ class Instance(BaseModel):
     drain: Literal["asked", "going"] | None = None
     snapshot_attempt: int = 0
     """Part of a snapshot order's id: rises with every report that was judged."""
-    snapshot_failures: int = 0
-    """Of the writer's engine in a row."""
-    snapshot_not_before: datetime | None = None
-    """After a failure."""
     snapshot_judged: str | None = None
     """The manifest key of the last report that was judged."""
+    snapshot_failures: int = 0
+    """In a row, of orders that failed on the host or were refused here."""
+    snapshot_not_before: datetime | None = None
+    """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
     rounds: int = 0

@@ -1,4 +1,4 @@
-"""The store on both backends: SQLite, and Google's own Firestore emulator."""
+"""The store on each backend: SQLite, Google's own Firestore emulator, and the memory of the simulation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 from common.adapters.firestore import FirestoreStore
 from common.adapters.sqlite import SqliteStore
 from common.ports import Store
+from tests.simulation.store import MemoryStore
 
 EMULATOR_START_S = 60.0
 JAR = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
@@ -28,7 +29,7 @@ JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 MAIN_CLASS = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("firestore", marks=pytest.mark.firestore)])
+@pytest.fixture(params=["sqlite", "memory", pytest.param("firestore", marks=pytest.mark.firestore)])
 def store(request: pytest.FixtureRequest) -> Store:
     """An empty store."""
     opened: Store = request.getfixturevalue(f"{request.param}_store")
@@ -40,6 +41,11 @@ def sqlite_store(tmp_path: Path) -> Iterator[SqliteStore]:
     opened = SqliteStore(tmp_path / "store.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture

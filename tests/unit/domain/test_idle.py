@@ -6,13 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from common.domain.idle import Sample, idle_since, is_idle, is_warned, notice_s, warn_at
+from common.domain.idle import Sample, is_idle, is_warned, notice_s, warn_at
+from common.domain.idle import idle_since as idle_since_at
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def samples(*percents: float | None, every_s: float = 5.0) -> list[Sample]:
     return [Sample(at=START + timedelta(seconds=every_s * n), gpu_percent=p) for n, p in enumerate(percents)]
+
+
+def idle_since(taken: list[Sample]) -> datetime | None:
+    """As judged at the newest sample."""
+    return idle_since_at(taken, now=taken[-1].at if taken else START)
 
 
 def test_a_gpu_quiet_for_three_minutes_is_idle() -> None:
@@ -48,6 +54,16 @@ def test_a_gap_in_the_telemetry_restarts_the_wait() -> None:
 
 def test_a_negative_utilisation_is_not_believed() -> None:
     assert idle_since(samples(0, -1)) is None
+
+
+def test_a_gpu_that_nobody_looks_at_any_more_is_not_idle() -> None:
+    assert idle_since_at(samples(0, 0), now=START + timedelta(seconds=30)) is None
+
+
+def test_a_clock_that_went_back_restarts_the_wait() -> None:
+    later, earlier = Sample(at=START + timedelta(seconds=60), gpu_percent=0), samples(0)[0]
+
+    assert idle_since([later, earlier]) == earlier.at
 
 
 # --- the warning before the end
