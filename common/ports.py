@@ -161,6 +161,7 @@ INDEXES: tuple[Index, ...] = (
     Index("outbox", order="next_at"),
     Index("outbox", equal=("account", "state")),
     Index("webhooks", equal=("account",)),
+    Index("slack_links", equal=("account",)),
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
     Index("machines"),
@@ -392,6 +393,23 @@ class Courier(Protocol):
         """
 
 
+class Chat(Protocol):
+    """Our bot in one Slack workspace. A message is {text, blocks} of Block Kit, within its published limits.
+
+    Every method raises `DeliveryRefused` when another attempt would not help, else `DeliveryFailed` (it may have
+    arrived; `retry_after_s` when Slack asked for that).
+    """
+
+    def post(self, channel: str, message: Data) -> tuple[str, str]:
+        """A new message in a channel, or to a user by the user's id: (channel, ts) of what was posted."""
+
+    def update(self, channel: str, ts: str, message: Data) -> None:
+        """Put another content in the place of one of our own messages."""
+
+    def respond(self, response_url: str, message: Data) -> None:
+        """Answer a command or a pressed button by the URL that came with it, 5 times within 30 minutes."""
+
+
 # --- the app ----------------------------------------------------------------------------------------------------
 
 
@@ -424,5 +442,9 @@ class App:
     """log(event, **fields): one structured line."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
+    chat: Chat | None = None
+    """None = Slack is not set up."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
+    nudge_outbox: Callable[[], None] = lambda: None
+    """The same for the outbox."""

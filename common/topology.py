@@ -43,6 +43,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("provision", "functions", "/provision", 60, 512, 16, ("store", "market", "objects"), public=True),
     Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, ("store", "market", "objects"), public=True),
     Function("failover", "functions", "/failover", 60, 512, 16, ("store", "market", "objects"), public=True),
+    Function("slack", "functions", "/slack", 60, 512, 16, ("store", "market", "objects", "slack"), public=True),
     Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, ("store", "market", "objects"), public=False),
     Function(
         "hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, ("store", "market", "objects"), public=False
