@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
@@ -169,6 +169,26 @@ INDEXES: tuple[Index, ...] = (
     Index("machines", equal=("provider",), order="blocked_until"),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
+
+
+EXPIRES_AFTER: Mapping[str, timedelta] = {
+    "announcements": timedelta(days=30),  # markets repeat a delivery for days at most
+    "boots": timedelta(days=30),  # a bootstrap token lives for an hour at most
+    "events": timedelta(days=400),
+    "idempotency": timedelta(days=30),
+    "offers": timedelta(days=1),
+    "operations": timedelta(days=90),
+    "outbox": timedelta(days=90),  # after its end: what still waits never expires
+}
+"""Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
+makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
+a rental's record for ever."""
+EXPIRY_FIELD = "expires_at"
+
+
+def expiring(collection: str, data: Data, now: datetime) -> Data:
+    """The content with the time from which the document may be deleted."""
+    return {**data, EXPIRY_FIELD: now + EXPIRES_AFTER[collection]}
 
 
 def refuse_unindexed(

@@ -9,7 +9,7 @@ from typing import Any
 from common.domain.instance import Instance
 from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_of_url, signature
 from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
-from common.ports import App, Courier, Create, Where, Write, every
+from common.ports import App, Courier, Create, Data, Where, Write, every, expiring
 from common.records import Kept, dump, event, read
 
 WEBHOOKS_MAX = 10
@@ -69,12 +69,17 @@ def drain(app: App, now: datetime) -> dict[str, int]:
         kept = Kept(doc, Message.model_validate(doc.data))
         after = _attempted(app, app.courier, kept.value)
         try:
-            app.store.cas(kept.doc, dump(after))
+            app.store.cas(kept.doc, _document(after))
         except (Stale, Missing):
             continue  # another run tried it too: at least once is what is promised
         outcome = {MessageState.DONE: "delivered", MessageState.WAITING: "retried", MessageState.DEAD: "dead"}
         counts[outcome[after.state]] += 1
     return counts
+
+
+def _document(message: Message) -> Data:
+    """What has ended is kept for a while; what waits is kept until it has ended."""
+    return expiring("outbox", dump(message), message.ended_at) if message.ended_at else dump(message)
 
 
 def _attempted(app: App, courier: Courier, message: Message) -> Message:
