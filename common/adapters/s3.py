@@ -73,7 +73,7 @@ class S3:
             if failed:
                 raise ObjectStoreError(f"{len(failed)} of {len(batch)} objects were not deleted: {failed[0]}")
 
-    def lifecycle_rules(self) -> list[dict[str, Any]] | None:
+    def lifecycle_rules(self) -> Sequence[dict[str, Any]] | None:
         """The bucket's rules as S3 writes them; None for a store that has no such thing."""
         from botocore.exceptions import ClientError
 
@@ -82,11 +82,12 @@ class S3:
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "NoSuchLifecycleConfiguration":
-                return []
+                return ()
             if code in NO_LIFECYCLE:
                 return None
             raise ObjectStoreError(f"the bucket's rules cannot be read: {error}") from error
-        return list(found["Rules"])
+        rules: Sequence[dict[str, Any]] = found["Rules"]
+        return rules
 
     def set_lifecycle_rules(self, rules: Sequence[dict[str, Any]]) -> None:
         """All of them: what is left out is no longer a rule."""

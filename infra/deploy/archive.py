@@ -61,7 +61,7 @@ _HEAD = '''\
 import importlib
 
 MODULES = {'''
-_TAIL = '''\
+_TAIL = """\
 }
 
 
@@ -69,7 +69,7 @@ def __getattr__(name):
     if name not in MODULES:
         raise AttributeError(name)
     return getattr(importlib.import_module(MODULES[name]), name)
-'''
+"""
 
 
 def _sources(root: Path) -> Iterator[tuple[str, bytes]]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from google.api_core import exceptions
 from google.api_core.operation import Operation
-from google.cloud import functions_v2, scheduler_v1
+from google.cloud import functions_v2, scheduler_v1  # type: ignore[attr-defined]
 from google.protobuf.duration_pb2 import Duration
 
 from infra.deploy.archive import Archive
 from infra.deploy.google import CALL_TIMEOUT_S, Google, GoogleRefused, GoogleSilent
 from infra.deploy.project import LABELS, PREFIX, Policy, email, pending, unless_gone, unless_there
-from infra.deploy.resource import Failed, Found, Pending, Spec
+from infra.deploy.resource import Failed, Found, Pending, Sort, Spec
 
 SOURCE_LABEL = "dumont-source"
 INVOKER = "roles/run.invoker"
@@ -26,7 +26,7 @@ FOLDER = "source/"
 class Buckets:
     """The bucket of the source archives."""
 
-    name, api, is_data, prunes, goes_with = "bucket", "storage", False, False, None
+    sort = Sort("bucket", api="storage", prunes=False)
 
     def __init__(self, google: Google) -> None:
         self._google, self._bucket = google, bucket_of(google.project)
@@ -54,7 +54,7 @@ class Buckets:
             raise Failed(f"bucket {name} is in {found.spec['location']} and cannot be moved: delete it, then apply")
         self._google.write("PATCH", "storage", f"/storage/v1/b/{name}", _access(spec))
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._google.write("DELETE", "storage", f"/storage/v1/b/{name}"))
 
 
@@ -74,7 +74,7 @@ def bucket_of(project: str) -> str:
 class Sources:
     """Uploaded archives, by their id; those that no function is built from any more go."""
 
-    name, api, is_data, prunes, goes_with = "source", "storage", False, True, None
+    sort = Sort("source", api="storage")
 
     def __init__(self, google: Google, archive: Archive) -> None:
         self._google, self._archive, self._bucket = google, archive, bucket_of(google.project)
@@ -83,7 +83,7 @@ class Sources:
         rows = self._google.pages("storage", f"/storage/v1/b/{self._bucket}/o", "items", prefix=FOLDER)
         return {row["name"].removeprefix(FOLDER).removesuffix(".zip"): Found({}) for row in rows}
 
-    def create(self, name: str, spec: Spec) -> None:  # noqa: ARG002
+    def create(self, name: str, spec: Spec) -> None:
         query = {"uploadType": "media", "name": object_of(name), "ifGenerationMatch": "0"}
         path = f"/upload/storage/v1/b/{self._bucket}/o"
         unless_there(lambda: self._google.write("POST", "storage", path, content=self._archive.data, **query))
@@ -91,7 +91,7 @@ class Sources:
     def change(self, name: str, spec: Spec, found: Found) -> None:
         """An object is its content: it never changes."""
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         path = f"/storage/v1/b/{self._bucket}/o/{object_of(name).replace('/', '%2F')}"
         unless_gone(lambda: self._google.write("DELETE", "storage", path))
 
@@ -101,7 +101,7 @@ def object_of(id: str) -> str:
 
 
 class Functions:
-    name, api, is_data, prunes, goes_with = "function", "cloudfunctions", False, True, None
+    sort = Sort("function", api="cloudfunctions")
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -114,8 +114,9 @@ class Functions:
 
     def present(self) -> dict[str, Found]:
         """Those with our label. A stranger's function under a name of ours is found when it is created."""
-        rows = asked(
-            self._google, lambda: list(self._client.list_functions(parent=self._parent, retry=None, timeout=CALL_TIMEOUT_S))
+        rows = looked(
+            self._google,
+            lambda: list(self._client.list_functions(parent=self._parent, retry=None, timeout=CALL_TIMEOUT_S)),
         )
         ours = [row for row in rows if dict(row.labels).get("managed-by") == LABELS["managed-by"]]
         return {row.name.rpartition("/")[2]: _found_function(row) for row in ours}
@@ -135,7 +136,7 @@ class Functions:
             return self._taken(name)
         return _over(self._google, operation)
 
-    def change(self, name: str, spec: Spec, found: Found) -> Pending:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> Pending:
         """The whole function is sent: what the mask leaves out would keep its old value."""
         operation = asked(
             self._google,
@@ -145,7 +146,7 @@ class Functions:
         )
         return _over(self._google, operation)
 
-    def delete(self, name: str, found: Found) -> Pending | None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> Pending | None:
         full = f"{self._parent}/functions/{name}"
         operation = unless_gone(
             lambda: asked(
@@ -185,9 +186,7 @@ class Functions:
                 service_account_email=spec["account"],
                 environment_variables=dict(spec["env"]),
                 secret_environment_variables=[
-                    functions_v2.SecretEnvVar(
-                        key=key, project_id=self._google.project, secret=key, version=version
-                    )
+                    functions_v2.SecretEnvVar(key=key, project_id=self._google.project, secret=key, version=version)
                     for key, version in spec["secrets"].items()
                 ],
                 ingress_settings=functions_v2.ServiceConfig.IngressSettings.ALLOW_ALL,
@@ -197,7 +196,7 @@ class Functions:
 
 
 def _found_function(row: functions_v2.Function) -> Found:
-    build, service, State = row.build_config, row.service_config, functions_v2.Function.State
+    build, service, state = row.build_config, row.service_config, functions_v2.Function.State
     spec = {
         "runtime": build.runtime,
         "entry_point": build.entry_point,
@@ -214,8 +213,8 @@ def _found_function(row: functions_v2.Function) -> Found:
         "secrets": {secret.key: secret.version for secret in service.secret_environment_variables},
     }
     said = "; ".join(message.message for message in row.state_messages)
-    failure = (said or "its build failed") if row.state == State.FAILED else ""
-    return Found(spec, ready=row.state in (State.ACTIVE, State.FAILED), failure=failure)
+    failure = (said or "its build failed") if row.state == state.FAILED else ""
+    return Found(spec, ready=row.state in (state.ACTIVE, state.FAILED), failure=failure)
 
 
 PLATFORM_ENV = "LOG_EXECUTION_ID"
@@ -224,9 +223,9 @@ PLATFORM_ENV = "LOG_EXECUTION_ID"
 
 def _over(google: Google, operation: Operation) -> Pending:
     def is_over() -> bool:
-        if not asked(google, lambda: operation.done(retry=None)):
+        if not looked(google, lambda: operation.done(retry=None)):  # type: ignore[no-untyped-call]
             return False
-        if error := operation.exception(timeout=0):
+        if error := operation.exception(timeout=0):  # type: ignore[no-untyped-call]
             raise Failed(f"{operation.operation.name}: {error}")
         return True
 
@@ -236,7 +235,7 @@ def _over(google: Google, operation: Operation) -> Pending:
 class Services:
     """The Cloud Run service under each function: who may call it, and more CPU while it starts."""
 
-    name, api, is_data, prunes, goes_with = "service", "run", False, False, "function"
+    sort = Sort("service", api="run", prunes=False, goes_with="function")
 
     def __init__(self, google: Google, names: Sequence[str]) -> None:
         """`names` = of the functions that are wanted."""
@@ -247,7 +246,7 @@ class Services:
         rows = {row["name"].rpartition("/")[2]: row for row in self._google.pages("run", self._path, "services")}
         return {name: self._found(name, rows[name]) for name in self._names if name in rows}
 
-    def create(self, name: str, spec: Spec) -> None:  # noqa: ARG002
+    def create(self, name: str, spec: Spec) -> None:
         raise Failed(f"function {name} has no service at Cloud Run: look at it in the console, then apply again")
 
     def change(self, name: str, spec: Spec, found: Found) -> Pending | None:
@@ -277,7 +276,7 @@ class Services:
 
 
 class Schedules:
-    name, api, is_data, prunes, goes_with = "schedule", "cloudscheduler", False, True, None
+    sort = Sort("schedule", api="cloudscheduler")
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -289,7 +288,7 @@ class Schedules:
         )
 
     def present(self) -> dict[str, Found]:
-        rows = asked(
+        rows = looked(
             self._google, lambda: list(self._client.list_jobs(parent=self._parent, retry=None, timeout=CALL_TIMEOUT_S))
         )
         named = {row.name.rpartition("/")[2]: row for row in rows}
@@ -304,7 +303,7 @@ class Schedules:
             )
         )
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         asked(
             self._google,
             lambda: self._client.update_job(job=self._job(name, spec), retry=None, timeout=CALL_TIMEOUT_S),
@@ -312,17 +311,13 @@ class Schedules:
         if found.spec["paused"]:
             asked(
                 self._google,
-                lambda: self._client.resume_job(
-                    name=f"{self._parent}/jobs/{name}", retry=None, timeout=CALL_TIMEOUT_S
-                ),
+                lambda: self._client.resume_job(name=f"{self._parent}/jobs/{name}", retry=None, timeout=CALL_TIMEOUT_S),
             )
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         full = f"{self._parent}/jobs/{name}"
         unless_gone(
-            lambda: asked(
-                self._google, lambda: self._client.delete_job(name=full, retry=None, timeout=CALL_TIMEOUT_S)
-            )
+            lambda: asked(self._google, lambda: self._client.delete_job(name=full, retry=None, timeout=CALL_TIMEOUT_S))
         )
 
     def _job(self, name: str, spec: Spec) -> scheduler_v1.Job:
@@ -358,14 +353,19 @@ def scheduler_account(project: str) -> str:
     return email(project, f"{PREFIX}scheduler")
 
 
-def asked(google: Google, call: Callable[[], Any]) -> Any:
+def looked(google: Google, call: Callable[[], Any]) -> Any:
+    """A read by Google's own client: asked again while nobody answers."""
+    return asked(google, call, also_silence=True)
+
+
+def asked(google: Google, call: Callable[[], Any], *, also_silence: bool = False) -> Any:
     """A call of Google's own client with our errors and patience."""
 
     def once() -> Any:
         with _translated():
             return call()
 
-    return google.patiently(once, also_silence=False)
+    return google.patiently(once, also_silence=also_silence)
 
 
 @contextmanager

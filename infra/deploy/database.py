@@ -12,7 +12,7 @@ from common.adapters.firestore import field_path
 from common.ports import EXPIRES_AFTER, EXPIRY_FIELD, INDEXES, Index
 from infra.deploy.google import Google
 from infra.deploy.project import pending, unless_gone, unless_there
-from infra.deploy.resource import Failed, Found, Pending, Spec
+from infra.deploy.resource import Failed, Found, Pending, Sort, Spec
 
 DATABASE = "dumont"
 """A database of its own: what else lives in the project is not touched."""
@@ -51,7 +51,7 @@ def _shape(index: Index) -> str:
 
 
 class Databases:
-    name, api, is_data, prunes, goes_with = "database", "firestore", True, False, None
+    sort = Sort("database", api="firestore", is_data=True, prunes=False)
 
     def __init__(self, google: Google) -> None:
         self._google, self._path = google, f"/v1/projects/{google.project}/databases"
@@ -81,7 +81,7 @@ class Databases:
                 )
         return self._protect(name, bool(spec["protected"]))
 
-    def delete(self, name: str, found: Found) -> Pending:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> Pending:
         is_over = self._protect(name, False)
         for _ in range(PROTECTION_LOOKS):
             if is_over():
@@ -108,7 +108,7 @@ def _protection(on: bool) -> dict[str, str]:
 class Indexes:
     """Composite indexes by their shape. One that is not in the table costs with every write, and goes."""
 
-    name, api, is_data, prunes, goes_with = "index", "firestore", True, True, "database"
+    sort = Sort("index", api="firestore", is_data=True, goes_with="database")
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -118,7 +118,7 @@ class Indexes:
         rows = self._google.pages("firestore", f"{self._path}/-/indexes", "indexes")
         return {_shape_of(row): _found_index(row) for row in rows}
 
-    def create(self, name: str, spec: Spec) -> Pending:  # noqa: ARG002 - the name says it all
+    def create(self, name: str, spec: Spec) -> Pending:
         collection, _, fields = name.partition(": ")
         parts = [part.rpartition(" ") for part in fields.split(", ")]
         body = {
@@ -135,7 +135,7 @@ class Indexes:
         self.delete(name, found)
         return self.create(name, spec)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._google.write("DELETE", "firestore", f"/v1/{found.handle}"))
 
 
@@ -160,7 +160,7 @@ def _found_index(row: dict[str, Any]) -> Found:
 class Fields:
     """Settings of single fields, by `<collection>.<path>`."""
 
-    name, api, is_data, prunes, goes_with = "field", "firestore", True, True, "database"
+    sort = Sort("field", api="firestore", is_data=True, goes_with="database")
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -178,7 +178,9 @@ class Fields:
         return {_field_name(row): _found_field(row) for row in rows.values()}
 
     def create(self, name: str, spec: Spec) -> Pending:
-        baseline = [] if spec["expires"] else None  # an expiring field is indexed as the default says: not at all
+        baseline: list[str] | None = (
+            [] if spec["expires"] else None
+        )  # an expiring field is indexed as the default says: not at all
         return self.change(name, spec, Found({"orders": baseline, "expires": False}))
 
     def change(self, name: str, spec: Spec, found: Found) -> Pending:
@@ -194,7 +196,7 @@ class Fields:
         }
         return self._patch(name, {key: value for key, value in body.items() if key in masks}, masks)
 
-    def delete(self, name: str, found: Found) -> Pending:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> Pending:
         """Back to what the database does by default."""
         return self._patch(name, {}, ["indexConfig", "ttlConfig"])
 
@@ -229,4 +231,6 @@ def _found_field(row: dict[str, Any]) -> Found:
     states = {index.get("state") for index in indexes} | ({ttl} if ttl else set())
     spec = {"orders": [] if inherits else orders, "expires": bool(ttl)}
     failure = "it needs repair" if "NEEDS_REPAIR" in states else ""
-    return Found(spec, ready=not states & {"CREATING"} and not row.get("indexConfig", {}).get("reverting"), failure=failure)
+    return Found(
+        spec, ready=not states & {"CREATING"} and not row.get("indexConfig", {}).get("reverting"), failure=failure
+    )

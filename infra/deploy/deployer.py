@@ -33,14 +33,15 @@ class Deployer:
         """What an apply would do now, in its order; nothing is changed."""
         found = self.look()
         wishes = self._wishes(found["secret"])
-        return [step for kind in self.kinds for step in compare(wishes[kind.name], found[kind.name], kind)]
+        return [step for kind in self.kinds for step in compare(wishes[kind.sort.name], found[kind.sort.name], kind)]
 
     def look(self) -> dict[str, dict[str, Found]]:
         """What there is. Where an interface is not switched on, there is nothing behind it."""
         apis, *others = self.kinds
         enabled = apis.present()
-        rest = {kind.name: kind.present() if kind.api is None or kind.api in enabled else {} for kind in others}
-        return {apis.name: enabled, **rest}
+        asked = [kind for kind in others if kind.sort.api is None or kind.sort.api in enabled]
+        nothing: dict[str, dict[str, Found]] = {kind.sort.name: {} for kind in others}
+        return {apis.sort.name: enabled, **nothing, **{kind.sort.name: kind.present() for kind in asked}}
 
     def apply(self, report: Report) -> int:
         """Bring everything to what is wanted; returns how many changes were made.
@@ -53,28 +54,30 @@ class Deployer:
         late: list[tuple[Kind, list[Pending], Wishes]] = []
         for kind in self.kinds:
             found = kind.present()
-            wishes = self._wishes(found if kind.name == "secret" else secrets)[kind.name]
+            wishes = self._wishes(found if kind.sort.name == "secret" else secrets)[kind.sort.name]
             steps = compare(wishes, found, kind)
             doomed += [(kind, step) for step in steps if step.act == "delete"]
             over = [_done(kind, step, report) for step in steps if step.act in ("create", "change")]
             made += len(over)
-            if kind.name in LATE:
+            if kind.sort.name in LATE:
                 late.append((kind, over, wishes))
             elif over or any(step.act == "wait" for step in steps):
-                found = self._settle(kind, over, wishes, report)
-            secrets = found if kind.name == "secret" else secrets
+                found = self._settle(kind, over, wishes)
+            secrets = found if kind.sort.name == "secret" else secrets
         for kind, step in reversed(doomed):
             self._over(kind, [_done(kind, step, report)])
         for kind, over, wishes in late:
-            self._settle(kind, over, wishes, report)
+            self._settle(kind, over, wishes)
         return made + len(doomed)
 
     def destroy(self, report: Report, *, with_data: bool) -> int:
         """Delete what is ours, last made first; data stays unless it is asked for. Returns how much was deleted."""
         found, deleted = self.look(), 0
         for kind in reversed(self.kinds):
-            if kind.goes_with is None and (with_data or not kind.is_data):
-                steps = [Step("delete", kind.name, name, None, here) for name, here in found[kind.name].items()]
+            if kind.sort.goes_with is None and (with_data or not kind.sort.is_data):
+                steps = [
+                    Step("delete", kind.sort.name, name, None, here) for name, here in found[kind.sort.name].items()
+                ]
                 self._over(kind, [_done(kind, step, report) for step in steps])
                 deleted += len(steps)
         return deleted
@@ -82,12 +85,12 @@ class Deployer:
     def _wishes(self, secrets: Mapping[str, Found]) -> dict[str, Wishes]:
         """By kind, then by name."""
         versions = {name: str(found.handle) for name, found in secrets.items()}
-        wishes: dict[str, dict[str, Spec]] = {kind.name: {} for kind in self.kinds}
+        wishes: dict[str, dict[str, Spec]] = {kind.sort.name: {} for kind in self.kinds}
         for wish in wanted(self.target(sorted(secrets)), self.archive, versions):
             wishes[wish.kind][wish.name] = wish.spec
         return dict(wishes)
 
-    def _settle(self, kind: Kind, over: list[Pending], wishes: Wishes, report: Report) -> dict[str, Found]:
+    def _settle(self, kind: Kind, over: list[Pending], wishes: Wishes) -> dict[str, Found]:
         """Wait until Google shows this kind as it is wanted, and nothing of it is under way."""
         self._over(kind, over)
         steps: list[Step] = []
@@ -96,13 +99,13 @@ class Deployer:
             steps = compare(wishes, found, kind)
             for step in steps:
                 if step.found and step.found.failure:
-                    raise Failed(f"{kind.name} {step.name}: {step.found.failure}")
+                    raise Failed(f"{kind.sort.name} {step.name}: {step.found.failure}")
             open_ = [step for step in steps if step.act in ("create", "change", "wait")]
-            if not open_ or look >= GRACE_LOOKS and all(step.act == "change" for step in open_):
+            if not open_ or (look >= GRACE_LOOKS and all(step.act == "change" for step in open_)):
                 return found
             self.pause(LOOK_S)
         names = ", ".join(step.name for step in steps if step.act != "keep")
-        raise Failed(f"{kind.name} {names}: not ready after {LOOKS * LOOK_S:.0f} s; apply again to go on waiting")
+        raise Failed(f"{kind.sort.name} {names}: not ready after {LOOKS * LOOK_S:.0f} s; apply again to go on waiting")
 
     def _over(self, kind: Kind, pendings: list[Pending]) -> None:
         """Wait until Google's long operations are over."""
@@ -111,7 +114,9 @@ class Deployer:
             if not pendings:
                 return
             self.pause(LOOK_S)
-        raise Failed(f"{kind.name}: {len(pendings)} operations still run after {LOOKS * LOOK_S:.0f} s; apply again")
+        raise Failed(
+            f"{kind.sort.name}: {len(pendings)} operations still run after {LOOKS * LOOK_S:.0f} s; apply again"
+        )
 
 
 def _done(kind: Kind, step: Step, report: Report) -> Pending:

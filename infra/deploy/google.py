@@ -44,7 +44,7 @@ class GoogleRefused(Exception):
     def is_settling(self) -> bool:
         """Worth asking again: another writer was first, or something new is not known everywhere yet."""
         is_new = self.status in (400, 403, 404) and any(words in str(self) for words in SETTLING)
-        return is_new or self.status == 409 and self.reason == "ABORTED"
+        return is_new or (self.status == 409 and self.reason == "ABORTED")
 
 
 class GoogleSilent(Exception):
@@ -60,9 +60,10 @@ class Google:
     credentials: Credentials
     pause: Callable[[float], None]
     hosts: Mapping[str, str] = field(default_factory=lambda: HOSTS)
+    transport: httpx.BaseTransport | None = None
 
     def __post_init__(self) -> None:
-        self._http = httpx.Client(timeout=CALL_TIMEOUT_S)
+        self._http = httpx.Client(timeout=CALL_TIMEOUT_S, transport=self.transport)
         self._token_request = TokenRequest()
 
     def close(self) -> None:
@@ -143,6 +144,8 @@ def _answer(method: str, path: str, status: int, content: bytes) -> dict[str, An
     error = body.get("error", {}) if isinstance(body, dict) else {}
     said = f"{method} {path}: {status} {error.get('message', '')}"
     details = json.dumps(error.get("details", ""))
-    if status >= 500 or status == 429 and "quota" not in said.lower():
+    if status >= 500 or (status == 429 and "quota" not in said.lower()):
         raise GoogleSilent(said)
-    raise GoogleRefused(status, str(error.get("status", "")), said + (f" {details}" if "SERVICE_DISABLED" in details else ""))
+    raise GoogleRefused(
+        status, str(error.get("status", "")), said + (f" {details}" if "SERVICE_DISABLED" in details else "")
+    )

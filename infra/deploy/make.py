@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from common.adapters.s3 import S3
 from common.config import Settings
-from common.errors import SettingError
-from common.ports import Announcing, App
+from common.ports import App
 from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function, Schedule
 from infra.deploy.archive import Archive
 from infra.deploy.code import Buckets, Functions, Schedules, Services, Sources
@@ -127,14 +126,3 @@ def kinds(google: Google, parts: Parts, app: Callable[[], App], objects: Callabl
         Schedules(google),
         Webhooks(app, lambda: bool(databases.present())),
     ]
-
-
-def announcing(app: App) -> list[str]:
-    return [name for name, market in app.markets.items() if isinstance(market, Announcing)]
-
-
-def known(settings: Settings, google: Google) -> Settings:
-    """Settings under which this machine may speak to the deployment itself; raises `SettingError`."""
-    if settings.jwt_secret == PLACEHOLDER:
-        raise SettingError("JWT_SECRET is not set. Example: the output of: openssl rand -hex 32")
-    return settings

@@ -1,4 +1,4 @@
-"""What a deployment has outside Google: the host bundle and the rules of the object store, and marketplaces' webhooks."""
+"""What a deployment has outside Google: the host bundle, the object store's rules, marketplaces' webhooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from common.adapters.s3 import S3
 from common.ports import Announcing, App
 from common.workflows import announcements
-from infra.deploy.resource import Found, Spec
+from infra.deploy.resource import Found, Sort, Spec
 from infra.gpu_host.bundle import Bundle
 
 RELEASES = "releases/"
@@ -20,29 +20,33 @@ ABORT_AFTER_DAYS = 7
 class Bundles:
     """The GPU host's bundle in the object store. Older ones stay: machines that boot now may still ask for them."""
 
-    name, api, is_data, prunes, goes_with = "bundle", None, True, False, None
+    sort = Sort("bundle", api=None, is_data=True, prunes=False)
 
     def __init__(self, objects: Callable[[], S3], bundle: Bundle) -> None:
         self._objects, self._bundle = objects, bundle
 
     def present(self) -> dict[str, Found]:
         stored = {item.key.removeprefix(RELEASES): item.size for item in self._objects().list(RELEASES)}
-        return {name: Found({}) for name, size in stored.items() if name != self._bundle.sha256 or size == self._bundle.bytes}
+        return {
+            name: Found({})
+            for name, size in stored.items()
+            if name != self._bundle.sha256 or size == self._bundle.bytes
+        }
 
-    def create(self, name: str, spec: Spec) -> None:  # noqa: ARG002
+    def create(self, name: str, spec: Spec) -> None:
         self._objects().put_file(f"{RELEASES}{name}", self._bundle.path)
 
     def change(self, name: str, spec: Spec, found: Found) -> None:
         """A bundle is its content: it never changes."""
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         self._objects().delete([f"{RELEASES}{name}"])
 
 
 class StorageRules:
     """Lifecycle rules of the object store's bucket; rules that are not ours are kept."""
 
-    name, api, is_data, prunes, goes_with = "storage rule", None, True, False, None
+    sort = Sort("storage rule", api=None, is_data=True, prunes=False)
 
     def __init__(self, objects: Callable[[], S3]) -> None:
         self._objects = objects
@@ -52,11 +56,11 @@ class StorageRules:
         rules = self._objects().lifecycle_rules()
         if rules is None:
             return {UNFINISHED: Found({"abort_after_days": ABORT_AFTER_DAYS})}
-        ours = [rule for rule in rules if rule.get("ID") == RULE_ID]
-        return {UNFINISHED: Found({"abort_after_days": _days(rule)}) for rule in ours}
+        ours = next((rule for rule in rules if rule.get("ID") == RULE_ID), None)
+        return {UNFINISHED: Found({"abort_after_days": _days(ours)})} if ours else {}
 
-    def create(self, name: str, spec: Spec) -> None:  # noqa: ARG002
-        rule = {
+    def create(self, name: str, spec: Spec) -> None:
+        rule: dict[str, Any] = {
             "ID": RULE_ID,
             "Status": "Enabled",
             "Filter": {"Prefix": ""},
@@ -64,10 +68,10 @@ class StorageRules:
         }
         self._objects().set_lifecycle_rules([*self._others(), rule])
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         self.create(name, spec)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         self._objects().set_lifecycle_rules(self._others())
 
     def _others(self) -> list[dict[str, Any]]:
@@ -84,7 +88,7 @@ def _days(rule: dict[str, Any]) -> int:
 class Webhooks:
     """What marketplaces announce, by the marketplace's name."""
 
-    name, api, is_data, prunes, goes_with = "webhook", "firestore", False, True, None
+    sort = Sort("webhook", api="firestore")
 
     def __init__(self, app: Callable[[], App], has_store: Callable[[], bool]) -> None:
         """`has_store`: before there is a database nothing can be subscribed."""
@@ -98,13 +102,15 @@ class Webhooks:
         """Those whose secret we have; one without is of no use, and is made anew by `subscribe`."""
         if not self._has_store():
             return {}
-        found = {name: self._found(name) for name, market in self._app.markets.items() if isinstance(market, Announcing)}
+        found = {
+            name: self._found(name) for name, market in self._app.markets.items() if isinstance(market, Announcing)
+        }
         return {name: here for name, here in found.items() if here}
 
-    def create(self, name: str, spec: Spec) -> None:  # noqa: ARG002
+    def create(self, name: str, spec: Spec) -> None:
         announcements.subscribe(self._app, name, self._app.clock())
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         market = self._app.markets[name]
         assert isinstance(market, Announcing)
         market.unsubscribe(found.handle)

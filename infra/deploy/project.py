@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from infra.deploy.google import Google, GoogleRefused
-from infra.deploy.resource import Failed, Found, Pending, Spec
+from infra.deploy.resource import Failed, Found, Pending, Sort, Spec
 
 PREFIX = "dumont-"
 LABELS = {"managed-by": "dumont"}
@@ -26,7 +26,7 @@ DRAWN = ("JWT_SECRET",)
 class Apis:
     """Google's interfaces, switched on for the project. They are never switched off: others may use them."""
 
-    name, api, is_data, prunes, goes_with = "api", None, True, False, "nothing"
+    sort = Sort("api", api=None, is_data=True, prunes=False, goes_with="nothing")
 
     def __init__(self, google: Google, names: Iterable[str]) -> None:
         self._google, self._names = google, tuple(names)
@@ -37,11 +37,11 @@ class Apis:
         enabled = {row["config"]["name"].partition(".")[0] for row in rows}
         return {name: Found({}) for name in self._names if name in enabled}
 
-    def create(self, name: str, spec: Spec) -> Pending:  # noqa: ARG002 - every interface is enabled alike
+    def create(self, name: str, spec: Spec) -> Pending:
         path = f"/v1/projects/{self._google.project}/services/{name}.googleapis.com:enable"
         return pending(self._google, "serviceusage", self._google.write("POST", "serviceusage", path, {}))
 
-    def change(self, name: str, spec: Spec, found: Found) -> Pending:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> Pending:
         return self.create(name, spec)
 
     def delete(self, name: str, found: Found) -> None:
@@ -51,7 +51,7 @@ class Apis:
 class Accounts:
     """Service accounts, by the part before the @."""
 
-    name, api, is_data, prunes, goes_with = "account", "iam", False, True, None
+    sort = Sort("account", api="iam")
 
     def __init__(self, google: Google) -> None:
         self._google, self._path = google, f"/v1/projects/{google.project}/serviceAccounts"
@@ -67,11 +67,11 @@ class Accounts:
         body = {"accountId": name, "serviceAccount": {"displayName": spec["title"]}}
         unless_there(lambda: self._google.write("POST", "iam", self._path, body))
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         body = {"serviceAccount": {"displayName": spec["title"]}, "updateMask": "displayName"}
         self._google.write("PATCH", "iam", f"{self._path}/{email(self._google.project, name)}", body)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         path = f"{self._path}/{email(self._google.project, name)}"
         unless_gone(lambda: self._google.write("DELETE", "iam", path))
 
@@ -79,7 +79,7 @@ class Accounts:
 class Roles:
     """Which of our service accounts have a role on the project. Other members of the policy are left as they are."""
 
-    name, api, is_data, prunes, goes_with = "role", "cloudresourcemanager", False, True, None
+    sort = Sort("role", api="cloudresourcemanager")
 
     def __init__(self, google: Google) -> None:
         self._policy = Policy(google, "cloudresourcemanager", f"/v1/projects/{google.project}")
@@ -93,10 +93,10 @@ class Roles:
     def create(self, name: str, spec: Spec) -> None:
         self._policy.set(name, spec["members"], self._is_ours)
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         self.create(name, spec)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         self._policy.set(name, [], self._is_ours)
 
     def _of_ours(self, members: Iterable[str]) -> list[str]:
@@ -110,7 +110,7 @@ class Roles:
 class Secrets:
     """Settings that are secret, by the setting's name. The values never appear in a specification."""
 
-    name, api, is_data, prunes, goes_with = "secret", "secretmanager", True, False, None
+    sort = Sort("secret", api="secretmanager", is_data=True, prunes=False)
 
     def __init__(self, google: Google, values: Mapping[str, str]) -> None:
         """`values` = what the environment gives; a secret without one keeps what Google has."""
@@ -127,10 +127,10 @@ class Secrets:
         unless_there(lambda: self._google.write("POST", "secretmanager", self._path, body, secretId=name))
         self._add(name)
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         self._add(name)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._google.write("DELETE", "secretmanager", f"{self._path}/{name}"))
 
     def _found(self, name: str) -> Found:
@@ -154,7 +154,7 @@ class Secrets:
 class Readers:
     """Which service accounts may read a secret."""
 
-    name, api, is_data, prunes, goes_with = "reader", "secretmanager", False, True, None
+    sort = Sort("reader", api="secretmanager")
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -168,10 +168,10 @@ class Readers:
     def create(self, name: str, spec: Spec) -> None:
         self._policy(name).set(READER, spec["members"], lambda _member: True)
 
-    def change(self, name: str, spec: Spec, found: Found) -> None:  # noqa: ARG002
+    def change(self, name: str, spec: Spec, found: Found) -> None:
         self.create(name, spec)
 
-    def delete(self, name: str, found: Found) -> None:  # noqa: ARG002
+    def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._policy(name).set(READER, [], lambda _member: True))
 
     def _readers(self, name: str) -> list[str]:

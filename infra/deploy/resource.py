@@ -28,6 +28,21 @@ class Found:
     """What its kind needs to change or delete it."""
 
 
+@dataclass(frozen=True)
+class Sort:
+    """How all resources of one kind are treated."""
+
+    name: str
+    api: str | None
+    """Which of Google's interfaces must be enabled before it is asked; None = none of Google's."""
+    is_data: bool = False
+    """Outlives `destroy` unless that is told to take the data too."""
+    prunes: bool = True
+    """What is ours and no longer wanted is deleted by `apply`; False: it is kept."""
+    goes_with: str | None = None
+    """The kind whose deletion deletes these too: `destroy` does not delete them one by one."""
+
+
 class Kind(Protocol):
     """All resources of one sort. State is what Google says: a kind keeps none.
 
@@ -35,15 +50,7 @@ class Kind(Protocol):
     deleting what is gone succeed.
     """
 
-    name: str
-    api: str | None
-    """Which of Google's interfaces must be enabled before it is asked; None = none of Google's."""
-    is_data: bool
-    """Outlives `destroy` unless that is told to take the data too."""
-    prunes: bool
-    """What is ours and no longer wanted is deleted by `apply`; False: it is kept."""
-    goes_with: str | None
-    """The kind whose deletion deletes these too: `destroy` does not delete them one by one."""
+    sort: Sort
 
     def present(self) -> dict[str, Found]:
         """Everything of this kind that is ours, by name."""
@@ -88,9 +95,9 @@ class Step:
 
 def compare(wanted: Mapping[str, Spec], found: Mapping[str, Found], kind: Kind) -> list[Step]:
     """What must happen to this kind, by name."""
-    steps = [_step(kind.name, name, spec, found.get(name)) for name, spec in wanted.items()]
-    extra: Act = "delete" if kind.prunes else "keep"
-    steps += [Step(extra, kind.name, name, None, here) for name, here in found.items() if name not in wanted]
+    steps = [_step(kind.sort.name, name, spec, found.get(name)) for name, spec in wanted.items()]
+    extra: Act = "delete" if kind.sort.prunes else "keep"
+    steps += [Step(extra, kind.sort.name, name, None, here) for name, here in found.items() if name not in wanted]
     return sorted(steps, key=lambda step: step.name)
 
 

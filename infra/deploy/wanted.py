@@ -68,11 +68,11 @@ def wanted(target: Target, archive: Archive, versions: Mapping[str, str]) -> lis
         *(Wanted("api", name) for name in APIS),
         *_accounts(target),
         *(Wanted("secret", name, {"value": "current"}) for name in sorted({*target.secrets, *DRAWN})),
+        Wanted("database", DATABASE, {"location": target.region, "type": "FIRESTORE_NATIVE", "protected": True}),
         Wanted(
-            "database", DATABASE, {"location": target.region, "type": "FIRESTORE_NATIVE", "protected": True}
-        ),
-        Wanted(
-            "bucket", f"{target.project}-dumont-source", {"location": target.region, "uniform": True, "public": "enforced"}
+            "bucket",
+            f"{target.project}-dumont-source",
+            {"location": target.region, "uniform": True, "public": "enforced"},
         ),
         *_roles(target),
         *_readers(target),

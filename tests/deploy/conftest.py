@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("google.cloud.functions_v2", reason="the deployer's own requirements are not installed: make deployer")
+pytest.importorskip(
+    "google.cloud.functions_v2", reason="the deployer's own requirements are not installed: make deployer"
+)
 
 from google.auth.credentials import Credentials
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -68,7 +71,9 @@ class Objects:
     def list(self, prefix: str) -> Iterator[Any]:
         from common.ports import Stored
 
-        return iter([Stored(key, len(data), None) for key, data in sorted(self.stored.items()) if key.startswith(prefix)])
+        return iter(
+            [Stored(key, len(data), None) for key, data in sorted(self.stored.items()) if key.startswith(prefix)]
+        )
 
     def put_file(self, key: str, path: str) -> None:
         self.writes += 1
@@ -109,12 +114,17 @@ class Cloud:
         """A new process: nothing is known but what Google says. `kill_at` = before which call it dies; 0 = never."""
         self.keys = Keys()
         self.keys.kill_at = kill_at
-        google = Google(PROJECT, REGION, self.keys, self.wait, hosts=dict.fromkeys(HOSTS, self.url))
-        return make.deployer(google, self.parts, self.app, lambda: self.objects)
+        google = self.google()
+        return make.deployer(google, self.parts, functools.cache(lambda: self.app(google)), lambda: self.objects)
 
-    def app(self) -> App:
+    def google(self) -> Google:
+        """Google's own clients go over loopback, ours straight into the simulator: the same requests."""
+        hosts = dict.fromkeys(HOSTS, self.url)
+        return Google(PROJECT, REGION, self.keys, self.wait, hosts=hosts, transport=SimTransport(self))
+
+    def app(self, google: Google) -> App:
         env = {
-            **make.target(self.parts, Google(PROJECT, REGION, Keys(), self.wait), ()).env,
+            **make.target(self.parts, google, ()).env,
             **self.parts.secret_values,
             "JWT_SECRET": "0" * 32,
         }
@@ -146,14 +156,20 @@ class Cloud:
     def state(self) -> dict[str, Any]:
         """Everything that Google keeps, without what it draws by chance or by time."""
         tables = {name: _plain(table) for name, table in self.sim.state.items() if table}
-        return tables | {"enabled": sorted(self.sim.enabled), "objects": {**tables.get("objects", {})}}
+        tables["indexes"] = sorted(tables["indexes"].values(), key=repr)  # their names are drawn
+        tables["secrets"]["JWT_SECRET"]["versions"] = len(tables["secrets"]["JWT_SECRET"]["versions"])
+        return tables | {
+            "enabled": sorted(self.sim.enabled),
+            "bundle": [*self.objects.stored],
+            "rules": self.objects.rules,
+        }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in ("made", "etag", "name")}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return sorted((_plain(item) for item in value), key=repr)
     return value
 
 
@@ -170,6 +186,7 @@ class Served:
 
     def __init__(self) -> None:
         self.cloud: Cloud | None = None
+        self._lock = threading.Lock()
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -177,7 +194,7 @@ class Served:
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
         cloud = self.cloud
         assert cloud
-        face = HttpFace(cloud.sim, clock=lambda: cloud.now, lock=threading.Lock())
+        face = HttpFace(cloud.sim, clock=lambda: cloud.now, lock=self._lock)
         return face(environ, start_response)
 
     def close(self) -> None:
@@ -214,11 +231,9 @@ def cloud(served: Served, built: archive.Archive, tmp_path: Path) -> Cloud:
     return new_cloud(served, built, tmp_path)
 
 
-def new_cloud(served: Served, built: archive.Archive, folder: Path) -> Cloud:
+def new_cloud(served: Served, built: archive.Archive, folder: Path, *, operation_s: float = 12) -> Cloud:
     bundle = folder / "bundle.tgz"
     bundle.write_bytes(b"bundle")
     parts = make.Parts(built, Bundle(str(bundle), "ab" * 32, "2.36", 6), ENV)
-    served.cloud = Cloud(google_sim(PROJECT, REGION), served.url, folder, parts)
+    served.cloud = Cloud(google_sim(PROJECT, REGION, operation_s=operation_s), served.url, folder, parts)
     return served.cloud
-
-

@@ -101,9 +101,10 @@ def _functions(sim: GoogleSim) -> None:
 
     def build(id: str, ask: Ask) -> Any:
         _demand_sound(sim, ask.body)
-        functions[id] = {**ask.body, "state": DEPLOYING, "stateMessages": []}
+        name = f"projects/{sim.project}/locations/{sim.region}/functions/{id}"
+        functions[id] = {**ask.body, "name": name, "state": DEPLOYING, "stateMessages": []}
 
-        def finish(now: datetime) -> Any:
+        def finish(_: datetime) -> Any:
             if id not in functions:
                 return {}
             if wrong := _wrong_at_start(sim, ask.body):
@@ -148,6 +149,8 @@ def _demand_sound(sim: GoogleSim, body: dict[str, Any]) -> None:
 def _wrong_at_start(sim: GoogleSim, body: dict[str, Any]) -> str | None:
     """What only the build or the first revision finds out."""
     service, build = body["serviceConfig"], body["buildConfig"]
+    if fault := sim.table("knobs").get("builds_fail"):
+        return str(fault)
     builder = build["serviceAccount"].rpartition("/")[2]
     if not has_role(sim, "project", "roles/cloudbuild.builds.builder", builder):
         return f"Build failed: {builder} does not have storage.objects.get access"
@@ -205,7 +208,8 @@ def _jobs(sim: GoogleSim) -> None:
         caller = ask.body["httpTarget"]["oidcToken"]["serviceAccountEmail"]
         if caller not in sim.table("accounts"):
             raise Refused(404, "NOT_FOUND", f"Service account {caller} does not exist.")
-        jobs[id] = {**ask.body, "state": jobs.get(id, {}).get("state", ENABLED)}
+        name = f"projects/{sim.project}/locations/{sim.region}/jobs/{id}"
+        jobs[id] = {**ask.body, "name": name, "state": jobs.get(id, {}).get("state", ENABLED)}
         return jobs[id]
 
     def create(ask: Ask) -> Any:

@@ -123,7 +123,8 @@ def _fields(sim: GoogleSim) -> None:
         shown = [
             row
             for name, row in fields.items()
-            if (not row["indexConfig"]["usesAncestorConfig"] if own else "ttlConfig" in row) and "__default__" not in name
+            if (not row["indexConfig"]["usesAncestorConfig"] if own else "ttlConfig" in row)
+            and "__default__" not in name
         ]
         return {"fields": shown}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -129,9 +129,7 @@ class GoogleSim:
     @property
     def writes(self) -> list[tuple[str, str]]:
         """The requests that changed something or tried to; reads of a policy by POST are none."""
-        return [
-            (method, path) for method, path in self.calls if method != "GET" and not path.endswith(":getIamPolicy")
-        ]
+        return [(method, path) for method, path in self.calls if method != "GET" and not path.endswith(":getIamPolicy")]
 
     def _refuse(self, request: Request) -> None:
         if not (request.authorization or "").startswith("Bearer "):
