@@ -16,6 +16,7 @@ from typing import Any
 from common import auth
 from common.adapters.courier import HttpCourier
 from common.adapters.firestore import FirestoreStore
+from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
 from common.adapters.sqlite import SqliteStore
 from common.adapters.tensordock import TensorDock
@@ -58,6 +59,7 @@ def build(settings: Settings) -> App:
         deployment=functools.cache(lambda: deployment_of(store, now())),
         log=log,
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
+        google_key=GoogleKeys(settings.google_keys_url, clock=now).key,
         nudge=functools.partial(nudge, settings),
     )
 

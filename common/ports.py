@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Limits
-from common.errors import QueryRefused
+from common.errors import QueryRefused, Unauthenticated
 
 Data = dict[str, Any]
 """A document's content: JSON types plus aware UTC datetimes and nested dicts and lists of them."""
@@ -425,6 +425,11 @@ class Deployment:
         return hmac.new(self.key, f"{purpose}:{subject}".encode(), hashlib.sha256).digest()
 
 
+def no_google_key(id: str) -> dict[str, Any]:
+    """Of an app that knows no key of Google's."""
+    raise Unauthenticated(f"no key {id} is known here")
+
+
 @dataclass(frozen=True)
 class App:
     """Everything a workflow may use; made by bootstrap, or by a test."""
@@ -442,5 +447,7 @@ class App:
     """log(event, **fields): one structured line."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
+    google_key: Callable[[str], dict[str, Any]] = no_google_key
+    """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""

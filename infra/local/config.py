@@ -116,6 +116,7 @@ class Local:
             "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
             "DUMONT_BUNDLE_GLIBC": self.bundle_glibc,
             "DUMONT_WEBHOOK_LOOPBACK": "true",
+            "DUMONT_LOCAL_TICKER": "true",
             **times,
         }
 
