@@ -56,9 +56,22 @@ class Local:
     api_key: str | None = None
     bundle_sha256: str = ""
     bundle_glibc: str = ""
+    store_url: str = ""
+    """Empty = a file of this directory."""
+    as_deployed: bool = False
+    """The functions run from the archive that a deploy uploads, a process each."""
 
     @classmethod
-    def at(cls, state: Path, *, port: int, timing: dict[str, float], seed: int) -> Self:
+    def at(
+        cls,
+        state: Path,
+        *,
+        port: int,
+        timing: dict[str, float],
+        seed: int,
+        store_url: str = "",
+        as_deployed: bool = False,
+    ) -> Self:
         """The directory's own settings, or new ones."""
         path = state / "config.json"
         if path.exists():
@@ -82,6 +95,8 @@ class Local:
             password=secrets.token_urlsafe(12),
             seed=seed,
             timing=timing,
+            store_url=store_url,
+            as_deployed=as_deployed,
         )
 
     def save(self) -> None:
@@ -93,7 +108,7 @@ class Local:
 
     @property
     def store(self) -> str:
-        return f"sqlite://{Path(self.state).resolve() / 'store.db'}"
+        return self.store_url or f"sqlite://{Path(self.state).resolve() / 'store.db'}"
 
     def control_env(self) -> dict[str, str]:
         """The control plane's settings, under the customer's names."""
