@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 
 from common.domain.account import ApiKey, Caller, Role, User
 from common.errors import Unauthenticated
@@ -29,16 +27,19 @@ GOOGLE_CLOCK_SKEW = timedelta(seconds=10)
 ADVANCE_TOKEN_FOR = timedelta(minutes=1)
 API_KEY_PREFIX = "dk_"
 
-_hasher = PasswordHasher()
-
 
 def hash_password(password: str) -> str:
-    return _hasher.hash(password)
+    from argon2 import PasswordHasher
+
+    return PasswordHasher().hash(password)
 
 
 def password_is_right(password_hash: str, password: str) -> bool:
+    from argon2 import PasswordHasher
+    from argon2.exceptions import InvalidHashError, VerificationError
+
     try:
-        return _hasher.verify(password_hash, password)
+        return PasswordHasher().verify(password_hash, password)
     except (VerificationError, InvalidHashError):
         return False
 

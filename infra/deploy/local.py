@@ -180,7 +180,7 @@ def public_keys(key: rsa.RSAPrivateKey) -> bytes:
     return json.dumps({"keys": [public]}).encode()
 
 
-class _Quiet(WSGIRequestHandler):
+class Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """The functions have logs of their own."""
 
@@ -199,7 +199,7 @@ def main() -> None:
     deployed.start()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     front = Front(deployed.ports, public_keys(key))
-    server = make_server("127.0.0.1", port, front, threaded=True, request_handler=_Quiet)
+    server = make_server("127.0.0.1", port, front, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     Scheduler(f"http://127.0.0.1:{port}", key, float(os.environ["DUMONT_TICKER_PERIOD_S"])).start()
     print(json.dumps({"message": "deployed_ready", "port": port}), file=sys.stderr, flush=True)

@@ -35,7 +35,7 @@ from common.domain.host import Boot, Heartbeat, HostRecord
 from common.topology import FUNCTIONS, Function
 from infra.demo.story import Story
 from infra.deploy import archive, runtime
-from infra.deploy.local import Front, command, function_env, public_keys, scheduler_token
+from infra.deploy.local import Front, Quiet, command, function_env, public_keys, scheduler_token
 from infra.local.config import Local
 from infra.local.up import _alive
 from tests import firestore_emulator
@@ -109,7 +109,7 @@ def serving_instance(folder: Path) -> Iterator[tuple[Local, str]]:
 def measure(python: Path, source: Path, bare: Path, local: Local, label: str) -> dict[str, Any]:
     """Each run takes the bare function and all others in turn."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    server = make_server("127.0.0.1", 0, Front({}, public_keys(key)), threaded=True)
+    server = make_server("127.0.0.1", 0, Front({}, public_keys(key)), threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     settings = {name: value for name, value in local.control_env().items() if name not in times(local)}
