@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 
 from common.domain.account import ApiKey, Caller, Role, User
 from common.errors import Unauthenticated
@@ -33,16 +31,19 @@ SLACK_AGE_MAX_S = 300
 """Of a signed request, into the past and into the future."""
 API_KEY_PREFIX = "dk_"
 
-_hasher = PasswordHasher()
-
 
 def hash_password(password: str) -> str:
-    return _hasher.hash(password)
+    from argon2 import PasswordHasher
+
+    return PasswordHasher().hash(password)
 
 
 def password_is_right(password_hash: str, password: str) -> bool:
+    from argon2 import PasswordHasher
+    from argon2.exceptions import InvalidHashError, VerificationError
+
     try:
-        return _hasher.verify(password_hash, password)
+        return PasswordHasher().verify(password_hash, password)
     except (VerificationError, InvalidHashError):
         return False
 

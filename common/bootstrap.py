@@ -9,7 +9,7 @@ import os
 import secrets
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,13 +18,9 @@ from common.adapters.courier import HttpCourier
 from common.adapters.firestore import FirestoreStore
 from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
-from common.adapters.slack import Slack
-from common.adapters.sqlite import SqliteStore
-from common.adapters.tensordock import TensorDock
-from common.adapters.vast import Vast
 from common.config import EXAMPLES, Settings
 from common.errors import Exists, SettingError
-from common.ports import App, Deployment, Market, Store
+from common.ports import App, Chat, Deployment, Market, Store
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_LENGTH = 12
@@ -53,7 +49,7 @@ def build(settings: Settings) -> App:
     return App(
         settings=settings,
         store=store,
-        markets=_markets(settings),
+        markets=Markets(settings),
         objects=_objects(settings),
         clock=now,
         ids=random_id,
@@ -75,6 +71,8 @@ def store_of(url: str) -> Store:
     """`sqlite:///path` or `firestore://project[/database]`."""
     kind, _, rest = url.partition("://")
     if kind == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        from common.adapters.sqlite import SqliteStore
+
         return SqliteStore(rest)
     if kind == "firestore" and rest:
         project, _, database = rest.partition("/")
@@ -124,21 +122,45 @@ def _hint(url: str, token: str) -> None:
         httpx.post(url, headers={"Authorization": f"Bearer {token}"}, timeout=NUDGE_S)
 
 
-def _markets(settings: Settings) -> dict[str, Market]:
-    makers: dict[str, tuple[str | None, Callable[[str], Market]]] = {
-        "vast": (settings.vast_api_key, lambda key: Vast(key, base_url=settings.vast_url)),
-        "tensordock": (settings.tensordock_api_key, lambda key: TensorDock(key, base_url=settings.tensordock_url)),
-    }
-    markets = {name: make(key) for name, (key, make) in makers.items() if key}
-    if not markets:
-        keys = " or ".join(f"{name.upper()}_API_KEY" for name in makers)
-        raise SettingError(f"no marketplace's key is set: set {keys}. Example: {EXAMPLES['VAST_API_KEY']}")
-    return markets
+class Markets(Mapping[str, Market]):
+    """The marketplaces that have a key, each made when it is first needed: most invocations call none."""
+
+    def __init__(self, settings: Settings) -> None:
+        keys = {"vast": settings.vast_api_key, "tensordock": settings.tensordock_api_key}
+        self._keys = {name: key for name, key in keys.items() if key}
+        if not self._keys:
+            names = " or ".join(f"{name.upper()}_API_KEY" for name in keys)
+            raise SettingError(f"no marketplace's key is set: set {names}. Example: {EXAMPLES['VAST_API_KEY']}")
+        self._settings = settings
+        self._made: dict[str, Market] = {}
+
+    def __getitem__(self, name: str) -> Market:
+        if name not in self._made:
+            self._made.setdefault(name, _market(name, self._keys[name], self._settings))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
-def _chat(settings: Settings) -> Slack | None:
+def _market(name: str, key: str, settings: Settings) -> Market:
+    if name == "vast":
+        from common.adapters.vast import Vast
+
+        return Vast(key, base_url=settings.vast_url)
+    from common.adapters.tensordock import TensorDock
+
+    return TensorDock(key, base_url=settings.tensordock_url)
+
+
+def _chat(settings: Settings) -> Chat | None:
     if settings.slack_bot_token is None:
         return None
+    from common.adapters.slack import Slack
+
     return Slack(settings.slack_bot_token, base_url=settings.slack_url, loopback_allowed=settings.webhook_loopback)
 
 

@@ -5,17 +5,20 @@ So a name that resolves to a private address now, or to another one a moment lat
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import httpx
 
 from common.domain.outbox import is_loopback_name, is_public, refusal_of_url
 from common.errors import DeliveryFailed, DeliveryRefused
 
-TIMEOUT = httpx.Timeout(5.0, connect=3.0)
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S, CONNECT_S = 5.0, 3.0
 FINAL = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
 """Answers that another attempt would not change."""
 
@@ -38,13 +41,23 @@ class HttpCourier:
         resolve: Resolve = resolve,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._loopback_allowed, self._resolve = loopback_allowed, resolve
-        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False, transport=transport)
+        self._loopback_allowed, self._resolve, self._transport = loopback_allowed, resolve, transport
+
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        """Made when it is first needed: most invocations deliver nothing."""
+        import httpx
+
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        return httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False, transport=self._transport)
 
     def close(self) -> None:
-        self._http.close()
+        if "_http" in vars(self):
+            self._http.close()
 
     def post(self, url: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        import httpx
+
         refusal = refusal_of_url(url, loopback_allowed=self._loopback_allowed)
         if refusal:
             raise DeliveryRefused(refusal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -31,9 +32,17 @@ class S3:
     ) -> None:
         """`presign_endpoint`: where the readers of presigned URLs reach the store, when that is another address."""
         self._bucket = bucket
-        self._client = _client(endpoint, key_id, secret, region)
-        other = presign_endpoint not in (None, endpoint)
-        self._presigner = _client(str(presign_endpoint), key_id, secret, region) if other else self._client
+        self._make = functools.partial(_client, key_id=key_id, secret=secret, region=region)
+        self._endpoint, self._presign_endpoint = endpoint, presign_endpoint or endpoint
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """Made when it is first needed: boto3 and its tables take a quarter of a second to load."""
+        return self._make(self._endpoint)
+
+    @functools.cached_property
+    def _presigner(self) -> Any:
+        return self._client if self._presign_endpoint == self._endpoint else self._make(self._presign_endpoint)
 
     def get(self, key: str) -> bytes:
         """The whole object; raises `ObjectMissing`."""
@@ -111,8 +120,9 @@ class S3:
 
     def close(self) -> None:
         """Ends the kept connections."""
-        self._client.close()
-        self._presigner.close()
+        for name in ("_client", "_presigner"):
+            if name in vars(self):
+                getattr(self, name).close()
 
 
 def _client(endpoint: str, key_id: str, secret: str, region: str) -> Any:

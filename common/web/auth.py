@@ -68,7 +68,8 @@ class ApiKeyOut(BaseModel):
 def login(call: Call) -> Session:
     user = users.find(call.app, call.body.email)
     # an unknown address takes as long as a wrong password, so that neither can be told from the other
-    password_hash = user.password_hash if user else users.NOBODYS_HASH
+    nobody = users.nobodys_hash()  # in either case, so that both answers take as long
+    password_hash = user.password_hash if user else nobody
     right = auth.password_is_right(password_hash, call.body.password)
     if user is None or not right:
         raise Unauthenticated("the e-mail address or the password is wrong")

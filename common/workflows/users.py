@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,7 +14,11 @@ from common.errors import BadRequest, Exists, NotFound, Stale
 from common.ports import App, Create, Delete, Store, Write, every
 from common.records import Kept, dump, operator_of
 
-NOBODYS_HASH = auth.hash_password("nobody's password")
+
+@functools.cache
+def nobodys_hash() -> str:
+    """What a password is compared with when there is no such user. Made when somebody first signs in: it takes long."""
+    return auth.hash_password("nobody's password")
 
 
 class EmailTaken(BadRequest):

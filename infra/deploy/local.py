@@ -152,25 +152,35 @@ class Scheduler(threading.Thread):
             time.sleep(max(0.0, began + self._period_s - time.monotonic()))
 
     def _post(self, schedule: Schedule) -> None:
-        row, now = next(row for row in FUNCTIONS if row.name == schedule.name), datetime.now(UTC)
-        claims = {
-            "iss": "https://accounts.google.com",
-            "aud": f"{self._url}/{row.service}",
-            "email": ACCOUNT,
-            "email_verified": True,
-            "iat": int(now.timestamp()),
-            "exp": int((now + TOKEN_FOR).timestamp()),
-        }
-        token = jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": KEY_ID})
+        row = next(row for row in FUNCTIONS if row.name == schedule.name)
+        token = scheduler_token(self._url, row, self._key, datetime.now(UTC))
+        headers = {"Authorization": f"Bearer {token}"}
         try:
-            httpx.post(
-                self._url + row.path, headers={"Authorization": f"Bearer {token}"}, timeout=schedule.deadline_s
-            ).raise_for_status()
+            httpx.post(self._url + row.path, headers=headers, timeout=schedule.deadline_s).raise_for_status()
         except httpx.HTTPError as error:
             bootstrap.log("schedule_failed", job=schedule.name, error=str(error))
 
 
-class _Quiet(WSGIRequestHandler):
+def scheduler_token(url: str, row: Function, key: rsa.RSAPrivateKey, now: datetime) -> str:
+    """What Cloud Scheduler sends along to one function, signed with `key`."""
+    claims = {
+        "iss": "https://accounts.google.com",
+        "aud": f"{url}/{row.service}",
+        "email": ACCOUNT,
+        "email_verified": True,
+        "iat": int(now.timestamp()),
+        "exp": int((now + TOKEN_FOR).timestamp()),
+    }
+    return jwt.encode(claims, key, algorithm="RS256", headers={"kid": KEY_ID})
+
+
+def public_keys(key: rsa.RSAPrivateKey) -> bytes:
+    """As Google publishes them."""
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": KEY_ID}
+    return json.dumps({"keys": [public]}).encode()
+
+
+class Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """The functions have logs of their own."""
 
@@ -188,9 +198,8 @@ def main() -> None:
         signal.signal(what, stop)
     deployed.start()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": KEY_ID}
-    front = Front(deployed.ports, json.dumps({"keys": [public]}).encode())
-    server = make_server("127.0.0.1", port, front, threaded=True, request_handler=_Quiet)
+    front = Front(deployed.ports, public_keys(key))
+    server = make_server("127.0.0.1", port, front, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     Scheduler(f"http://127.0.0.1:{port}", key, float(os.environ["DUMONT_TICKER_PERIOD_S"])).start()
     print(json.dumps({"message": "deployed_ready", "port": port}), file=sys.stderr, flush=True)

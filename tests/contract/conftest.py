@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,13 +13,9 @@ import pytest
 from common.adapters.firestore import FirestoreStore
 from common.adapters.sqlite import SqliteStore
 from common.ports import Store
+from tests import firestore_emulator
+from tests.firestore_emulator import free_port
 from tests.simulation.store import MemoryStore
-
-EMULATOR_START_S = 60.0
-JAR = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
-SYSTEM_SDK = Path("/usr/lib/google-cloud-sdk")
-JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-MAIN_CLASS = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
 
 @pytest.fixture(params=["sqlite", "memory", pytest.param("firestore", marks=pytest.mark.firestore)])
@@ -56,40 +45,17 @@ def firestore_store(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Firestore
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[str]:
-    """`host:port` of Google's emulator, started for this run and killed with its whole process group."""
-    jar, java = _jar(), shutil.which("java")
-    if jar is None or java is None:
-        _give_up(f"no {'java' if jar else 'Firestore emulator jar (set FIRESTORE_EMULATOR_JAR)'} on this machine")
-    port = _free_port()
-    command = [java, *JAVA_OPTIONS, "-cp", str(jar), MAIN_CLASS, "start", "--host=127.0.0.1", f"--port={port}"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
-    )
+    """`host:port` of Google's emulator, started for this run."""
     try:
-        _wait_until(lambda: _answers(port), process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with firestore_emulator.running() as address:
+            yield address
+    except firestore_emulator.NoEmulator as missing:
+        _give_up(str(missing))
 
 
 @pytest.fixture
 def closed_port() -> int:
-    return _free_port()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def _jar() -> Path | None:
-    gcloud = shutil.which("gcloud")
-    places = [Path(gcloud).resolve().parents[1] / JAR] if gcloud else []
-    named = os.environ.get("FIRESTORE_EMULATOR_JAR")
-    places = [Path(named)] if named else [*places, SYSTEM_SDK / JAR]
-    return next((place for place in places if place.is_file()), None)
+    return free_port()
 
 
 def _give_up(reason: str) -> NoReturn:
@@ -97,19 +63,3 @@ def _give_up(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"contract tests on Firestore: {reason}")
     pytest.skip(f"contract tests on Firestore: {reason}")
-
-
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + EMULATOR_START_S
-    while not ready():
-        assert process.poll() is None, f"the emulator ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"the emulator was not up after {EMULATOR_START_S} s"
-        time.sleep(0.1)
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
