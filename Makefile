@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENDOR := .venv-vendor
+DEPLOYER := .venv-deploy
 
 SEEDS ?= 2000
 SEED ?= 1
@@ -11,7 +12,7 @@ MINUTES ?= 45
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor check test simulate soak demo bundle pins clean
+.PHONY: setup vendor check test simulate soak demo bundle pins clean deployer test-deployer
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,18 @@ $(VENDOR)/.ready: infra/requirements/vendor.txt
 	@$(BIN)/python -m venv --clear $(VENDOR)
 	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
+
+deployer: setup $(DEPLOYER)/.ready  ## the environment of `dumont deploy`: $(DEPLOYER)/bin/dumont deploy
+
+$(DEPLOYER)/.ready: infra/requirements/dev.txt infra/requirements/deploy.txt
+	@$(BIN)/python -m venv --clear $(DEPLOYER)
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/requirements/dev.txt
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/requirements/deploy.txt
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-deployer: deployer
+	@$(DEPLOYER)/bin/python -m pytest tests/deploy
 
 check: setup
 	@$(BIN)/ruff check .
@@ -51,4 +64,4 @@ pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh
 
 clean:
-	rm -rf $(VENV) $(VENDOR) .cache build dist *.egg-info
+	rm -rf $(VENV) $(VENDOR) $(DEPLOYER) .cache build dist *.egg-info

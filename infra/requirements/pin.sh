@@ -9,3 +9,4 @@ resolve() { $tools/bin/uv pip compile -q --universal --python-version 3.11 --gen
 resolve ../../pyproject.toml -o runtime.txt
 resolve ../../pyproject.toml --extra host --extra dev -c runtime.txt -o dev.txt
 resolve vendor.in -o vendor.txt
+resolve deploy.in -o deploy.txt
