@@ -23,7 +23,14 @@ HOST_TOKEN_FOR = timedelta(minutes=15)
 HOST_TOKEN_GRACE = timedelta(minutes=30)
 """A host that was cut off or frozen may still renew an expired token for so long."""
 SCHEDULER_TOKEN_FOR = timedelta(minutes=5)
+GOOGLE_ALGORITHM = "RS256"
+GOOGLE_ISSUERS = ("accounts.google.com", "https://accounts.google.com")
+GOOGLE_CLOCK_SKEW = timedelta(seconds=10)
 ADVANCE_TOKEN_FOR = timedelta(minutes=1)
+OUTBOX_TOKEN_FOR = timedelta(minutes=1)
+TIMESTAMP_DIGITS_MAX = 12
+SLACK_AGE_MAX_S = 300
+"""Of a signed request, into the past and into the future."""
 API_KEY_PREFIX = "dk_"
 
 _hasher = PasswordHasher()
@@ -108,6 +115,36 @@ def check_scheduler(token: str, *, secret: str, now: datetime) -> str:
     return str(_read("scheduler", token, secret, now)["sub"])
 
 
+def google_key_id(token: str) -> str:
+    """Which of Google's keys a token names; raises `Unauthenticated`."""
+    try:
+        return str(jwt.get_unverified_header(token)["kid"])
+    except (jwt.PyJWTError, KeyError):
+        raise Unauthenticated("this token is not valid") from None
+
+
+def check_google(token: str, *, key: dict[str, Any], account: str, audience: str, now: datetime) -> None:
+    """A token that Google signed for one service account and one receiver; raises `Unauthenticated`.
+
+    `key` = the public key that the token names, as a JSON Web Key. Audience, issuer, verified e-mail and times are all
+    judged; Google allows for clocks that differ by GOOGLE_CLOCK_SKEW.
+    """
+    options: Any = {"require": ["exp", "iat", "aud", "iss"], "verify_exp": False, "verify_iat": False}
+    try:
+        public = jwt.PyJWK(key, GOOGLE_ALGORITHM).key
+        claims = jwt.decode(
+            token, public, algorithms=[GOOGLE_ALGORITHM], audience=audience, issuer=GOOGLE_ISSUERS, options=options
+        )
+        issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
+    except (jwt.PyJWTError, TypeError, ValueError):
+        raise Unauthenticated("this token is not valid") from None
+    skew_s = GOOGLE_CLOCK_SKEW.total_seconds()
+    if not issued_at - skew_s <= now.timestamp() < expires_at + skew_s:
+        raise Unauthenticated("this token has expired, or is not valid yet")
+    if claims.get("email") != account or claims.get("email_verified") is not True:
+        raise Unauthenticated("this token is another account's")
+
+
 def advance_token(key: str, *, secret: str, now: datetime) -> str:
     return _sign("advance", {"sub": key}, ADVANCE_TOKEN_FOR, secret, now)
 
@@ -115,6 +152,24 @@ def advance_token(key: str, *, secret: str, now: datetime) -> str:
 def key_to_advance(token: str, *, secret: str, now: datetime) -> str:
     """The instance's key; raises `Unauthenticated`."""
     return str(_read("advance", token, secret, now)["sub"])
+
+
+def outbox_token(*, secret: str, now: datetime) -> str:
+    return _sign("outbox", {"sub": "outbox"}, OUTBOX_TOKEN_FOR, secret, now)
+
+
+def check_outbox(token: str, *, secret: str, now: datetime) -> None:
+    """Raises `Unauthenticated`."""
+    _read("outbox", token, secret, now)
+
+
+def check_slack(body: bytes, *, timestamp: str, signature: str, secret: str, now: datetime) -> None:
+    """Slack signs the raw body: v0=<hex HMAC-SHA256(secret, "v0:<timestamp>:<body>")>. Raises `Unauthenticated`."""
+    digest = hmac.new(secret.encode(), b"v0:" + timestamp.encode() + b":" + body, hashlib.sha256).hexdigest()
+    is_right = hmac.compare_digest(f"v0={digest}".encode(), signature.encode())
+    is_number = timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= TIMESTAMP_DIGITS_MAX
+    if not is_right or not is_number or abs(now.timestamp() - int(timestamp)) > SLACK_AGE_MAX_S:
+        raise Unauthenticated("this request is not signed by Slack, or not now")
 
 
 def bearer(header: str | None) -> str:

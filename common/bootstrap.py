@@ -16,7 +16,9 @@ from typing import Any
 from common import auth
 from common.adapters.courier import HttpCourier
 from common.adapters.firestore import FirestoreStore
+from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
+from common.adapters.slack import Slack
 from common.adapters.sqlite import SqliteStore
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
@@ -58,7 +60,10 @@ def build(settings: Settings) -> App:
         deployment=functools.cache(lambda: deployment_of(store, now())),
         log=log,
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
+        chat=_chat(settings),
+        google_key=GoogleKeys(settings.google_keys_url, clock=now).key,
         nudge=functools.partial(nudge, settings),
+        nudge_outbox=functools.partial(nudge_outbox, settings),
     )
 
 
@@ -102,12 +107,21 @@ def log(event: str, **fields: Any) -> None:
 
 
 def nudge(settings: Settings, key: str) -> None:
-    """Post the hint and do not wait for what comes of it: a function's answer may take its whole budget."""
+    _hint(f"{settings.url}/provision/advance", auth.advance_token(key, secret=settings.jwt_secret, now=now()))
+
+
+def nudge_outbox(settings: Settings) -> None:
+    """Where Slack is not set up nobody waits for a message: they go with the minute."""
+    if settings.slack_signing_secret:
+        _hint(f"{settings.url}/slack/work", auth.outbox_token(secret=settings.jwt_secret, now=now()))
+
+
+def _hint(url: str, token: str) -> None:
+    """Post it and do not wait for what comes of it: a function's answer may take its whole budget."""
     import httpx
 
-    token = auth.advance_token(key, secret=settings.jwt_secret, now=now())
     with contextlib.suppress(httpx.HTTPError):
-        httpx.post(f"{settings.url}/provision/advance", headers={"Authorization": f"Bearer {token}"}, timeout=NUDGE_S)
+        httpx.post(url, headers={"Authorization": f"Bearer {token}"}, timeout=NUDGE_S)
 
 
 def _markets(settings: Settings) -> dict[str, Market]:
@@ -120,6 +134,12 @@ def _markets(settings: Settings) -> dict[str, Market]:
         keys = " or ".join(f"{name.upper()}_API_KEY" for name in makers)
         raise SettingError(f"no marketplace's key is set: set {keys}. Example: {EXAMPLES['VAST_API_KEY']}")
     return markets
+
+
+def _chat(settings: Settings) -> Slack | None:
+    if settings.slack_bot_token is None:
+        return None
+    return Slack(settings.slack_bot_token, base_url=settings.slack_url, loopback_allowed=settings.webhook_loopback)
 
 
 def _objects(settings: Settings) -> S3:

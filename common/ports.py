@@ -6,13 +6,13 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Limits
-from common.errors import QueryRefused
+from common.errors import QueryRefused, Unauthenticated
 
 Data = dict[str, Any]
 """A document's content: JSON types plus aware UTC datetimes and nested dicts and lists of them."""
@@ -161,6 +161,7 @@ INDEXES: tuple[Index, ...] = (
     Index("outbox", order="next_at"),
     Index("outbox", equal=("account", "state")),
     Index("webhooks", equal=("account",)),
+    Index("slack_links", equal=("account",)),
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
     Index("machines"),
@@ -169,6 +170,26 @@ INDEXES: tuple[Index, ...] = (
     Index("machines", equal=("provider",), order="blocked_until"),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
+
+
+EXPIRES_AFTER: Mapping[str, timedelta] = {
+    "announcements": timedelta(days=30),  # markets repeat a delivery for days at most
+    "boots": timedelta(days=30),  # a bootstrap token lives for an hour at most
+    "events": timedelta(days=400),
+    "idempotency": timedelta(days=30),
+    "offers": timedelta(days=1),
+    "operations": timedelta(days=90),
+    "outbox": timedelta(days=90),  # after its end: what still waits never expires
+}
+"""Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
+makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
+a rental's record for ever."""
+EXPIRY_FIELD = "expires_at"
+
+
+def expiring(collection: str, data: Data, now: datetime) -> Data:
+    """The content with the time from which the document may be deleted."""
+    return {**data, EXPIRY_FIELD: now + EXPIRES_AFTER[collection]}
 
 
 def refuse_unindexed(
@@ -392,6 +413,23 @@ class Courier(Protocol):
         """
 
 
+class Chat(Protocol):
+    """Our bot in one Slack workspace. A message is {text, blocks} of Block Kit, within its published limits.
+
+    Every method raises `DeliveryRefused` when another attempt would not help, else `DeliveryFailed` (it may have
+    arrived; `retry_after_s` when Slack asked for that).
+    """
+
+    def post(self, channel: str, message: Data) -> tuple[str, str]:
+        """A new message in a channel, or to a user by the user's id: (channel, ts) of what was posted."""
+
+    def update(self, channel: str, ts: str, message: Data) -> None:
+        """Put another content in the place of one of our own messages."""
+
+    def respond(self, response_url: str, message: Data) -> None:
+        """Answer a command or a pressed button by the URL that came with it, 5 times within 30 minutes."""
+
+
 # --- the app ----------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +443,11 @@ class Deployment:
     def derive(self, purpose: str, subject: str) -> bytes:
         """A key for one purpose and subject: HMAC-SHA256 under the deployment's key."""
         return hmac.new(self.key, f"{purpose}:{subject}".encode(), hashlib.sha256).digest()
+
+
+def no_google_key(id: str) -> dict[str, Any]:
+    """Of an app that knows no key of Google's."""
+    raise Unauthenticated(f"no key {id} is known here")
 
 
 @dataclass(frozen=True)
@@ -424,5 +467,11 @@ class App:
     """log(event, **fields): one structured line."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
+    chat: Chat | None = None
+    """None = Slack is not set up."""
+    google_key: Callable[[str], dict[str, Any]] = no_google_key
+    """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
+    nudge_outbox: Callable[[], None] = lambda: None
+    """The same for the outbox."""

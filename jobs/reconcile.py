@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import functions_framework
 from flask import Request
 from flask.typing import ResponseReturnValue
@@ -11,7 +13,7 @@ from common.domain.rental import RentalState
 from common.errors import DumontError
 from common.ports import App, every
 from common.records import load
-from common.web import problem
+from common.web import problem, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
@@ -37,7 +39,9 @@ def run(app: App) -> dict[str, object]:
     keys = _keys(app)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, app.clock())
-    told = outbox.drain(app, app.clock())
+    told = outbox.drain(app, app.clock(), slack_outbox.ATTEMPTS)
+    if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
+        app.nudge_outbox()
     counts = {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
     return {**swept.__dict__, **counts, "over_budget": stopped, **told}
 

@@ -219,6 +219,10 @@ class Instance(BaseModel):
     reason: str = ""
     """Why the last want was set: a user's verb, idle, lost."""
     restored_older: RestoredOlder | None = None
+    awake_until: datetime | None = None
+    """A lease that the user took: until then idleness hibernates nothing."""
+    idle_warned_at: datetime | None = None
+    """The user was told that it is about to hibernate."""
     discard: bool = False
     purge: bool = False
     ended_at: datetime | None = None

@@ -61,6 +61,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         failover.replace_lost,
         terminate.discard,
         hibernate.unfreeze,
+        hibernate.look_again,
         hibernate.accept_snapshot,
         hibernate.retry_failed,
         hibernate.give_up_freezing,

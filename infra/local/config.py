@@ -53,17 +53,33 @@ class Local:
     password: str
     seed: int
     timing: dict[str, float]
+    slack_port: int
+    slack_bot_token: str
+    slack_signing_secret: str
     api_key: str | None = None
     bundle_sha256: str = ""
     bundle_glibc: str = ""
+    store_url: str = ""
+    """Empty = a file of this directory."""
+    as_deployed: bool = False
+    """The functions run from the archive that a deploy uploads, a process each."""
 
     @classmethod
-    def at(cls, state: Path, *, port: int, timing: dict[str, float], seed: int) -> Self:
+    def at(
+        cls,
+        state: Path,
+        *,
+        port: int,
+        timing: dict[str, float],
+        seed: int,
+        store_url: str = "",
+        as_deployed: bool = False,
+    ) -> Self:
         """The directory's own settings, or new ones."""
         path = state / "config.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        free = _free_ports(7)
+        free = _free_ports(8)
         return cls(
             state=str(state),
             api_port=port or free[0],
@@ -82,6 +98,11 @@ class Local:
             password=secrets.token_urlsafe(12),
             seed=seed,
             timing=timing,
+            slack_port=free[7],
+            slack_bot_token=f"xoxb-{secrets.token_hex(24)}",
+            slack_signing_secret=secrets.token_hex(16),
+            store_url=store_url,
+            as_deployed=as_deployed,
         )
 
     def save(self) -> None:
@@ -93,7 +114,7 @@ class Local:
 
     @property
     def store(self) -> str:
-        return f"sqlite://{Path(self.state).resolve() / 'store.db'}"
+        return self.store_url or f"sqlite://{Path(self.state).resolve() / 'store.db'}"
 
     def control_env(self) -> dict[str, str]:
         """The control plane's settings, under the customer's names."""
@@ -116,6 +137,10 @@ class Local:
             "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
             "DUMONT_BUNDLE_GLIBC": self.bundle_glibc,
             "DUMONT_WEBHOOK_LOOPBACK": "true",
+            "SLACK_BOT_TOKEN": self.slack_bot_token,
+            "SLACK_SIGNING_SECRET": self.slack_signing_secret,
+            "SLACK_URL": f"http://127.0.0.1:{self.slack_port}/api",
+            "DUMONT_LOCAL_TICKER": "true",
             **times,
         }
 
@@ -137,6 +162,10 @@ class Local:
             "vast_api_key": self.vast_api_key,
             "tensordock": f"http://127.0.0.1:{self.tensordock_port}",
             "tensordock_api_key": self.tensordock_api_key,
+            "slack_url": f"http://127.0.0.1:{self.api_port}/slack",
+            "slack_signing_secret": self.slack_signing_secret,
+            # for programs that sign commands of their own; with /anything after it, it is a fresh one
+            "slack_response_url": f"http://127.0.0.1:{self.slack_port}/response/program",
             "world": f"http://127.0.0.1:{self.world_port}",
         }
 
