@@ -23,6 +23,9 @@ HOST_TOKEN_FOR = timedelta(minutes=15)
 HOST_TOKEN_GRACE = timedelta(minutes=30)
 """A host that was cut off or frozen may still renew an expired token for so long."""
 SCHEDULER_TOKEN_FOR = timedelta(minutes=5)
+GOOGLE_ALGORITHM = "RS256"
+GOOGLE_ISSUERS = ("accounts.google.com", "https://accounts.google.com")
+GOOGLE_CLOCK_SKEW = timedelta(seconds=10)
 ADVANCE_TOKEN_FOR = timedelta(minutes=1)
 OUTBOX_TOKEN_FOR = timedelta(minutes=1)
 TIMESTAMP_DIGITS_MAX = 12
@@ -110,6 +113,36 @@ def scheduler_token(job: str, *, secret: str, now: datetime) -> str:
 def check_scheduler(token: str, *, secret: str, now: datetime) -> str:
     """The job's name; raises `Unauthenticated`."""
     return str(_read("scheduler", token, secret, now)["sub"])
+
+
+def google_key_id(token: str) -> str:
+    """Which of Google's keys a token names; raises `Unauthenticated`."""
+    try:
+        return str(jwt.get_unverified_header(token)["kid"])
+    except (jwt.PyJWTError, KeyError):
+        raise Unauthenticated("this token is not valid") from None
+
+
+def check_google(token: str, *, key: dict[str, Any], account: str, audience: str, now: datetime) -> None:
+    """A token that Google signed for one service account and one receiver; raises `Unauthenticated`.
+
+    `key` = the public key that the token names, as a JSON Web Key. Audience, issuer, verified e-mail and times are all
+    judged; Google allows for clocks that differ by GOOGLE_CLOCK_SKEW.
+    """
+    options: Any = {"require": ["exp", "iat", "aud", "iss"], "verify_exp": False, "verify_iat": False}
+    try:
+        public = jwt.PyJWK(key, GOOGLE_ALGORITHM).key
+        claims = jwt.decode(
+            token, public, algorithms=[GOOGLE_ALGORITHM], audience=audience, issuer=GOOGLE_ISSUERS, options=options
+        )
+        issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
+    except (jwt.PyJWTError, TypeError, ValueError):
+        raise Unauthenticated("this token is not valid") from None
+    skew_s = GOOGLE_CLOCK_SKEW.total_seconds()
+    if not issued_at - skew_s <= now.timestamp() < expires_at + skew_s:
+        raise Unauthenticated("this token has expired, or is not valid yet")
+    if claims.get("email") != account or claims.get("email_verified") is not True:
+        raise Unauthenticated("this token is another account's")
 
 
 def advance_token(key: str, *, secret: str, now: datetime) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from common import auth
 from common.adapters.courier import HttpCourier
 from common.adapters.firestore import FirestoreStore
+from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
 from common.adapters.slack import Slack
 from common.adapters.sqlite import SqliteStore
@@ -60,6 +61,7 @@ def build(settings: Settings) -> App:
         log=log,
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
         chat=_chat(settings),
+        google_key=GoogleKeys(settings.google_keys_url, clock=now).key,
         nudge=functools.partial(nudge, settings),
         nudge_outbox=functools.partial(nudge_outbox, settings),
     )

@@ -83,6 +83,14 @@ class Settings(BaseModel):
     bucket: str
     storage_key_id: str = Field(repr=False)
     storage_application_key: str = Field(repr=False)
+    scheduler_account: str | None = None
+    """The service account as which Cloud Scheduler calls this function."""
+    scheduler_audience: str | None = None
+    """For whom Cloud Scheduler's token is: the URL that it calls."""
+    local_ticker: bool = False
+    """Scheduled calls are signed by the ticker of a local run instead."""
+    google_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"
+    """Where Google publishes the keys that sign its tokens."""
     bundle_sha256: str | None = None
     """Of the host bundle in the bucket at releases/<sha256>."""
     bundle_glibc: str = "2.36"
@@ -150,6 +158,10 @@ class Settings(BaseModel):
             "vast_url": "VAST_URL",
             "tensordock_url": "TENSORDOCK_URL",
             "storage_region": f"{prefix}_REGION",
+            "scheduler_account": "DUMONT_SCHEDULER_ACCOUNT",
+            "scheduler_audience": "DUMONT_SCHEDULER_AUDIENCE",
+            "local_ticker": "DUMONT_LOCAL_TICKER",
+            "google_keys_url": "DUMONT_GOOGLE_KEYS_URL",
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
             "slack_bot_token": "SLACK_BOT_TOKEN",

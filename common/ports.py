@@ -6,13 +6,13 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Limits
-from common.errors import QueryRefused
+from common.errors import QueryRefused, Unauthenticated
 
 Data = dict[str, Any]
 """A document's content: JSON types plus aware UTC datetimes and nested dicts and lists of them."""
@@ -170,6 +170,26 @@ INDEXES: tuple[Index, ...] = (
     Index("machines", equal=("provider",), order="blocked_until"),
 )
 """The only queries there are: both backends refuse any other, and the deployer creates exactly these."""
+
+
+EXPIRES_AFTER: Mapping[str, timedelta] = {
+    "announcements": timedelta(days=30),  # markets repeat a delivery for days at most
+    "boots": timedelta(days=30),  # a bootstrap token lives for an hour at most
+    "events": timedelta(days=400),
+    "idempotency": timedelta(days=30),
+    "offers": timedelta(days=1),
+    "operations": timedelta(days=90),
+    "outbox": timedelta(days=90),  # after its end: what still waits never expires
+}
+"""Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
+makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
+a rental's record for ever."""
+EXPIRY_FIELD = "expires_at"
+
+
+def expiring(collection: str, data: Data, now: datetime) -> Data:
+    """The content with the time from which the document may be deleted."""
+    return {**data, EXPIRY_FIELD: now + EXPIRES_AFTER[collection]}
 
 
 def refuse_unindexed(
@@ -425,6 +445,11 @@ class Deployment:
         return hmac.new(self.key, f"{purpose}:{subject}".encode(), hashlib.sha256).digest()
 
 
+def no_google_key(id: str) -> dict[str, Any]:
+    """Of an app that knows no key of Google's."""
+    raise Unauthenticated(f"no key {id} is known here")
+
+
 @dataclass(frozen=True)
 class App:
     """Everything a workflow may use; made by bootstrap, or by a test."""
@@ -444,6 +469,8 @@ class App:
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None
     """None = Slack is not set up."""
+    google_key: Callable[[str], dict[str, Any]] = no_google_key
+    """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
     nudge_outbox: Callable[[], None] = lambda: None

@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.rental import LIVE, Rental, RentalState
 from common.errors import NotFound
-from common.ports import App, Cas, Check, Create, Doc, Store, Write, every
+from common.ports import App, Cas, Check, Create, Doc, Store, Write, every, expiring
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -109,7 +109,7 @@ def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
 def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:
     """A line of the instance's story (`dumont instances why`), written in the commit that makes it true."""
     data = {"account": instance.account, "instance_key": instance.key, "at": now, "kind": kind, "text": text}
-    return Create("events", f"{instance.key}.{app.ids()}", data)
+    return Create("events", f"{instance.key}.{app.ids()}", expiring("events", data, now))
 
 
 def retire(rentals: Sequence[Kept[Rental]], *, now: datetime, why: str) -> list[Write]:

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
+
+
+@dataclass(frozen=True)
+class Right:
+    """What one word in a row's `rights` stands for: roles on the project, and the secrets it may read."""
+
+    roles: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Names of settings; `{STORAGE}` = the storage provider's name in capitals."""
+
+
+RIGHTS: Mapping[str, Right] = {
+    "store": Right(roles=("roles/datastore.user",), secrets=("JWT_SECRET",)),
+    "market": Right(secrets=("VAST_API_KEY", "TENSORDOCK_API_KEY")),
+    "objects": Right(secrets=("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY")),
+    "slack": Right(secrets=("SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")),
+}
 
 
 @dataclass(frozen=True)
@@ -17,13 +35,22 @@ class Function:
     timeout_s: int
     memory_mb: int
     concurrency: int
+    """Requests at a time in one instance, and so many threads; more than one needs a whole CPU."""
     rights: tuple[str, ...]
-    """What its service account may use."""
+    """What its service account may use: words of RIGHTS."""
     public: bool
+    cpu: str = "1"
+    max_instances: int = 20
+    min_instances: int = 0
 
     @property
     def source(self) -> str:
         return f"{self.folder}/{self.name}.py"
+
+    @property
+    def service(self) -> str:
+        """Its name at Google, where an underscore is not allowed; the last part of its URL."""
+        return self.name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -36,7 +63,17 @@ class Schedule:
     period: Literal["reconcile_every_s", "ticker_period_s"] = "ticker_period_s"
     """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
+    """After a run that failed or was not answered; a run that was missed is made up for by the next."""
 
+
+class _Job(TypedDict):
+    public: bool
+    cpu: str
+    max_instances: int
+
+
+_JOB: _Job = {"public": False, "cpu": "0.5", "max_instances": 1}
+"""Half a CPU: a job mostly waits for others. One instance: two runs of one job never overlap."""
 
 FUNCTIONS: tuple[Function, ...] = (
     Function("api", "functions", "/", 60, 512, 16, ("store", "market", "objects"), public=True),
@@ -44,13 +81,9 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, ("store", "market", "objects"), public=True),
     Function("failover", "functions", "/failover", 60, 512, 16, ("store", "market", "objects"), public=True),
     Function("slack", "functions", "/slack", 60, 512, 16, ("store", "market", "objects", "slack"), public=True),
-    Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, ("store", "market", "objects"), public=False),
-    Function(
-        "hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, ("store", "market", "objects"), public=False
-    ),
-    Function(
-        "refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, ("store", "market", "objects"), public=False
-    ),
+    Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, ("store", "market", "objects", "slack"), **_JOB),
+    Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, ("store", "market", "objects"), **_JOB),
+    Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, ("store", "market", "objects"), **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (

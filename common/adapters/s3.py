@@ -17,6 +17,8 @@ MAX_ATTEMPTS = 4
 READ_BYTES = 1 << 20
 DELETE_BATCH = 1000
 """S3's limit for one request."""
+NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed", "XNotImplemented")
+"""How a store says that it knows no lifecycle rules."""
 SINGLE_PART_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 """An ETag of this shape is the MD5 of an object uploaded in one part (multipart ones end in -<parts>)."""
 
@@ -70,6 +72,32 @@ class S3:
             failed = [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]
             if failed:
                 raise ObjectStoreError(f"{len(failed)} of {len(batch)} objects were not deleted: {failed[0]}")
+
+    def lifecycle_rules(self) -> Sequence[dict[str, Any]] | None:
+        """The bucket's rules as S3 writes them; None for a store that has no such thing."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found = self._client.get_bucket_lifecycle_configuration(Bucket=self._bucket)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "NoSuchLifecycleConfiguration":
+                return ()
+            if code in NO_LIFECYCLE:
+                return None
+            raise ObjectStoreError(f"the bucket's rules cannot be read: {error}") from error
+        rules: Sequence[dict[str, Any]] = found["Rules"]
+        return rules
+
+    def set_lifecycle_rules(self, rules: Sequence[dict[str, Any]]) -> None:
+        """All of them: what is left out is no longer a rule."""
+        with _translated(self._bucket):
+            if rules:
+                self._client.put_bucket_lifecycle_configuration(
+                    Bucket=self._bucket, LifecycleConfiguration={"Rules": list(rules)}
+                )
+            else:
+                self._client.delete_bucket_lifecycle(Bucket=self._bucket)
 
     def presign_get(self, key: str, expires_s: int) -> str:
         """A URL that reads the object without credentials until it expires."""

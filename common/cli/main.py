@@ -13,6 +13,7 @@ GROUP = "dumont.commands"
 SUMMARIES = {
     "up": "Run everything on this machine: the simulated world and the control plane.",
     "demo": "Play the whole story on this machine and check every step.",
+    "deploy": "The control plane on Google Cloud: plan, apply, status, destroy.",
     "login": "Sign in.",
     "users": "Users of your account; the first admin of a new one.",
     "gpus": "What the market offers; deploy one.",
@@ -22,6 +23,7 @@ SUMMARIES = {
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
+    "evaluate": "How good forecasts and policies are, on recorded series: prices, survival, waiting, idle, jobs.",
     "slack": "Who in Slack is you.",
     "savings": "What was spent, and the hours that were not billed.",
 }

@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ValidationError
 
 from common import auth
-from common.errors import BadRequest, DumontError, InvalidInput, Throttled
+from common.errors import BadRequest, DumontError, InvalidInput, Throttled, Unauthenticated
 from common.ports import App
 
 BODY_LIMIT_BYTES = 1 << 20
@@ -67,9 +67,20 @@ def invalid(error: ValidationError) -> DumontError:
 
 
 def only_the_scheduler(app: App, request: Request) -> None:
-    """Raises `Unauthenticated` unless Cloud Scheduler (or the local ticker) signed the call."""
-    token = auth.bearer(request.headers.get("Authorization"))
-    auth.check_scheduler(token, secret=app.settings.jwt_secret, now=app.clock())
+    """Raises `Unauthenticated` unless Cloud Scheduler signed the call, or, where a setting says so, the local ticker."""
+    token, settings = auth.bearer(request.headers.get("Authorization")), app.settings
+    if settings.local_ticker:
+        auth.check_scheduler(token, secret=settings.jwt_secret, now=app.clock())
+        return
+    if not settings.scheduler_account or not settings.scheduler_audience:
+        raise Unauthenticated("this deployment has no scheduler: set DUMONT_SCHEDULER_ACCOUNT and _AUDIENCE")
+    auth.check_google(
+        token,
+        key=app.google_key(auth.google_key_id(token)),
+        account=settings.scheduler_account,
+        audience=settings.scheduler_audience,
+        now=app.clock(),
+    )
 
 
 def _trace(error: Exception) -> str:

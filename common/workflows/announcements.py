@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from common.errors import BadRequest, Unauthenticated
-from common.ports import App, MarketEvent
+from common.ports import App, MarketEvent, expiring
 from common.workflows import pacing
 
 EVENT_ID_MAX = 64
@@ -47,4 +47,4 @@ def verified(app: App, name: str, headers: Mapping[str, str], body: bytes, now: 
 def remember(app: App, name: str, event: MarketEvent, now: datetime) -> None:
     """Only when its consequences are drawn, so that the market's next try is not for nothing."""
     seen = {"kind": event.kind, "text": event.text[:EVENT_TEXT_MAX], "at": now}
-    app.store.put("announcements", f"{name}.{event.id}", seen)
+    app.store.put("announcements", f"{name}.{event.id}", expiring("announcements", seen, now))

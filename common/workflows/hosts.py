@@ -10,7 +10,7 @@ from common.domain.instance import Instance
 from common.domain.orders import is_busy, orders_of, wanted_of
 from common.domain.rental import Rental
 from common.errors import Exists, NotFound, Unauthenticated
-from common.ports import App
+from common.ports import App, expiring
 from common.records import Kept, dump, manifest_key_of, prefix_of, read
 from common.workflows.rentals import note_boot
 
@@ -37,7 +37,7 @@ def boot(app: App, call: Boot, token: str, now: datetime) -> tuple[Booted | None
 def _use_up(app: App, label: str, boot_id: str, now: datetime) -> None:
     """One use; the same machine may repeat its call when the answer was lost."""
     try:
-        app.store.create("boots", label, {"boot_id": boot_id, "at": now})
+        app.store.create("boots", label, expiring("boots", {"boot_id": boot_id, "at": now}, now))
     except Exists:
         doc = app.store.get("boots", label)
         if doc is None or doc.data["boot_id"] != boot_id:

@@ -13,7 +13,7 @@ from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Priority
 from common.domain.ranking import IMAGE_GB, Load, Ranked, rank
 from common.errors import MarketError, NoCredit, NoOffer, Throttled, UnknownGpu
-from common.ports import App
+from common.ports import App, expiring
 from common.workflows import history, pacing
 
 FRESH_FOR_S = 30.0
@@ -98,7 +98,7 @@ def _of_one(app: App, name: str, wanted: Wanted, priority: Priority, who: str, f
         if at is not None and priority is Priority.POLL and now - at < timedelta(seconds=STALE_FOR_S):
             return remembered
         raise
-    app.store.put("offers", id, {"at": now, "offers": _packed(found)})
+    app.store.put("offers", id, expiring("offers", {"at": now, "offers": _packed(found)}, now))
     return found
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from common.domain.operation import Operation
 from common.errors import IdempotencyMismatch
-from common.ports import App, Create, Write
+from common.ports import App, Create, Write, expiring
 from common.records import dump
 
 
@@ -33,7 +33,7 @@ def remember(account: str, idempotency_key: str | None, fingerprint: str, made: 
     if idempotency_key is None:
         return []
     data = {"fingerprint": fingerprint, "made": made, "at": now}
-    return [Create("idempotency", _key_id(account, idempotency_key), data)]
+    return [Create("idempotency", _key_id(account, idempotency_key), expiring("idempotency", data, now))]
 
 
 def begin(
@@ -56,7 +56,7 @@ def begin(
         created_at=now,
     )
     doc_id = f"{account}.{operation.id}"
-    record = Create("operations", doc_id, dump(operation))
+    record = Create("operations", doc_id, expiring("operations", dump(operation), now))
     return operation, [record, *remember(account, idempotency_key, fingerprint, doc_id, now)]
 
 

@@ -10,7 +10,7 @@ from common.domain.instance import Instance
 from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_of_url, signature
 from common.domain.slack import Link
 from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
-from common.ports import App, Create, Where, Write, every
+from common.ports import App, Create, Data, Where, Write, every, expiring
 from common.records import dump, event, read
 
 WEBHOOKS_MAX = 10
@@ -119,11 +119,16 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
         try:
             claimed = app.store.cas(doc, dump(message.claimed(app.clock())))
             after = attempt(app, message)
-            app.store.cas(claimed, dump(after))
+            app.store.cas(claimed, _document(after))
         except (Stale, Missing):
             continue  # another run tries it too, or has: at least once is what is promised
         counts[_outcome(after)] += 1
     return counts
+
+
+def _document(message: Message) -> Data:
+    """What has ended is kept for a while; what waits is kept until it has ended."""
+    return expiring("outbox", dump(message), message.ended_at) if message.ended_at else dump(message)
 
 
 def _outcome(after: Message) -> str:

@@ -77,6 +77,8 @@ def _parent() -> Path:
 class Story:
     folder: Path
     quiet: bool = False
+    up_options: tuple[str, ...] = ()
+    """Of the `dumont up` that it starts."""
     facts: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     up: subprocess.Popen[str] | None = None
@@ -133,9 +135,10 @@ class Story:
     # --- the chapters
 
     def _start(self) -> str:
+        options = ["--json", "--port", "0", "--state", str(self.folder), *self.up_options]
         with open(self.folder / "up.log", "w") as log:
             self.up = subprocess.Popen(
-                [sys.executable, "-m", "infra.local.up", "--json", "--port", "0", "--state", str(self.folder)],
+                [sys.executable, "-m", "infra.local.up", *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

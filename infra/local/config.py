@@ -59,9 +59,22 @@ class Local:
     api_key: str | None = None
     bundle_sha256: str = ""
     bundle_glibc: str = ""
+    store_url: str = ""
+    """Empty = a file of this directory."""
+    as_deployed: bool = False
+    """The functions run from the archive that a deploy uploads, a process each."""
 
     @classmethod
-    def at(cls, state: Path, *, port: int, timing: dict[str, float], seed: int) -> Self:
+    def at(
+        cls,
+        state: Path,
+        *,
+        port: int,
+        timing: dict[str, float],
+        seed: int,
+        store_url: str = "",
+        as_deployed: bool = False,
+    ) -> Self:
         """The directory's own settings, or new ones."""
         path = state / "config.json"
         if path.exists():
@@ -88,6 +101,8 @@ class Local:
             slack_port=free[7],
             slack_bot_token=f"xoxb-{secrets.token_hex(24)}",
             slack_signing_secret=secrets.token_hex(16),
+            store_url=store_url,
+            as_deployed=as_deployed,
         )
 
     def save(self) -> None:
@@ -99,7 +114,7 @@ class Local:
 
     @property
     def store(self) -> str:
-        return f"sqlite://{Path(self.state).resolve() / 'store.db'}"
+        return self.store_url or f"sqlite://{Path(self.state).resolve() / 'store.db'}"
 
     def control_env(self) -> dict[str, str]:
         """The control plane's settings, under the customer's names."""
@@ -125,6 +140,7 @@ class Local:
             "SLACK_BOT_TOKEN": self.slack_bot_token,
             "SLACK_SIGNING_SECRET": self.slack_signing_secret,
             "SLACK_URL": f"http://127.0.0.1:{self.slack_port}/api",
+            "DUMONT_LOCAL_TICKER": "true",
             **times,
         }
 

@@ -33,6 +33,8 @@ RESTARTS_MAX = 200
 POLL_S = 0.1
 DEFAULT_STATE = ".dumont"
 PROGRAMS = {"world": "infra.demo.world", "control": "infra.local.control"}
+AS_DEPLOYED = "infra.deploy.local"
+"""The control plane of `--as-deployed`."""
 
 
 def command(
@@ -40,23 +42,27 @@ def command(
     port: Annotated[int, typer.Option(help="Of the API on 127.0.0.1; 0 = any free one.")] = API_PORT,
     json_: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout when everything answers.")] = False,
     seed: Annotated[int, typer.Option(help="Of the simulated market.")] = 1,
+    store: Annotated[str, typer.Option(help="Another store than a file of this directory.")] = "",
+    as_deployed: Annotated[bool, typer.Option("--as-deployed", help="Run the archive that a deploy uploads.")] = False,
 ) -> None:
     """Run everything on this machine: the simulated world and the control plane."""
     try:
-        run(state, port=port, as_json=json_, seed=seed)
+        run(state, port=port, as_json=json_, seed=seed, store_url=store, as_deployed=as_deployed)
     except SettingError as error:
         print(f"dumont up: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def run(state: Path, *, port: int, as_json: bool, seed: int = 1) -> None:
+def run(
+    state: Path, *, port: int, as_json: bool, seed: int = 1, store_url: str = "", as_deployed: bool = False
+) -> None:
     """Until SIGTERM or SIGINT; every program it started ends with it. Raises `SettingError`."""
     if os.environ.get("DEMO_MODE", "true").lower() not in ("1", "true", "yes"):
         raise SettingError("DEMO_MODE is off, but dumont up runs a simulated world. Example: DEMO_MODE=true dumont up")
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     with _only_one(state):
-        local = Local.at(state, port=port, timing=DEMO_TIMING, seed=seed)
+        local = Local.at(state, port=port, timing=DEMO_TIMING, seed=seed, store_url=store_url, as_deployed=as_deployed)
         local.with_bundle(bundle.build())
         local.save()
         supervisor = Supervisor(local)
@@ -128,7 +134,7 @@ class Supervisor:
         log: IO[bytes]
         with open(self._state / "logs" / f"{name}.log", "ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", PROGRAMS[name]],
+                [sys.executable, "-m", AS_DEPLOYED if self._deployed(name) else PROGRAMS[name]],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -137,6 +143,9 @@ class Supervisor:
             )
         self._children[name] = child
         (self._state / f"{name}.pid").write_text(str(child.pid))
+
+    def _deployed(self, name: str) -> bool:
+        return name == "control" and self._local.as_deployed
 
     def _pid(self, name: str) -> int | None:
         child = self._children.get(name)

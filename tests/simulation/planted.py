@@ -11,13 +11,16 @@ from typing import Any
 from common.domain.idle import Sample, idle_since
 from common.domain.instance import Phase
 from common.domain.ledger import LedgerEntry
+from common.domain.offer import Wanted
+from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
 from common.ports import App, Cas, Doc, Write
-from common.records import Kept, World, read
+from common.records import Kept, World, event, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, rentals, settle, sweep
+from common.workflows.history import ends
 
 Replacement = Callable[[Any], Any]
 """The original -> the broken one."""
@@ -81,7 +84,7 @@ def create_again(original: Any) -> Any:
             return getattr(self._market, name)
 
         def create(self, offer: Any, launch: Any) -> str:
-            for other in [offer, *self._market.search(deploy.Wanted(gpu=offer.gpu))]:
+            for other in [offer, *self._market.search(Wanted(gpu=offer.gpu))]:
                 try:
                     return str(self._market.create(other, launch))
                 except MarketUnknown:
@@ -137,7 +140,7 @@ def destroy_once(original: Any) -> Any:
 
 def lost_at_once(original: Any) -> Any:
     def absent(app: App, market: Any, rental: Any, host: Any, now: Any) -> Any:
-        return sweep._lost(rental, "gone", host, now, beat_s=60.0, both=True)
+        return sweep._lost(rental, "gone", host, now, timing=app.settings.timing, both=True)
 
     return absent
 
@@ -145,7 +148,7 @@ def lost_at_once(original: Any) -> Any:
 def lost_by_silence(original: Any) -> Any:
     def judged(app: App, rental: Any, row: Any, host: Any, now: Any) -> Any:
         if row is not None and rental.state is RentalState.SERVING and sweep._is_silent(app, rental, host, now):
-            return sweep._lost(rental, "gone", host, now, beat_s=60.0)
+            return sweep._lost(rental, "gone", host, now, timing=app.settings.timing)
         return original(app, rental, row, host, now)
 
     return judged
@@ -181,8 +184,8 @@ def unknown_is_absent(original: Any) -> Any:
 
 
 def losers_kept(original: Any) -> Any:
-    def retire(kept: Any, *, now: Any, why: str) -> Any:
-        return [] if why == "lost the race" else original(kept, now=now, why=why)
+    def retire(app: App, ended: Any, now: Any) -> Any:
+        return original(app, [end for end in ended if end.why != "lost the race"], now)
 
     return retire
 
@@ -211,7 +214,9 @@ def freeze_releases(original: Any) -> Any:
             return False
         down = instance.to(Phase.FREEZING, at=now).to(Phase.DOWN, at=now)
         down = down.having(writer=None, epoch=instance.epoch + 1)
-        app.store.commit([world.instance.becomes(down), *failover.retire([world.writer], now=now, why="down")])
+        retired = failover.retire(app, ends([world.writer], Outcome.SERVED, "down"), now)
+        told = event(app, instance, "down", "destroyed before its snapshot", now)
+        app.store.commit([world.instance.becomes(down), *retired, told])
         return True
 
     return freeze

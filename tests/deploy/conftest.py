@@ -1,0 +1,239 @@
+"""A deployer of an empty project at a simulated Google, over loopback, on a clock that only waiting turns."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip(
+    "google.cloud.functions_v2", reason="the deployer's own requirements are not installed: make deployer"
+)
+
+from google.auth.credentials import Credentials
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from common.adapters.sqlite import SqliteStore
+from common.adapters.vast import Vast
+from common.config import Settings
+from common.ports import App, Deployment
+from infra.demo.gcp import google_sim
+from infra.demo.gcp.sim import GoogleSim
+from infra.demo.http_face import HttpFace
+from infra.demo.vast import VastSim
+from infra.deploy import archive, make
+from infra.deploy.deployer import Deployer
+from infra.deploy.google import HOSTS, Google
+from infra.deploy.resource import Step
+from infra.gpu_host.bundle import Bundle
+from tests.hand_cranked import SimTransport
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PROJECT, REGION = "acme-gpus", "europe-west1"
+
+
+class Killed(BaseException):
+    """What a `kill -9` is to the deployer: nothing of it runs any more."""
+
+
+class Keys(Credentials):
+    """Every call to Google passes its credentials: so this is where a process can die before any call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.kill_at = 0, 0
+
+    def refresh(self, request: Any) -> None:
+        self.token = "test-token"
+
+    def before_request(self, request: Any, method: str, url: str, headers: Any) -> None:
+        self.calls += 1
+        if self.calls == self.kill_at:
+            raise Killed
+        headers["authorization"] = "Bearer test-token"
+
+
+class Objects:
+    """An object store in memory, with the calls that a deployer makes."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.rules: list[dict[str, Any]] = []
+        self.writes = 0
+
+    def list(self, prefix: str) -> Iterator[Any]:
+        from common.ports import Stored
+
+        return iter(
+            [Stored(key, len(data), None) for key, data in sorted(self.stored.items()) if key.startswith(prefix)]
+        )
+
+    def put_file(self, key: str, path: str) -> None:
+        self.writes += 1
+        self.stored[key] = Path(path).read_bytes()
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.stored.pop(key, None)
+
+    def lifecycle_rules(self) -> list[dict[str, Any]]:
+        return self.rules
+
+    def set_lifecycle_rules(self, rules: Sequence[dict[str, Any]]) -> None:
+        self.writes += 1
+        self.rules = [*rules]
+
+
+@dataclass
+class Cloud:
+    """The world of one deployment, and deployers of it that may be killed."""
+
+    sim: GoogleSim
+    url: str
+    folder: Path
+    parts: make.Parts
+    now: datetime = START
+    objects: Objects = field(default_factory=Objects)
+
+    def __post_init__(self) -> None:
+        self.vast = VastSim(rng=random.Random(1), api_key="vast-key")
+        self.store = SqliteStore(str(self.folder / "store.db"))
+        self.keys = Keys()
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def deployer(self, kill_at: int = 0) -> Deployer:
+        """A new process: nothing is known but what Google says. `kill_at` = before which call it dies; 0 = never."""
+        self.keys = Keys()
+        self.keys.kill_at = kill_at
+        google = self.google()
+        return make.deployer(google, self.parts, functools.cache(lambda: self.app(google)), lambda: self.objects)
+
+    def google(self) -> Google:
+        """Google's own clients go over loopback, ours straight into the simulator: the same requests."""
+        hosts = dict.fromkeys(HOSTS, self.url)
+        return Google(PROJECT, REGION, self.keys, self.wait, hosts=hosts, transport=SimTransport(self))
+
+    def app(self, google: Google) -> App:
+        env = {
+            **make.target(self.parts, google, ()).env,
+            **self.parts.secret_values,
+            "JWT_SECRET": "0" * 32,
+        }
+        market = Vast("vast-key", base_url="http://vast.sim", transport=SimTransport(self, "vast"), wait=self.wait)
+        return App(
+            settings=Settings.from_env(env),
+            store=self.store,
+            markets={"vast": market},
+            objects=self.objects,
+            clock=lambda: self.now,
+            ids=lambda: "id",
+            deployment=lambda: Deployment("d", b"k"),
+            log=lambda *_args, **_fields: None,
+        )
+
+    def apply(self, kill_at: int = 0) -> list[Step]:
+        """The changes that were made."""
+        done: list[Step] = []
+        self.deployer(kill_at).apply(done.append)
+        return done
+
+    def plan(self) -> list[Step]:
+        return self.deployer().plan()
+
+    def having(self, **parts: Any) -> None:
+        """From now on the deployment is made of these."""
+        self.parts = replace(self.parts, **parts)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that Google keeps, without what it draws by chance or by time."""
+        tables = {name: _plain(table) for name, table in self.sim.state.items() if table}
+        tables["indexes"] = sorted(tables["indexes"].values(), key=repr)  # their names are drawn
+        tables["secrets"]["JWT_SECRET"]["versions"] = len(tables["secrets"]["JWT_SECRET"]["versions"])
+        return tables | {
+            "enabled": sorted(self.sim.enabled),
+            "bundle": [*self.objects.stored],
+            "rules": self.objects.rules,
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key not in ("made", "etag", "name")}
+    if isinstance(value, list):
+        return sorted((_plain(item) for item in value), key=repr)
+    return value
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave in one piece: no waiting for the other side's acknowledgement
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Silence."""
+
+
+class Served:
+    """One loopback port for whichever project is being simulated."""
+
+    def __init__(self) -> None:
+        self.cloud: Cloud | None = None
+        self._lock = threading.Lock()
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
+        cloud = self.cloud
+        assert cloud
+        face = HttpFace(cloud.sim, clock=lambda: cloud.now, lock=self._lock)
+        return face(environ, start_response)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    server = Served()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def built() -> archive.Archive:
+    return archive.build()
+
+
+ENV = {
+    "VAST_API_KEY": "vast-key",
+    "STORAGE_PROVIDER": "b2",
+    "B2_KEY_ID": "key-id",
+    "B2_APPLICATION_KEY": "application-key",
+    "B2_BUCKET": "acme-dumont",
+    "B2_ENDPOINT": "https://s3.eu-central-003.backblazeb2.com",
+    "DUMONT_IDLE_FOR_S": "180",
+    "HOME": "/root",
+}
+
+
+@pytest.fixture
+def cloud(served: Served, built: archive.Archive, tmp_path: Path) -> Cloud:
+    return new_cloud(served, built, tmp_path)
+
+
+def new_cloud(served: Served, built: archive.Archive, folder: Path, *, operation_s: float = 12) -> Cloud:
+    bundle = folder / "bundle.tgz"
+    bundle.write_bytes(b"bundle")
+    parts = make.Parts(built, Bundle(str(bundle), "ab" * 32, "2.36", 6), ENV)
+    served.cloud = Cloud(google_sim(PROJECT, REGION, operation_s=operation_s), served.url, folder, parts)
+    return served.cloud

@@ -1,0 +1,262 @@
+"""Plan, apply and destroy against a simulated Google."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.topology import FUNCTIONS, SCHEDULES
+from infra.demo.gcp.code import ENABLED, PAUSED
+from infra.demo.gcp.sim import Refused, Trouble
+from infra.deploy.archive import Archive
+from infra.deploy.google import GoogleRefused, GoogleSilent
+from infra.deploy.resource import Failed, Step
+from tests.deploy.conftest import ENV, PROJECT, Cloud, Killed, Served, new_cloud
+
+
+def test_apply_on_an_empty_project_makes_everything_and_a_second_one_writes_nothing(cloud: Cloud) -> None:
+    planned = cloud.plan()
+    assert not cloud.sim.writes
+    assert {step.act for step in planned} == {"create"}
+
+    made = cloud.apply()
+
+    assert [(step.kind, step.name) for step in made] == [(step.kind, step.name) for step in planned]
+    assert {step.act for step in cloud.plan()} == {"keep"}
+    cloud.sim.calls.clear()
+    writes = cloud.objects.writes
+    assert cloud.apply() == []
+    assert cloud.sim.writes == []
+    assert cloud.objects.writes == writes
+
+
+def test_killed_before_every_single_call_an_apply_goes_on_to_the_same_end(
+    served: Served, built: Archive, tmp_path: Path
+) -> None:
+    """Every call once: the process dies before it, a new one starts and knows only what Google says."""
+    whole = new_cloud(served, built, _folder(tmp_path, 0), operation_s=OPERATION_S)
+    whole.apply()
+    calls, end = whole.keys.calls, whole.state()
+    assert calls > 100
+
+    for kill_at in range(1, calls + 1):
+        cloud = new_cloud(served, built, _folder(tmp_path, kill_at), operation_s=OPERATION_S)
+        with pytest.raises(Killed):
+            cloud.apply(kill_at)
+        cloud.apply()
+
+        assert cloud.state() == end, f"killed before call {kill_at}"
+        cloud.store.close()
+
+
+def test_one_row_that_changed_is_exactly_one_change(cloud: Cloud) -> None:
+    cloud.apply()
+    rows = [replace(row, memory_mb=1024) if row.name == "heartbeat" else row for row in FUNCTIONS]
+    cloud.having(functions=rows)
+
+    [planned] = [step for step in cloud.plan() if step.act != "keep"]
+
+    assert (planned.act, planned.kind, planned.name) == ("change", "function", "heartbeat")
+    assert planned.differences == ["memory: 512Mi -> 1024Mi"]
+    cloud.sim.calls.clear()
+    assert [(step.act, step.name) for step in cloud.apply()] == [("change", "heartbeat")]
+    assert [method for method, _ in cloud.sim.writes] == ["PATCH"]
+
+
+def test_a_row_that_is_gone_takes_its_function_schedule_and_account_along(cloud: Cloud) -> None:
+    cloud.apply()
+    cloud.having(
+        functions=[row for row in FUNCTIONS if row.name != "refill_warm_pool"],
+        schedules=[row for row in SCHEDULES if row.name != "refill_warm_pool"],
+    )
+
+    done = cloud.apply()
+
+    deleted = [(step.kind, step.name) for step in done if step.act == "delete"]
+    assert deleted == [
+        ("schedule", "dumont-refill-warm-pool"),
+        ("function", "refill-warm-pool"),
+        ("account", "dumont-refill-warm-pool"),
+    ]
+    assert {step.kind for step in done if step.act == "change"} == {"role", "reader"}
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_what_somebody_changed_by_hand_is_put_right(cloud: Cloud) -> None:
+    cloud.apply()
+    cloud.sim.table("jobs")["dumont-reconcile"]["state"] = PAUSED
+    cloud.sim.table("functions")["api"]["serviceConfig"]["environmentVariables"]["DUMONT_IDLE_FOR_S"] = "9"
+    stranger = {"role": "roles/viewer", "members": ["user:someone@example.com"]}
+    cloud.sim.table("policies")["project"]["bindings"].append(stranger)
+
+    done = cloud.apply()
+
+    assert [(step.kind, step.name) for step in done] == [("function", "api"), ("schedule", "dumont-reconcile")]
+    assert done[0].differences == ["env.DUMONT_IDLE_FOR_S: 9 -> 180"]
+    assert cloud.sim.table("jobs")["dumont-reconcile"]["state"] == ENABLED
+    assert stranger in cloud.sim.table("policies")["project"]["bindings"]
+
+
+def test_a_new_value_of_a_secret_is_a_new_revision_of_the_functions_that_read_it(cloud: Cloud) -> None:
+    cloud.apply()
+    cloud.having(env={**ENV, "B2_APPLICATION_KEY": "another"})
+
+    done = cloud.apply()
+
+    assert (done[0].kind, done[0].name) == ("secret", "B2_APPLICATION_KEY")
+    assert {step.name for step in done[1:]} == {row.service for row in FUNCTIONS}
+    assert done[1].differences == ["secrets.B2_APPLICATION_KEY: 1 -> 2"]
+
+
+def test_no_secret_is_shown_in_a_plan(cloud: Cloud) -> None:
+    steps = [*cloud.plan(), *cloud.apply(), *cloud.plan()]
+
+    shown = " ".join(f"{step} {step.differences}" for step in steps)
+    assert not [value for value in cloud.parts.secret_values.values() if value in shown]
+
+
+def test_a_secret_that_is_not_given_again_keeps_its_value(cloud: Cloud) -> None:
+    cloud.having(env={**ENV, "TENSORDOCK_API_KEY": "dock-key"})
+    cloud.apply()
+    drawn = cloud.sim.table("secrets")["JWT_SECRET"]["versions"]
+    cloud.having(env=ENV)
+
+    assert cloud.apply() == []
+    assert cloud.sim.table("secrets")["TENSORDOCK_API_KEY"]["versions"] == ["dock-key"]
+    assert cloud.sim.table("secrets")["JWT_SECRET"]["versions"] == drawn
+    assert len(drawn[0]) == 64
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "refusal"),
+    [
+        ("POST", "/functions$", Refused(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Functions'")),
+        ("POST", "/functions$", Refused(503, "UNAVAILABLE", "The service is currently unavailable.")),
+        ("POST", "/jobs$", Refused(403, "PERMISSION_DENIED", "cloudscheduler.jobs.create is missing")),
+        ("POST", "/secrets$", Refused(429, "RESOURCE_EXHAUSTED", "Quota exceeded")),
+        ("PATCH", "/fields/", Refused(500, "INTERNAL", "Internal error")),
+        ("POST", "/databases$", Refused(503, "UNAVAILABLE", "try again")),
+    ],
+)
+def test_a_refusal_in_the_middle_stops_with_its_sentence_and_the_next_apply_goes_on(
+    cloud: Cloud, method: str, path: str, refusal: Refused
+) -> None:
+    cloud.sim.trouble.append(Trouble(method, path, refusal))
+
+    with pytest.raises((GoogleRefused, GoogleSilent), match=re.escape(str(refusal))):
+        cloud.apply()
+    cloud.apply()
+
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_reads_are_asked_again_while_google_does_not_answer(cloud: Cloud) -> None:
+    cloud.apply()
+    cloud.sim.trouble.append(Trouble("GET", "/databases/dumont$", Refused(503, "UNAVAILABLE", "later"), times=3))
+
+    assert cloud.apply() == []
+
+
+def test_a_failed_build_is_told_and_tried_anew(cloud: Cloud) -> None:
+    """Partial failure: the function is there, and does not work."""
+    cloud.apply()
+    cloud.having(functions=[replace(row, timeout_s=90) if row.name == "api" else row for row in FUNCTIONS])
+    cloud.sim.table("knobs")["builds_fail"] = "the build ran out of memory"
+
+    with pytest.raises(Failed, match="the build ran out of memory"):
+        cloud.apply()
+    cloud.sim.table("knobs").clear()
+    [step] = [step for step in cloud.plan() if step.act != "keep"]
+    assert step.differences == ["failed before: the build ran out of memory"]
+    cloud.apply()
+
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_a_strangers_function_under_our_name_is_not_touched(cloud: Cloud) -> None:
+    cloud.sim.table("functions")["api"] = stranger = {"name": "x/functions/api", "labels": {}, "state": 1}
+
+    with pytest.raises(Failed, match=r"api exists in .* and is not Dumont's"):
+        cloud.apply()
+
+    assert cloud.sim.table("functions")["api"] is stranger
+
+
+def test_a_platform_without_the_boost_by_default_gets_it(cloud: Cloud) -> None:
+    cloud.sim.table("knobs")["cpu_boost"] = False
+
+    done = cloud.apply()
+
+    assert [step.act for step in done if step.kind == "service"] == ["change"] * len(FUNCTIONS)
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_only_the_public_functions_may_be_called_by_everybody(cloud: Cloud) -> None:
+    cloud.apply()
+
+    callers = {row.service: cloud.sim.table("policies")[f"service/{row.service}"]["bindings"] for row in FUNCTIONS}
+    for row in FUNCTIONS:
+        [binding] = callers[row.service]
+        everybody = binding["members"] == ["allUsers"]
+        assert everybody is row.public
+        assert everybody or binding["members"] == [f"serviceAccount:dumont-scheduler@{PROJECT}.iam.gserviceaccount.com"]
+
+
+def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) -> None:
+    cloud.apply()
+    kept = {"database": cloud.sim.table("databases")["dumont"], "secrets": dict(cloud.sim.table("secrets"))}
+
+    done: list[Step] = []
+    cloud.deployer().destroy(done.append, with_data=False)
+
+    for gone in ("functions", "jobs", "accounts", "buckets", "objects", "services"):
+        assert not cloud.sim.table(gone), gone
+    assert cloud.sim.table("databases")["dumont"] is kept["database"]
+    assert cloud.sim.table("secrets") == kept["secrets"]
+    assert cloud.objects.stored
+    assert done[0].kind == "webhook"  # nobody is told of an address that is about to go
+    cloud.apply()
+    assert {step.act for step in cloud.plan()} == {"keep"}
+    assert cloud.sim.table("secrets") == kept["secrets"]
+
+
+def test_destroy_with_data_leaves_nothing(cloud: Cloud) -> None:
+    cloud.apply()
+
+    cloud.deployer().destroy(lambda _step: None, with_data=True)
+
+    assert not cloud.sim.table("databases")
+    assert not cloud.sim.table("secrets")
+    assert not cloud.objects.stored
+
+
+def test_destroy_killed_before_every_call_ends_the_same(served: Served, built: Archive, tmp_path: Path) -> None:
+    cloud = new_cloud(served, built, _folder(tmp_path, 0))
+    cloud.apply()
+    kill_at = 0
+    while True:
+        kill_at += 1
+        cloud.apply()
+        try:
+            cloud.deployer(kill_at).destroy(lambda _step: None, with_data=False)
+            break
+        except Killed:
+            cloud.deployer().destroy(lambda _step: None, with_data=False)
+        assert not cloud.sim.table("functions"), kill_at
+        assert not cloud.sim.table("accounts"), kill_at
+        if kill_at > DESTROY_KILLS:
+            break
+
+
+DESTROY_KILLS = 12
+OPERATION_S = 1.0
+"""Long enough that every operation is found under way at least once."""
+
+
+def _folder(parent: Path, number: int) -> Path:
+    folder = parent / str(number)
+    folder.mkdir()
+    return folder
