@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENDOR := .venv-vendor
+DEPLOYER := .venv-deploy
 
-.PHONY: setup vendor check test demo bundle pins clean
+.PHONY: setup vendor deployer runtime check test demo bundle bench-coldstart bench-cost pins clean
 
 setup: $(VENV)/.ready
 
@@ -19,6 +20,18 @@ $(VENDOR)/.ready: infra/requirements/vendor.txt
 	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+deployer: setup $(DEPLOYER)/.ready  ## `dumont deploy`: apart, for its packages clash with functions-framework
+
+$(DEPLOYER)/.ready: infra/requirements/deploy.txt pyproject.toml
+	@$(BIN)/python -m venv --clear $(DEPLOYER)
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null \
+	  || $(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+runtime: setup  ## a clean environment with nothing but what the functions are deployed with
+	@$(BIN)/python -m infra.deploy.runtime >/dev/null
+
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -28,14 +41,21 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check vendor bundle
+test: check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(DEPLOYER)/bin/python -m pytest tests/deploy
 
 demo: setup
 	@$(BIN)/dumont demo
+
+bench-coldstart: bundle runtime  ## process start to first 200, as deployed
+	@$(BIN)/python -m tests.bench.bench_coldstart
+
+bench-cost: setup  ## what a host and an idle deployment cost a month
+	@$(BIN)/python -m tests.bench.bench_cost
 
 pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh
 
 clean:
-	rm -rf $(VENV) $(VENDOR) .cache build dist *.egg-info
+	rm -rf $(VENV) $(VENDOR) $(DEPLOYER) .cache build dist *.egg-info
