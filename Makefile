@@ -12,7 +12,7 @@ MINUTES ?= 45
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor check test simulate soak demo bundle pins clean deployer test-deployer
+.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost pins clean
 
 setup: $(VENV)/.ready
 
@@ -26,17 +26,17 @@ $(VENDOR)/.ready: infra/requirements/vendor.txt
 	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-deployer: setup $(DEPLOYER)/.ready  ## the environment of `dumont deploy`: $(DEPLOYER)/bin/dumont deploy
+deployer: setup $(DEPLOYER)/.ready  ## `dumont deploy`: apart, for its packages clash with functions-framework
 
-$(DEPLOYER)/.ready: infra/requirements/dev.txt infra/requirements/deploy.txt
+$(DEPLOYER)/.ready: infra/requirements/deploy.txt pyproject.toml
 	@$(BIN)/python -m venv --clear $(DEPLOYER)
-	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/requirements/dev.txt
-	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/requirements/deploy.txt
-	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null \
+	  || $(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-test-deployer: deployer
-	@$(DEPLOYER)/bin/python -m pytest tests/deploy
+runtime: setup  ## a clean environment with nothing but what the functions are deployed with
+	@$(BIN)/python -m infra.deploy.runtime >/dev/null
 
 check: setup
 	@$(BIN)/ruff check .
@@ -47,9 +47,10 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check vendor bundle
+test: check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
-	@$(MAKE) --no-print-directory simulate
+	@$(DEPLOYER)/bin/python -m pytest tests/deploy
+	@$(MAKE) --no-print-directory soak MINUTES=2
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
 	@$(BIN)/python -m tests.simulation SEEDS=$(SEEDS) SEED=$(SEED) $(REPLAY)
@@ -59,6 +60,12 @@ soak: setup  ## as many seeds as MINUTES give
 
 demo: setup
 	@$(BIN)/dumont demo
+
+bench-coldstart: bundle runtime  ## process start to first 200, as deployed
+	@$(BIN)/python -m tests.bench.bench_coldstart
+
+bench-cost: setup  ## what a host and an idle deployment cost a month
+	@$(BIN)/python -m tests.bench.bench_cost
 
 pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh

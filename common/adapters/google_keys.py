@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import Unauthenticated
 
-if TYPE_CHECKING:
-    import httpx
-
 TIMEOUT_S = 5.0
+BODY_LIMIT_BYTES = 1 << 20
 KEPT_FOR = timedelta(hours=1)
 """Where Google names no time."""
 KEPT_AT_MOST = timedelta(hours=24)
@@ -20,11 +20,19 @@ AGAIN_AFTER = timedelta(seconds=60)
 """Between two fetches for keys that are not known: so that invented ids make no calls."""
 
 
+Fetch = Callable[[str], tuple[bytes, str]]
+"""The body of a URL and its Cache-Control; raises OSError when nobody answers or the answer is not 200."""
+
+
+def fetch(url: str) -> tuple[bytes, str]:
+    """By the standard library: a job's first request need not wait for a bigger client to be loaded."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        return answer.read(BODY_LIMIT_BYTES), answer.headers.get("Cache-Control", "")
+
+
 class GoogleKeys:
-    def __init__(
-        self, url: str, *, clock: Callable[[], datetime], transport: httpx.BaseTransport | None = None
-    ) -> None:
-        self._url, self._clock, self._transport = url, clock, transport
+    def __init__(self, url: str, *, clock: Callable[[], datetime], fetch: Fetch = fetch) -> None:
+        self._url, self._clock, self._ask = url, clock, fetch
         self._keys: dict[str, dict[str, Any]] = {}
         self._until: datetime | None = None
         self._fetched_at: datetime | None = None
@@ -42,16 +50,13 @@ class GoogleKeys:
 
     def _fetch(self, now: datetime) -> None:
         """What is known stays when nobody answers."""
-        import httpx
-
         self._fetched_at = now
         try:
-            with httpx.Client(transport=self._transport, timeout=TIMEOUT_S) as client:
-                answer = client.get(self._url).raise_for_status()
-            keys = {str(key["kid"]): key for key in answer.json()["keys"]}
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            body, cache_control = self._ask(self._url)
+            keys = {str(key["kid"]): key for key in json.loads(body)["keys"]}
+        except (OSError, ValueError, KeyError, TypeError):
             return
-        self._keys, self._until = keys, now + _lifetime(answer.headers.get("Cache-Control", ""))
+        self._keys, self._until = keys, now + _lifetime(cache_control)
 
 
 def _lifetime(cache_control: str) -> timedelta:

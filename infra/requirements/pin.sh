@@ -8,5 +8,5 @@ tools=../../.cache/pin
 resolve() { $tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate "$@"; }
 resolve ../../pyproject.toml -o runtime.txt
 resolve ../../pyproject.toml --extra host --extra dev -c runtime.txt -o dev.txt
+resolve ../../pyproject.toml --extra deploy --extra host --extra dev -c dev.txt -o deploy.txt
 resolve vendor.in -o vendor.txt
-resolve deploy.in -o deploy.txt

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -31,23 +30,22 @@ KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-class Google(httpx.BaseTransport):
+class Google:
     """Publishes keys, as https://www.googleapis.com/oauth2/v3/certs does."""
 
     def __init__(self) -> None:
         self.keys = {"one": KEY}
         self.fetches, self.is_silent = 0, False
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, url: str) -> tuple[bytes, str]:
         self.fetches += 1
         if self.is_silent:
-            raise httpx.ConnectError("nobody answers")
+            raise OSError("nobody answers")
         rows = [
             json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": id, "alg": "RS256"}
             for id, key in self.keys.items()
         ]
-        headers = {"Cache-Control": "public, max-age=20000, must-revalidate"}
-        return httpx.Response(200, json={"keys": rows}, headers=headers)
+        return json.dumps({"keys": rows}).encode(), "public, max-age=20000, must-revalidate"
 
 
 class Clock:
@@ -64,7 +62,7 @@ def app(tmp_path: Path, google: Google) -> Iterator[App]:
     scheduler = {"DUMONT_SCHEDULER_ACCOUNT": ACCOUNT, "DUMONT_SCHEDULER_AUDIENCE": AUDIENCE}
     made = bootstrap.build(Settings.from_env({**GOOD, **scheduler, "DUMONT_STORE": f"sqlite://{tmp_path / 'x.db'}"}))
     Clock.now = NOW
-    keys = GoogleKeys("https://keys.google.sim", clock=lambda: Clock.now, transport=google)
+    keys = GoogleKeys("https://keys.google.sim", clock=lambda: Clock.now, fetch=google)
     yield replace(made, clock=lambda: Clock.now, google_key=keys.key)
     made.store.close()  # type: ignore[attr-defined]
 
