@@ -6,7 +6,13 @@ BIN := $(VENV)/bin
 VENDOR := .venv-vendor
 DEPLOYER := .venv-deploy
 
-.PHONY: setup vendor deployer runtime check test demo bundle bench-coldstart bench-cost pins clean
+SEEDS ?= 2000
+SEED ?= 1
+MINUTES ?= 45
+# What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
+REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
+
+.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost pins clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +50,13 @@ bundle: setup  ## the GPU host's bundle, cached by its content
 test: check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(DEPLOYER)/bin/python -m pytest tests/deploy
+	@$(MAKE) --no-print-directory simulate
+
+simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
+	@$(BIN)/python -m tests.simulation SEEDS=$(SEEDS) SEED=$(SEED) $(REPLAY)
+
+soak: setup  ## as many seeds as MINUTES give
+	@$(BIN)/python -m tests.simulation SEED=$(SEED) MINUTES=$(MINUTES)
 
 demo: setup
 	@$(BIN)/dumont demo

@@ -25,6 +25,10 @@ GOOGLE_ALGORITHM = "RS256"
 GOOGLE_ISSUERS = ("accounts.google.com", "https://accounts.google.com")
 GOOGLE_CLOCK_SKEW = timedelta(seconds=10)
 ADVANCE_TOKEN_FOR = timedelta(minutes=1)
+OUTBOX_TOKEN_FOR = timedelta(minutes=1)
+TIMESTAMP_DIGITS_MAX = 12
+SLACK_AGE_MAX_S = 300
+"""Of a signed request, into the past and into the future."""
 API_KEY_PREFIX = "dk_"
 
 
@@ -149,6 +153,24 @@ def advance_token(key: str, *, secret: str, now: datetime) -> str:
 def key_to_advance(token: str, *, secret: str, now: datetime) -> str:
     """The instance's key; raises `Unauthenticated`."""
     return str(_read("advance", token, secret, now)["sub"])
+
+
+def outbox_token(*, secret: str, now: datetime) -> str:
+    return _sign("outbox", {"sub": "outbox"}, OUTBOX_TOKEN_FOR, secret, now)
+
+
+def check_outbox(token: str, *, secret: str, now: datetime) -> None:
+    """Raises `Unauthenticated`."""
+    _read("outbox", token, secret, now)
+
+
+def check_slack(body: bytes, *, timestamp: str, signature: str, secret: str, now: datetime) -> None:
+    """Slack signs the raw body: v0=<hex HMAC-SHA256(secret, "v0:<timestamp>:<body>")>. Raises `Unauthenticated`."""
+    digest = hmac.new(secret.encode(), b"v0:" + timestamp.encode() + b":" + body, hashlib.sha256).hexdigest()
+    is_right = hmac.compare_digest(f"v0={digest}".encode(), signature.encode())
+    is_number = timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= TIMESTAMP_DIGITS_MAX
+    if not is_right or not is_number or abs(now.timestamp() - int(timestamp)) > SLACK_AGE_MAX_S:
+        raise Unauthenticated("this request is not signed by Slack, or not now")
 
 
 def bearer(header: str | None) -> str:

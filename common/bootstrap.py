@@ -20,7 +20,7 @@ from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
 from common.config import EXAMPLES, Settings
 from common.errors import Exists, SettingError
-from common.ports import App, Deployment, Market, Store
+from common.ports import App, Chat, Deployment, Market, Store
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_LENGTH = 12
@@ -56,8 +56,10 @@ def build(settings: Settings) -> App:
         deployment=functools.cache(lambda: deployment_of(store, now())),
         log=log,
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
+        chat=_chat(settings),
         google_key=GoogleKeys(settings.google_keys_url, clock=now).key,
         nudge=functools.partial(nudge, settings),
+        nudge_outbox=functools.partial(nudge_outbox, settings),
     )
 
 
@@ -103,12 +105,21 @@ def log(event: str, **fields: Any) -> None:
 
 
 def nudge(settings: Settings, key: str) -> None:
-    """Post the hint and do not wait for what comes of it: a function's answer may take its whole budget."""
+    _hint(f"{settings.url}/provision/advance", auth.advance_token(key, secret=settings.jwt_secret, now=now()))
+
+
+def nudge_outbox(settings: Settings) -> None:
+    """Where Slack is not set up nobody waits for a message: they go with the minute."""
+    if settings.slack_signing_secret:
+        _hint(f"{settings.url}/slack/work", auth.outbox_token(secret=settings.jwt_secret, now=now()))
+
+
+def _hint(url: str, token: str) -> None:
+    """Post it and do not wait for what comes of it: a function's answer may take its whole budget."""
     import httpx
 
-    token = auth.advance_token(key, secret=settings.jwt_secret, now=now())
     with contextlib.suppress(httpx.HTTPError):
-        httpx.post(f"{settings.url}/provision/advance", headers={"Authorization": f"Bearer {token}"}, timeout=NUDGE_S)
+        httpx.post(url, headers={"Authorization": f"Bearer {token}"}, timeout=NUDGE_S)
 
 
 class Markets(Mapping[str, Market]):
@@ -143,6 +154,14 @@ def _market(name: str, key: str, settings: Settings) -> Market:
     from common.adapters.tensordock import TensorDock
 
     return TensorDock(key, base_url=settings.tensordock_url)
+
+
+def _chat(settings: Settings) -> Chat | None:
+    if settings.slack_bot_token is None:
+        return None
+    from common.adapters.slack import Slack
+
+    return Slack(settings.slack_bot_token, base_url=settings.slack_url, loopback_allowed=settings.webhook_loopback)
 
 
 def _objects(settings: Settings) -> S3:

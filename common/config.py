@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from common.domain.pool import PoolTerms
+from common.domain.slack import SLACK_ID
 from common.errors import SettingError
 
 EXAMPLES = {
@@ -17,6 +18,9 @@ EXAMPLES = {
     "VAST_API_KEY": "the key from your Vast.ai account page",
     "TENSORDOCK_API_KEY": "the token from your TensorDock organisation's developer page",
     "STORAGE_PROVIDER": "one of b2, r2, s3, wasabi",
+    "SLACK_BOT_TOKEN": "the bot token (xoxb-...) from your Slack app's page OAuth & Permissions",
+    "SLACK_SIGNING_SECRET": "the signing secret from your Slack app's page Basic Information",
+    "SLACK_CHANNELS": "C0123456789,C0987654321",
 }
 STORAGE_ENDPOINTS = {
     "s3": "https://s3.amazonaws.com",
@@ -92,6 +96,12 @@ class Settings(BaseModel):
     bundle_glibc: str = "2.36"
     """The oldest glibc the bundle runs on, as its build measured it."""
     keep_after_terminate_days: int = Field(default=7, ge=0, le=3650)
+    slack_bot_token: str | None = Field(default=None, repr=False)
+    """With `slack_signing_secret`: Slack is set up."""
+    slack_signing_secret: str | None = Field(default=None, min_length=16, repr=False)
+    slack_url: str = "https://slack.com/api"
+    slack_channels: frozenset[str] = frozenset()
+    """Ids of the channels where commands and buttons are taken; empty = everywhere."""
     webhook_loopback: bool = False
     """Webhooks may be http on this machine itself: for a local run only."""
     credit_warn_below_h: float = Field(default=24, ge=0)
@@ -100,12 +110,30 @@ class Settings(BaseModel):
     timing: Timing = Timing()
     pool: PoolTerms = PoolTerms()
 
+    @field_validator("slack_channels", mode="before")
+    @classmethod
+    def _comma_separated(cls, channels: Any) -> Any:
+        if not isinstance(channels, str):
+            return channels
+        return frozenset(name.strip() for name in channels.split(",") if name.strip())
+
+    @field_validator("slack_channels")
+    @classmethod
+    def _channel_ids(cls, channels: frozenset[str]) -> frozenset[str]:
+        for channel in channels:
+            if not SLACK_ID.fullmatch(channel):
+                raise ValueError(f"{channel!r} is not the id of a channel")
+        return channels
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Settings under the customer's names; raises `SettingError` with the setting's name and an example."""
         for name, sentence in RETIRED.items():
             if name in env:
                 raise SettingError(sentence)
+        for name, other in ("SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET"), ("SLACK_SIGNING_SECRET", "SLACK_BOT_TOKEN"):
+            if env.get(other):
+                _required(env, name)  # half of Slack is none
         provider = env.get("STORAGE_PROVIDER", "s3")
         if provider not in STORAGE_ENDPOINTS:
             raise SettingError(f"STORAGE_PROVIDER is {provider!r}; set it to {EXAMPLES['STORAGE_PROVIDER']}")
@@ -136,6 +164,10 @@ class Settings(BaseModel):
             "google_keys_url": "DUMONT_GOOGLE_KEYS_URL",
             "bundle_sha256": "DUMONT_BUNDLE_SHA256",
             "bundle_glibc": "DUMONT_BUNDLE_GLIBC",
+            "slack_bot_token": "SLACK_BOT_TOKEN",
+            "slack_signing_secret": "SLACK_SIGNING_SECRET",
+            "slack_url": "SLACK_URL",
+            "slack_channels": "SLACK_CHANNELS",
             "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
             "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",

@@ -56,6 +56,13 @@ class IllegalMove(DumontError):
     status = 409
 
 
+class Repeated(DumontError):
+    """Exactly this signed request came before: nothing is done a second time."""
+
+    code = "repeated"
+    status = 409
+
+
 class IdempotencyMismatch(DumontError):
     """The Idempotency-Key was used before with another body."""
 
@@ -201,10 +208,14 @@ class ObjectMissing(ObjectStoreError):
 
 
 class DeliveryFailed(DumontError):
-    """A message did not reach its target this time; another attempt may."""
+    """A message did not reach its target this time; another attempt may, `retry_after_s` from now (0 = our choice)."""
 
     code = "delivery_failed"
     status = 502
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeliveryRefused(DeliveryFailed):

@@ -161,6 +161,7 @@ INDEXES: tuple[Index, ...] = (
     Index("outbox", order="next_at"),
     Index("outbox", equal=("account", "state")),
     Index("webhooks", equal=("account",)),
+    Index("slack_links", equal=("account",)),
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
     Index("machines"),
@@ -184,6 +185,8 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
 a rental's record for ever."""
 EXPIRY_FIELD = "expires_at"
+EXPIRING = (*EXPIRES_AFTER, "slack_codes", "slack_seen")
+"""All collections with that field; the last two set it themselves, to the time for which they are good."""
 
 
 def expiring(collection: str, data: Data, now: datetime) -> Data:
@@ -262,6 +265,8 @@ class Charge:
     start: datetime
     end: datetime
     amount_usd: str
+    label: str = ""
+    """Of the machine, where the market's bill names it."""
 
 
 @dataclass(frozen=True)
@@ -410,6 +415,23 @@ class Courier(Protocol):
         """
 
 
+class Chat(Protocol):
+    """Our bot in one Slack workspace. A message is {text, blocks} of Block Kit, within its published limits.
+
+    Every method raises `DeliveryRefused` when another attempt would not help, else `DeliveryFailed` (it may have
+    arrived; `retry_after_s` when Slack asked for that).
+    """
+
+    def post(self, channel: str, message: Data) -> tuple[str, str]:
+        """A new message in a channel, or to a user by the user's id: (channel, ts) of what was posted."""
+
+    def update(self, channel: str, ts: str, message: Data) -> None:
+        """Put another content in the place of one of our own messages."""
+
+    def respond(self, response_url: str, message: Data) -> None:
+        """Answer a command or a pressed button by the URL that came with it, 5 times within 30 minutes."""
+
+
 # --- the app ----------------------------------------------------------------------------------------------------
 
 
@@ -447,7 +469,11 @@ class App:
     """log(event, **fields): one structured line."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
+    chat: Chat | None = None
+    """None = Slack is not set up."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
     """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
+    nudge_outbox: Callable[[], None] = lambda: None
+    """The same for the outbox."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -62,6 +62,7 @@ class World:
     instance: Kept[Instance]
     rentals: dict[str, Kept[Rental]]
     hosts: dict[str, HostRecord]
+    host_docs: Mapping[str, Doc] = field(default_factory=dict)
 
     def rental(self, label: str | None) -> Kept[Rental] | None:
         return self.rentals.get(label) if label else None
@@ -74,6 +75,11 @@ class World:
     def writer_host(self) -> HostRecord | None:
         return self.hosts.get(self.instance.value.writer or "")
 
+    def still_silent(self) -> list[Check]:
+        """For a commit that rests on the writer's silence: it fails when its host has been heard meanwhile."""
+        doc = self.host_docs.get(self.instance.value.writer or "")
+        return [Check(doc)] if doc else []
+
     def in_state(self, *states: RentalState) -> list[Kept[Rental]]:
         return [kept for kept in self.rentals.values() if kept.value.state in states]
 
@@ -85,8 +91,13 @@ def load(app: App, key: str) -> World:
         raise NotFound(f"there is no instance {key.rpartition('.')[2]}")
     rentals = rentals_of(app, key)
     live = [label for label, kept in rentals.items() if kept.value.state in LIVE]
-    hosts = {label: kept.value for label in live if (kept := read(app, "hosts", label, HostRecord))}
-    return World(instance, rentals, hosts)
+    hosts = {label: kept for label in live if (kept := read(app, "hosts", label, HostRecord))}
+    return World(
+        instance,
+        rentals,
+        {label: kept.value for label, kept in hosts.items()},
+        {label: kept.doc for label, kept in hosts.items()},
+    )
 
 
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:

@@ -1,8 +1,9 @@
-"""Every minute: which GPUs have been idle for their window? One indexed query; the idle clock runs in the agents."""
+"""Every minute: which GPUs are idle? One indexed query; the idle clock runs in the agents. Warned, then frozen."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import Enum
 
 import functions_framework
 from flask import Request
@@ -12,12 +13,12 @@ from common import bootstrap
 from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import load
+from common.records import Kept, load
 from common.web import problem
 from common.workflows import hibernate, lifecycle
 
-SHORTEST_WINDOW_S = 5.0
-"""The least `idle_for_s` an instance may ask for."""
+SHORTEST_WAIT_S = 3.0
+"""The least `idle_for_s` an instance may ask for is 5 s; its warning comes before the end."""
 
 
 @functions_framework.http
@@ -35,26 +36,44 @@ def _hibernate_idle(app: App, request: Request) -> ResponseReturnValue:
 
 def run(app: App) -> dict[str, object]:
     """Ask once, then one workflow per idle instance."""
-    before = app.clock() - timedelta(seconds=SHORTEST_WINDOW_S)
+    before = app.clock() - timedelta(seconds=SHORTEST_WAIT_S)
     idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
-    hosts = [HostRecord.model_validate(doc.data) for doc in idle]
-    hibernated = [host.instance_id for host in hosts if _hibernated(app, host)]
-    return {"idle": len(hosts), "hibernated": hibernated}
+    hosts = [Kept(doc, HostRecord.model_validate(doc.data)) for doc in idle]
+    done = {kept.value.instance_id: _judged(app, kept) for kept in hosts}
+    warned, hibernated = ([id for id, what in done.items() if what is stage] for stage in (Stage.WARNED, Stage.ENDED))
+    if warned:
+        app.nudge_outbox()  # a warning that comes with the minute after it is none
+    return {"idle": len(hosts), "warned": warned, "hibernated": hibernated}
 
 
-def _hibernated(app: App, host: HostRecord) -> bool:
-    if host.instance_key is None:
-        return False
+class Stage(Enum):
+    LEFT_ALONE = "left_alone"
+    WARNED = "warned"
+    ENDED = "ended"
+
+
+def _judged(app: App, kept: Kept[HostRecord]) -> Stage:
+    key = kept.value.instance_key
+    if key is None:
+        return Stage.LEFT_ALONE
     try:
-        world = load(app, host.instance_key)
-        now = app.clock()
-        if not hibernate.wants_hibernation(app, world.instance.value, host, now):
-            return False
+        return _act(app, kept, key)
+    except DumontError as error:
+        app.log("hibernate_failed", key=key, error=str(error))
+        return Stage.LEFT_ALONE
+
+
+def _act(app: App, kept: Kept[HostRecord], key: str) -> Stage:
+    """The wish stands only on the report that it was read from: a newer one may say that work has begun."""
+    host, world, now = kept.value, load(app, key), app.clock()
+    if hibernate.wants_hibernation(app, world.instance.value, host, now):
         assert host.idle_since
         idle_for_s = (now - host.idle_since).total_seconds()
-        hibernate.request(app, world, reason=f"idle for {idle_for_s:.0f} s", now=now)
-        lifecycle.advance(app, host.instance_key)
-    except DumontError as error:
-        app.log("hibernate_failed", key=host.instance_key, error=str(error))
-        return False
-    return True
+        reason = f"{hibernate.IDLE} for {idle_for_s:.0f} s"
+        hibernate.request(app, world, reason=reason, now=now, also=[kept.unchanged()])
+        lifecycle.advance(app, key)
+        return Stage.ENDED
+    if hibernate.wants_warning(app, world.instance.value, host, now):
+        hibernate.warn(app, world, host, now)
+        return Stage.WARNED
+    return Stage.LEFT_ALONE

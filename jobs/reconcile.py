@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import functions_framework
 from flask import Request
 from flask.typing import ResponseReturnValue
@@ -11,7 +13,7 @@ from common.domain.rental import RentalState
 from common.errors import DumontError
 from common.ports import App, every
 from common.records import load
-from common.web import problem
+from common.web import problem, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
@@ -37,7 +39,9 @@ def run(app: App) -> dict[str, object]:
     keys = _keys(app)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, app.clock())
-    told = outbox.drain(app, app.clock())
+    told = outbox.drain(app, app.clock(), slack_outbox.ATTEMPTS)
+    if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
+        app.nudge_outbox()
     counts = {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
     return {**swept.__dict__, **counts, "over_budget": stopped, **told}
 
@@ -55,14 +59,14 @@ def _enforce_budgets(app: App) -> int:
 
 
 def _keys(app: App) -> list[str]:
-    """Active instances, those with a machine still to release, and those whose snapshots' time is over."""
+    """Active instances, those that still have a machine, and those whose snapshots' time is over."""
     active = [doc.id for doc in every(app.store, "instances", [("active", "==", True)])]
-    releasing = [
+    with_machine = [
         doc.data["instance_key"]
         for doc in every(app.store, "rentals", [("settled", "==", False)])
-        if doc.data["state"] == RentalState.RELEASING and doc.data["instance_key"]
+        if doc.data["state"] != RentalState.RELEASED and doc.data["instance_key"]
     ]
-    return list(dict.fromkeys([*active, *releasing, *keys_due_for_purge(app, app.clock())]))
+    return list(dict.fromkeys([*active, *with_machine, *keys_due_for_purge(app, app.clock())]))
 
 
 def _advanced(app: App, key: str) -> bool:

@@ -51,6 +51,6 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says how often the store's contract was proven on each backend, so that a skipped one cannot hide."""
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", []) if "/contract/" in report.nodeid]
-    counts = {name: sum(f"[{name}" in nodeid for nodeid in passed) for name in ("sqlite", "firestore")}
+    counts = {name: sum(f"[{name}" in nodeid for nodeid in passed) for name in ("sqlite", "firestore", "memory")}
     if passed:
         terminalreporter.write_line("contract: " + ", ".join(f"{name} {n} passed" for name, n in counts.items()))

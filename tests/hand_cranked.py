@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from common import bootstrap
+from common.adapters.slack import Slack
 from common.adapters.sqlite import SqliteStore
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
@@ -32,8 +33,10 @@ from common.ports import App, Launch, ObjectStore
 from common.records import load
 from common.views import instances as view
 from common.views.instances import InstanceOut
-from common.workflows import deploy, hosts, lifecycle
+from common.web import slack_outbox
+from common.workflows import deploy, hosts, lifecycle, outbox
 from infra.demo.s3_server import S3Server
+from infra.demo.slack import SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
@@ -41,6 +44,7 @@ from jobs import hibernate_idle, reconcile, refill_warm_pool
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
+SLACK_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
 
 
 class SimTransport(httpx.BaseTransport):
@@ -60,7 +64,8 @@ class SimTransport(httpx.BaseTransport):
         answer = getattr(self._world, self._sim).handle(asked, self._world.now)
         if answer.status == 429:
             getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
-        return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
+        headers = {"content-type": answer.content_type, **answer.headers}
+        return httpx.Response(answer.status, headers=headers, content=answer.body)
 
 
 class Writers:
@@ -105,12 +110,21 @@ class World:
     throttled: list[str] = field(default_factory=list)
     """Calls that a marketplace refused as too frequent."""
     with_tensordock: bool = False
+    outbox_until: datetime = START
+    """Another invocation follows the outbox until then."""
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
         self.market = Vast("sim-key", base_url="http://vast.sim", transport=SimTransport(self), wait=self._wait)
         self.dock_sim = TensorDockSim(rng=random.Random(1), api_key="sim-key")
         self.dock = TensorDock("sim-key", base_url="http://dock.sim", transport=SimTransport(self, "dock_sim"))
+        self.slack_sim = SlackSim(random.Random(1), "xoxb-sim", SLACK_SECRET, base_url="http://127.0.0.1:1")
+        self.chat = Slack(
+            "xoxb-sim",
+            base_url="http://127.0.0.1:1/api",
+            loopback_allowed=True,
+            transport=SimTransport(self, "slack_sim"),
+        )
         self.store = SqliteStore(str(self.folder / "store.db"))
         settings = Settings(
             store="sqlite:///unused",
@@ -124,6 +138,8 @@ class World:
             bundle_sha256="0" * 64,
             timing=self.timing,
             pool=self.pool,
+            slack_bot_token="xoxb-sim",
+            slack_signing_secret=SLACK_SECRET,
         )
         drawn = bootstrap.deployment_of(self.store, START)
         self.app = App(
@@ -135,6 +151,8 @@ class World:
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
             log=lambda event, **fields: self.log.append((event, fields)),
+            chat=self.chat,
+            nudge_outbox=self._follow_outbox,
             nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []
@@ -144,6 +162,7 @@ class World:
             machine.agent._stop()
         self.market.close()
         self.dock.close()
+        self.chat.close()
         self.store.close()
 
     # --- time
@@ -167,6 +186,9 @@ class World:
             self._one_step()
         return (self.now - began).total_seconds()
 
+    def _follow_outbox(self) -> None:
+        self.outbox_until = self.now + timedelta(seconds=outbox.FOLLOW_S)
+
     def _one_step(self) -> None:
         self.sim.tick(self.now)
         self.dock_sim.tick(self.now)
@@ -178,6 +200,8 @@ class World:
                 machine.agent.step(self.now)
         for key in [key for key, until in self.followed.items() if self.now <= until]:
             lifecycle.advance(self.app, key)
+        if self.now <= self.outbox_until:
+            outbox.drain(self.app, self.now, slack_outbox.ATTEMPTS)
         if self.now >= self.next_job_at:
             self.next_job_at = self.now + timedelta(seconds=self.timing.reconcile_every_s)
             reconcile.run(self.app)

@@ -188,6 +188,18 @@ def hibernate(id: str, no_wait: NoWait = False, json_: Json = False) -> None:
     _verb(id, "hibernate", {}, no_wait, json_)
 
 
+@instances.command("snooze")
+def snooze(
+    id: str,
+    minutes: Annotated[int, typer.Option(help="From now.", min=1, max=24 * 60)] = 60,
+    json_: Json = False,
+) -> None:
+    """Do not hibernate it for a while, however idle it is."""
+    with session.client() as api:
+        found = api.post(f"/instances/{id}/snooze", {"minutes": minutes}, key=secrets.token_hex(12))
+    session.out(found) if json_ else print(f"{id} is kept awake until {found['awake_until']}")
+
+
 @instances.command("terminate")
 @instances.command("destroy")
 def destroy(

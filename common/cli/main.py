@@ -23,6 +23,9 @@ SUMMARIES = {
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "ssh": "Open a shell on an instance.",
+    "evaluate": "How good forecasts and policies are, on recorded series: prices, survival, waiting, idle, jobs.",
+    "slack": "Who in Slack is you.",
+    "savings": "What was spent, and the hours that were not billed.",
 }
 
 

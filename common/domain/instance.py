@@ -196,12 +196,12 @@ class Instance(BaseModel):
     drain: Literal["asked", "going"] | None = None
     snapshot_attempt: int = 0
     """Part of a snapshot order's id: rises with every report that was judged."""
-    snapshot_failures: int = 0
-    """Of the writer's engine in a row."""
-    snapshot_not_before: datetime | None = None
-    """After a failure."""
     snapshot_judged: str | None = None
     """The manifest key of the last report that was judged."""
+    snapshot_failures: int = 0
+    """In a row, of orders that failed on the host or were refused here."""
+    snapshot_not_before: datetime | None = None
+    """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
     rounds: int = 0
@@ -219,6 +219,10 @@ class Instance(BaseModel):
     reason: str = ""
     """Why the last want was set: a user's verb, idle, lost."""
     restored_older: RestoredOlder | None = None
+    awake_until: datetime | None = None
+    """A lease that the user took: until then idleness hibernates nothing."""
+    idle_warned_at: datetime | None = None
+    """The user was told that it is about to hibernate."""
     discard: bool = False
     purge: bool = False
     ended_at: datetime | None = None

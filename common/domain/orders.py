@@ -45,8 +45,11 @@ def orders_of(
 
 
 def _snapshot_args(instance: Instance) -> dict[str, str | None]:
-    """`previous`: what the newest verified snapshot holds already need not be stored again."""
-    previous = instance.pointer.manifest_key if instance.pointer else None
+    """`previous`: what the newest verified snapshot holds already need not be stored again.
+
+    After a failure nothing is taken for stored: what the snapshot before left in the bucket may be what is wrong.
+    """
+    previous = instance.pointer.manifest_key if instance.pointer and not instance.snapshot_failures else None
     return {"fz": instance.fz, "previous": previous}
 
 
@@ -55,7 +58,7 @@ def restore_id(instance: Instance) -> str:
 
 
 def snapshot_id(instance: Instance) -> str:
-    """A new id after every judged report and for every freeze: an older order's answer is never mistaken for it."""
+    """A new id after every judged report or failure and for every freeze: no older order's answer is taken for its."""
     return f"snapshot-{instance.epoch}-{instance.snapshot_attempt}-{instance.fz or 'live'}"
 
 
@@ -66,7 +69,7 @@ def is_busy(instance: Instance, rental: Rental, host: HostRecord, orders: list[O
 
 
 def failed_snapshot(instance: Instance, host: HostRecord | None) -> OrderResult | None:
-    """How the present snapshot order failed on the writer, if it did."""
+    """How the snapshot order that stands failed on the writer, if it did: a host tries an order only once."""
     result = host.progress.last if host else None
     return result if result and not result.ok and result.id == snapshot_id(instance) else None
 

@@ -8,7 +8,7 @@ import ipaddress
 import json
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +18,8 @@ RETRY_MAX_S = 3600.0
 """The pause doubles from FIRST_RETRY_S up to here."""
 ATTEMPTS_MAX = 14
 """Then it is a dead letter: after about six hours."""
+CLAIM_S = 60.0
+"""Who attempts a message keeps others from it for so long. It only spares doubles: at least once is the promise."""
 ERROR_KEPT = 300
 URL_LENGTH_MAX = 2048
 HTTPS_PORT = 443
@@ -36,6 +38,11 @@ class Kind(StrEnum):
     BUDGET_WARNING = "budget.warning"
     BUDGET_EXCEEDED = "budget.exceeded"
     CREDIT_LOW = "credit.low"
+    IDLE_WARNING = "instance.idle"
+
+
+SLACK_ERRAND = "slack.errand"
+"""Not told but asked: what somebody in Slack wants done, and the answer to it."""
 
 
 class MessageState(StrEnum):
@@ -69,9 +76,9 @@ class Message(BaseModel):
     schema_version: int = 1
     id: str
     account: str
-    kind: Kind
+    kind: Kind | Literal["slack.errand"]
     target: str
-    """`webhook:<id>`."""
+    """`webhook:<id>` or `slack:<workspace>.<user>`."""
     body: dict[str, Any]
     state: MessageState = MessageState.WAITING
     attempts: int = 0
@@ -87,15 +94,23 @@ class Message(BaseModel):
         content = {"id": self.id, "kind": self.kind, "at": self.created_at.isoformat(), **self.body}
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
+    def claimed(self, at: datetime) -> Self:
+        return self.model_copy(update={"next_at": at + timedelta(seconds=CLAIM_S)})
+
+    def going_on(self, body: dict[str, Any], at: datetime, *, next_in_s: float) -> Self:
+        """An attempt that went well and is not the last: what it tells is still under way."""
+        later = at + timedelta(seconds=next_in_s)
+        return self.model_copy(update={"body": body, "next_at": later, "attempts": 0, "error": ""})
+
     def delivered(self, at: datetime) -> Self:
         return self._ended(MessageState.DONE, at, error="")
 
-    def failed(self, error: str, at: datetime) -> Self:
-        """Tried again later, or, after ATTEMPTS_MAX, a dead letter."""
+    def failed(self, error: str, at: datetime, *, retry_after_s: float = 0.0) -> Self:
+        """Tried again later, or, after ATTEMPTS_MAX, a dead letter. `retry_after_s` = what the target asked for."""
         tried = self.attempts + 1
         if tried >= ATTEMPTS_MAX:
             return self._ended(MessageState.DEAD, at, error=error)
-        pause_s = min(FIRST_RETRY_S * 2 ** (tried - 1), RETRY_MAX_S)
+        pause_s = retry_after_s or min(FIRST_RETRY_S * 2 ** (tried - 1), RETRY_MAX_S)
         update = {"attempts": tried, "next_at": at + timedelta(seconds=pause_s), "error": error[:ERROR_KEPT]}
         return self.model_copy(update=update)
 

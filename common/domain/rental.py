@@ -75,7 +75,7 @@ class RentalState(StrEnum):
     RELEASING = "releasing"
     """Retired for ever: anyone may destroy the machine at any time."""
     RELEASED = "released"
-    """Retired, and absent from a listing made after the destroy."""
+    """Retired, absent from a listing, and unknown to a GET by its id."""
 
 
 MOVES: Mapping[RentalState, frozenset[RentalState]] = {
@@ -150,6 +150,8 @@ class Rental(BaseModel):
     assigned_at: datetime | None = None
     """When an instance took it from the pool: the pool pays for it until then."""
     destroy_called_at: datetime | None = None
+    destroyed_at: datetime | None = None
+    """The last destroy was answered with success: it is gone unless a listing shows it all the same."""
     absent_at: datetime | None = None
     """First listing, after the record was read, that lacked a live rental."""
     unreachable_at: datetime | None = None

@@ -202,7 +202,7 @@ class Agent:
         return idleness is not self.told and idleness is not Idleness.QUIET
 
     def _idleness(self, now: datetime) -> Idleness:
-        since = self._idle_since()
+        since = self._idle_since(now)
         if since is None:
             return Idleness.BUSY
         return Idleness.IDLE if is_idle(since, idle_for_s=self.idle_for_s, now=now) else Idleness.QUIET
@@ -233,7 +233,7 @@ class Agent:
             sent_at=now,
             phase=self.phase,
             fz=memory.fz,
-            idle_since=self._idle_since(),
+            idle_since=self._idle_since(now),
             disk=self.looks.disk(self.workspace),
             sync=Sync(seq=memory.seq),
             progress=self._progress(),
@@ -241,11 +241,11 @@ class Agent:
             attest=memory.attest,
         )
 
-    def _idle_since(self) -> datetime | None:
+    def _idle_since(self, now: datetime) -> datetime | None:
         """Only a serving host can be idle: a restore or a freeze is work of ours."""
         if self.phase is not HostPhase.SERVING:
             return None
-        return idle_since(self.samples, sample_every_s=self.looks.every_s)
+        return idle_since(self.samples, now=now, sample_every_s=self.looks.every_s)
 
     def _progress(self) -> Progress:
         memory, running = self.memory, self.work.progress() if self.work else {}

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -117,8 +118,15 @@ def serve() -> None:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, on_stop)
-    while agent.step(datetime.now(UTC)):
-        time.sleep(agent.wait_s(datetime.now(UTC)))
+    now = steady_clock()
+    while agent.step(now()):
+        time.sleep(agent.wait_s(now()))
+
+
+def steady_clock() -> Callable[[], datetime]:
+    """The host's time at the start of the agent, and seconds since: nobody who sets the clock changes a duration."""
+    began, began_s = datetime.now(UTC), time.monotonic()
+    return lambda: began + timedelta(seconds=time.monotonic() - began_s)
 
 
 def main() -> None:

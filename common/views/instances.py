@@ -100,6 +100,8 @@ class InstanceOut(BaseModel):
     snapshot: Pointer | None
     restored_older: RestoredOlder | None
     failure: Failure | None
+    awake_until: datetime | None
+    """A lease: until then idleness hibernates nothing."""
     progress: dict[str, Any]
     rentals: list[RentalOut]
     race: RaceOut | None
@@ -232,6 +234,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         snapshot=instance.pointer,
         restored_older=instance.restored_older,
         failure=instance.failure,
+        awake_until=instance.awake_until,
         progress=_progress(world.writer_host),
         rentals=[_rental(rental) for rental in rentals],
         race=_race(instance.won, ever, now) if instance.won else None,

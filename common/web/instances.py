@@ -50,6 +50,13 @@ class Terminate(BaseModel):
     """Give up what no snapshot holds yet."""
 
 
+class Snooze(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    minutes: int = Field(default=60, ge=1, le=24 * 60)
+    """From now; the newest lease counts."""
+
+
 class Plan(BaseModel):
     """What a provision would rent now; nothing is spent."""
 
@@ -62,6 +69,8 @@ class Plan(BaseModel):
     """Of the best ranked, GPU + disk, once it runs alone."""
     all_in_usd_per_hour: Usd
     """Of the best ranked, with its share of bandwidth and of the wait."""
+    dearest_usd_per_hour: Usd
+    """Of all that may be rented for it, GPU + disk: a cap that changes nothing of the plan."""
     ready_s: float
     """Expected seconds until the best ranked is ready: boot and downloads."""
     first_hour_usd: Usd
@@ -133,6 +142,7 @@ def plan_instance(call: Call) -> Plan:
         hedges=HEDGES_MAX if hedge else 0,
         usd_per_hour=best.usd_per_hour,
         all_in_usd_per_hour=best.all_in_usd_per_hour,
+        dearest_usd_per_hour=max(prices[-1], hedge.usd_per_hour if hedge else Decimal(0)),
         ready_s=best.ready_s,
         first_hour_usd=prices[-1] + losers * dearest_wait_s / 3600,
     )
@@ -191,13 +201,18 @@ def _verb(kind: str, call: Call, do: Verb) -> Accepted:
     mark = operations.fingerprint(kind, id, call.body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        if not id.isalnum():
-            raise NotFound(f"there is no instance {id}")
-        world = load(call.app, f"{call.caller.account}.{id}")
+        world = _own(call, id)
         operation, also = _begin(call, id, kind, mark)
         return operation, do(call.app, world, call.now, also)
 
     return _accepted(call, mark, wish)
+
+
+def _own(call: Call, id: str) -> World:
+    """Raises `NotFound`, also for another tenant's id."""
+    if not id.isalnum():
+        raise NotFound(f"there is no instance {id}")
+    return load(call.app, f"{call.caller.account}.{id}")
 
 
 def _accepted(call: Call, mark: str, wish: Callable[[], tuple[Operation, Instance]]) -> Accepted:
@@ -259,6 +274,25 @@ def hibernate_instance(call: Call) -> Accepted:
     )
 
 
+def snooze_instance(call: Call) -> InstanceOut:
+    """Once per Idempotency-Key; the lifecycle may write the same record meanwhile."""
+    id, minutes = call.ids["id"], call.body.minutes
+    mark = operations.fingerprint("snooze", id, str(minutes))
+    for attempt in range(1, WISH_ATTEMPTS + 1):
+        if operations.known(call.app, call.caller.account, call.idempotency_key, mark):
+            break
+        world = _own(call, id)
+        remembered = operations.remember(call.caller.account, call.idempotency_key, mark, id, call.now)
+        try:
+            hibernate.snooze(call.app, world, minutes=minutes, now=call.now, also=remembered)
+            lifecycle.hint(call.app, world.instance.value.key)
+            break
+        except (Stale, Exists):
+            if attempt == WISH_ATTEMPTS:
+                raise
+    return view.show(call.app, call.caller.account, id, call.now)
+
+
 def terminate_instance(call: Call) -> Accepted:
     discard = call.body.discard
     return _verb(
@@ -286,6 +320,7 @@ ROUTES = (
     Route("POST", "/instances/provision", provision_instance, "Rent a machine for a new instance", Accepted, body=Provision, right=Right.WRITE, status=202, tag="instances", errors=(402, 409)),
     Route("POST", "/instances/{id}/wake", wake_instance, "Bring it back on any machine", Accepted, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/hibernate", hibernate_instance, "Snapshot, verify, stop paying", Accepted, **_WRITE),  # type: ignore[arg-type]
+    Route("POST", "/instances/{id}/snooze", snooze_instance, "Not to be hibernated for idleness for a while", InstanceOut, body=Snooze, right=Right.WRITE, tag="instances", errors=(404, 409)),
     Route("POST", "/instances/{id}/terminate", terminate_instance, "Last snapshot, then the end", Accepted, body=Terminate, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/restore", restore_instance, "Bring a terminated one back", Accepted, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/purge", purge_instance, "Delete a terminated one's snapshots", Accepted, **_WRITE),  # type: ignore[arg-type]

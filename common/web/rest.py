@@ -13,10 +13,19 @@ from werkzeug.exceptions import HTTPException
 
 from common.errors import DumontError, NotFound
 from common.ports import App
-from common.web import auth, budget, instances, machines, market, problem, webhooks
+from common.web import auth, budget, instances, machines, market, problem, savings, slack, webhooks
 from common.web.routes import mount, openapi
 
-ROUTES = (*auth.ROUTES, *instances.ROUTES, *market.ROUTES, *machines.ROUTES, *budget.ROUTES, *webhooks.ROUTES)
+ROUTES = (
+    *auth.ROUTES,
+    *instances.ROUTES,
+    *market.ROUTES,
+    *machines.ROUTES,
+    *budget.ROUTES,
+    *webhooks.ROUTES,
+    *savings.ROUTES,
+    *slack.ROUTES,
+)
 
 
 class MethodNotAllowed(DumontError):

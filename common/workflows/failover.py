@@ -36,9 +36,13 @@ def replace_lost(app: App, world: World, now: datetime) -> bool:
 
 
 def fence_silent(app: App, world: World, now: datetime) -> bool:
-    """up -> boot: listed as running but silent. The epoch fences it; its machine is held until a snapshot covers it."""
+    """up -> boot: listed as running but silent. The epoch fences it; its machine is held until a snapshot covers it.
+
+    When the user wants it down, a writer that runs is frozen first, and one that never came to run is given up here.
+    """
     instance, writer, host = world.instance.value, world.writer, world.writer_host
-    if writer is None or instance.want is not Want.UP or writer.value.unreachable_at is None:
+    is_frozen_first = instance.want is not Want.UP and instance.is_running
+    if writer is None or is_frozen_first or writer.value.unreachable_at is None:
         return False
     if host and host.silent_for_s(now) <= app.settings.timing.silent_after_s:
         return False
@@ -46,7 +50,7 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     older = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
     writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
-    writes.append(writer.becomes(held))
+    writes += [writer.becomes(held), *world.still_silent()]
     _commit(app, world, _without_writer(instance, now).having(held=writer.value.label), writes, why, now)
     return True
 
@@ -58,6 +62,16 @@ def drop_lost_held(app: App, world: World, now: datetime) -> bool:
         return False
     # it is held because it fell silent: that it vanished meanwhile is the same failure
     writes = retire(app, [End(kept, Outcome.SILENT, "lost while held") for kept in lost], now)
+    app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
+    return True
+
+
+def release_left_over(app: App, world: World, now: datetime) -> bool:
+    """In `down` nothing of an earlier life is needed: a held machine that nothing covered is let go with its phase."""
+    live = [kept for kept in world.rentals.values() if kept.value.is_live]
+    if not live:
+        return False
+    writes = retire(app, [End(kept, Outcome.SILENT, "left over from an earlier life") for kept in live], now)
     app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
     return True
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain.host import HostRecord, SnapshotReport
-from common.domain.idle import is_idle
+from common.domain.idle import ends_at, is_idle, is_warned, notice_s, warn_at
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.outbox import Kind
@@ -18,8 +18,12 @@ from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
-from common.workflows.outbox import tell
+from common.workflows.outbox import announce, tell
 
+IDLE = "idle"
+"""First word of the reason of a hibernation that nobody asked for."""
+FRESH_PART = 0.5
+"""Of `silent_after_s`: a report of idleness counts for no longer."""
 SNAPSHOT_RETRY_S = 10.0
 SNAPSHOT_RETRY_MAX_S = 300.0
 SNAPSHOT_FAILURES_MAX = 6
@@ -37,16 +41,75 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
     return wished
 
 
+def snooze(app: App, world: World, *, minutes: int, now: datetime, also: Sequence[Write] = ()) -> Instance:
+    """A lease that keeps it awake, however idle it is; it also calls off a hibernation that only idleness began.
+
+    The newest lease counts. Raises `IllegalMove` when it does not run and nobody wants it to.
+    """
+    instance = world.instance.value
+    if instance.want is not Want.UP and not _is_going_down_idle(instance):
+        raise IllegalMove(f"{instance.id} is not running; wake it instead")
+    reason = "snooze" if instance.want is Want.DOWN else instance.reason
+    until = now + timedelta(minutes=minutes)
+    awake = instance.having(awake_until=until, want=Want.UP, reason=reason)
+    text = f"kept awake until {until:%Y-%m-%d %H:%M} UTC"
+    app.store.commit([world.instance.becomes(awake), event(app, instance, "snooze", text, now), *also])
+    return awake
+
+
+def _is_going_down_idle(instance: Instance) -> bool:
+    is_down_wanted = instance.want is Want.DOWN and instance.phase in (Phase.UP, Phase.FREEZING)
+    return is_down_wanted and instance.reason.startswith(IDLE)
+
+
+def wants_warning(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
+    """Idle for so long that the user should hear what is about to happen, and has not heard yet."""
+    if host.idle_since is None or not _may_hibernate(app, instance, host, now):
+        return False
+    terms = {"idle_for_s": _window_s(app, instance), "awake_until": instance.awake_until}
+    is_due = now >= warn_at(host.idle_since, **terms)  # type: ignore[arg-type]
+    return is_due and not is_warned(instance.idle_warned_at, host.idle_since, **terms)  # type: ignore[arg-type]
+
+
+def warn(app: App, world: World, host: HostRecord, now: datetime) -> None:
+    """The first of two stages: tell, and note that it was told."""
+    instance = world.instance.value
+    assert host.idle_since
+    ends = ends_at(host.idle_since, idle_for_s=_window_s(app, instance), awake_until=instance.awake_until)
+    idle_s, left_s = ((later - earlier).total_seconds() for later, earlier in ((now, host.idle_since), (ends, now)))
+    text = f"idle for {idle_s:.0f} s; hibernates in about {max(left_s, 0):.0f} s unless it is used or snoozed"
+    told = announce(app, instance, Kind.IDLE_WARNING, "idle", text, now)
+    app.store.commit([world.instance.becomes(instance.having(idle_warned_at=now)), *told])
+
+
 def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
-    """Idle for the instance's whole window, freshly reported by its present writer, and nothing else under way."""
-    timing = app.settings.timing
-    window_s = instance.spec.idle_for_s or timing.idle_for_s
-    fresh = host.silent_for_s(now) <= timing.silent_after_s
+    """Idle for its whole window and its lease, as the present writer has just reported, and warned of in time.
+
+    The window ends with the report: of what the GPU did since then nothing is known, and unknown is not idle.
+    """
+    window_s = _window_s(app, instance)
+    reported = is_idle(host.idle_since, idle_for_s=window_s, now=host.last_seen_at)
+    return reported and _may_hibernate(app, instance, host, now) and _was_warned(instance, host, window_s, now)
+
+
+def _may_hibernate(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
+    """It serves, freshly reported by its present writer, without a sign of life. Missing telemetry is never idle."""
+    fresh = host.silent_for_s(now) <= app.settings.timing.silent_after_s * FRESH_PART
     serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
     failing = instance.snapshot_not_before is not None and now < instance.snapshot_not_before
-    return (
-        serving and not failing and fresh and not host.vetoes and is_idle(host.idle_since, idle_for_s=window_s, now=now)
-    )
+    return serving and not failing and fresh and not host.vetoes and host.idle_since is not None
+
+
+def _was_warned(instance: Instance, host: HostRecord, window_s: float, now: datetime) -> bool:
+    warned_at, idle_from = instance.idle_warned_at, host.idle_since
+    if warned_at is None or idle_from is None or (instance.awake_until and now < instance.awake_until):
+        return False
+    is_of_now = is_warned(warned_at, idle_from, idle_for_s=window_s, awake_until=instance.awake_until)
+    return is_of_now and now - warned_at >= timedelta(seconds=notice_s(window_s))
+
+
+def _window_s(app: App, instance: Instance) -> float:
+    return instance.spec.idle_for_s or app.settings.timing.idle_for_s
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -54,7 +117,7 @@ def freeze(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if instance.want is Want.UP or not instance.is_running:
         return False
-    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids())
+    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
     app.store.commit(
         [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
     )  # fmt: skip
@@ -68,6 +131,17 @@ def unfreeze(app: App, world: World, now: datetime) -> bool:
         return False
     up = instance.to(Phase.UP, at=now).having(fz=None)
     app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", "wanted again", now)])
+    return True
+
+
+def look_again(app: App, world: World, now: datetime) -> bool:
+    """freezing -> up, when a hibernation that only idleness began finds a sign of life before its machine is gone."""
+    instance, host = world.instance.value, world.writer_host
+    if host is None or not host.vetoes or host.last_seen_at < instance.at or not _is_going_down_idle(instance):
+        return False
+    up = instance.to(Phase.UP, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
+    text = f"not idle after all: {', '.join(host.vetoes)}"
+    app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", text, now)])
     return True
 
 
@@ -123,15 +197,17 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
+    """Packs whose content need not be proven again; none after a failure, for then all of them were sent again."""
+    if instance.snapshot_failures:
+        return set()
     where: list[Where] = [("instance_key", "==", instance.key)]
     docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
     return {name for doc in docs for name in doc.data["new_packs"]}
 
 
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
-    instance = world.instance.value
-    judged = instance.having(snapshot_judged=report.manifest_key, snapshot_attempt=instance.snapshot_attempt + 1)
-    app.store.commit([world.instance.becomes(judged), event(app, instance, "snapshot_refused", why, now)])
+    failed = _failed(world.instance.value, why, now).having(snapshot_judged=report.manifest_key)
+    app.store.commit([world.instance.becomes(failed), event(app, world.instance.value, "snapshot_refused", why, now)])
     return True
 
 
@@ -157,8 +233,8 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         restored_older=None,
     )
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
-    covered = [kept for kept in world.rentals.values() if kept.value.state is RentalState.HELD]
-    ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in covered]
+    older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
+    ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
     text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
     if is_final(instance, report):
         moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
@@ -184,15 +260,23 @@ def is_final(instance: Instance, report: SnapshotReport) -> bool:
 
 
 def retry_failed(app: App, world: World, now: datetime) -> bool:
-    """The engine failed on the host: another attempt, later each time. Who only wanted to stop paying gets it back.
-
-    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
-    termination is not: only the user can say that what no snapshot holds may go.
-    """
+    """The engine failed on the host, which tries an order only once: another attempt."""
     instance = world.instance.value
     result = failed_snapshot(instance, world.writer_host)
     if result is None:
         return False
+    why = f"snapshot failed {instance.snapshot_failures + 1} x: {result.error}: {result.detail}"
+    failed = _failed(instance, why, now)
+    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
+    return True
+
+
+def _failed(instance: Instance, why: str, now: datetime) -> Instance:
+    """Another attempt, later each time. Who only wanted to stop paying gets the machine back.
+
+    A hibernation that fails SNAPSHOT_FAILURES_MAX times is called off, so that the user can work and mend it; a
+    termination is not: only the user can say that what no snapshot holds may go.
+    """
     failures = instance.snapshot_failures + 1
     again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
     failed = instance.having(
@@ -200,12 +284,10 @@ def retry_failed(app: App, world: World, now: datetime) -> bool:
         snapshot_failures=failures,
         snapshot_not_before=now + timedelta(seconds=again),
     )
-    why = f"snapshot failed {failures} x: {result.error}: {result.detail}"
     if instance.phase is Phase.FREEZING and instance.want is Want.DOWN and failures >= SNAPSHOT_FAILURES_MAX:
         failure = Failure(code="snapshot_failed", detail=why)
-        failed = failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
-    app.store.commit([world.instance.becomes(failed), event(app, instance, "snapshot_failed", why, now)])
-    return True
+        return failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
+    return failed
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:
@@ -217,5 +299,6 @@ def give_up_freezing(app: App, world: World, now: datetime) -> bool:
     down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)
+    writes += world.still_silent()
     app.store.commit([*writes, world.instance.becomes(down), event(app, instance, "down", why, now)])
     return True

@@ -33,7 +33,7 @@ Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
 
 STEPS: Mapping[Phase, tuple[Step, ...]] = {
-    Phase.DOWN: (deploy.begin, terminate.end),
+    Phase.DOWN: (failover.release_left_over, deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
         rentals.look_due,
@@ -61,9 +61,11 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         failover.replace_lost,
         terminate.discard,
         hibernate.unfreeze,
+        hibernate.look_again,
         hibernate.accept_snapshot,
         hibernate.retry_failed,
         hibernate.give_up_freezing,
+        failover.drop_lost_held,
     ),
     Phase.ENDED: (terminate.purge,),
 }
@@ -73,8 +75,8 @@ RENTAL_STEPS: Mapping[RentalState, str] = {
     RentalState.CREATING: "rentals.create_due, look_due, deploy.choose_winner, drop_failed; of the pool: warm_pool.run",
     RentalState.READY: "warm_pool.assign, warm_pool.run, sweep (lost)",
     RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
-    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held",
-    RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, deploy.drop_failed",
+    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, failover.release_left_over",
+    RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, failover.release_left_over, deploy.drop_failed",
     RentalState.RELEASING: "rentals.destroy_due, sweep (confirmed)",
     RentalState.RELEASED: "settle.run",
 }

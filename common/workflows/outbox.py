@@ -1,16 +1,17 @@
-"""The one outbox: messages are written with what they tell, and drained by the reconcile job."""
+"""The one outbox: messages are written with what they tell, drained at a hint and by the reconcile job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
 from common.domain.instance import Instance
 from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_of_url, signature
+from common.domain.slack import Link
 from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
-from common.ports import App, Courier, Create, Data, Where, Write, every, expiring
-from common.records import Kept, dump, event, read
+from common.ports import App, Create, Data, Where, Write, every, expiring
+from common.records import dump, event, read
 
 WEBHOOKS_MAX = 10
 """Per account."""
@@ -18,6 +19,10 @@ DRAIN_MAX = 50
 """Messages per run."""
 DRAIN_S = 20.0
 """Seconds per run: no further message is begun after that."""
+FOLLOW_S = 45.0
+"""Of one invocation that follows the outbox; the reconcile comes by each minute."""
+FOLLOWED_MAX = 60
+"""Drains of one such invocation."""
 
 
 class WebhookRefused(BadRequest):
@@ -30,50 +35,94 @@ class WebhookRefused(BadRequest):
 # --- telling
 
 
-def announce(app: App, instance: Instance, kind: Kind, line: str, text: str, now: datetime) -> list[Write]:
+def announce(
+    app: App, instance: Instance, kind: Kind, line: str, text: str, now: datetime, **more: Any
+) -> list[Write]:  # fmt: skip
     """A line (`line` = its kind) of the instance's story, and the messages that tell it to who wants to know."""
-    body = {"instance_id": instance.id, "name": instance.name, "text": text}
+    body = {"instance_id": instance.id, "name": instance.name, "text": text, **more}
     return [event(app, instance, line, text, now), *tell(app, instance.account, kind, body, now)]
 
 
 def tell(app: App, account: str, kind: Kind, body: dict[str, Any], now: datetime) -> list[Write]:
-    """One message per webhook of the account that wants this kind, for the commit that makes it true."""
+    """One message per webhook of the account that wants this kind, and per person who is linked to it in Slack.
+
+    For the commit that makes it true.
+    """
+    targets = [f"webhook:{hook.id}" for hook in webhooks(app, account) if hook.wants(kind)]
+    targets += [link.person.target for link in links(app, account)]
     messages = [
         Message(
             id=app.ids(),
             account=account,
             kind=kind,
-            target=f"webhook:{hook.id}",
+            target=target,
             body={"account": account, **body},
             next_at=now,
             created_at=now,
         )
-        for hook in webhooks(app, account)
-        if hook.wants(kind)
+        for target in targets
     ]
     return [Create("outbox", message.id, dump(message)) for message in messages]
+
+
+def links(app: App, account: str) -> list[Link]:
+    """Everybody in Slack who is linked to a user of the account."""
+    if app.chat is None:
+        return []
+    docs = every(app.store, "slack_links", [("account", "==", account)])
+    return [Link.model_validate(doc.data) for doc in docs]
 
 
 # --- delivering
 
 
-def drain(app: App, now: datetime) -> dict[str, int]:
-    """Try what is due, oldest first, each once. A message is done only when its target said so."""
-    counts = {"delivered": 0, "retried": 0, "dead": 0}
+def to_webhook(app: App, message: Message) -> Message:
+    """One attempt of a message to a webhook; what the message is after it."""
+    hook = read(app, "webhooks", f"{message.account}.{message.target.removeprefix('webhook:')}", Webhook)
+    if hook is None:
+        return message.dead("the webhook was removed", app.clock())
     if app.courier is None:
+        return message.failed("this process delivers nothing", app.clock())
+    payload, now = message.payload(), app.clock()
+    headers = {
+        "Content-Type": "application/json",
+        "Dumont-Id": message.id,
+        "Dumont-Signature": signature(payload, secret=secret_of(app, hook.value), at=now),
+    }
+    try:
+        app.courier.post(hook.value.url, payload, headers)
+    except DeliveryRefused as error:
+        return message.dead(str(error), app.clock())
+    except DeliveryFailed as error:
+        return message.failed(str(error), app.clock())
+    return message.delivered(app.clock())
+
+
+Attempt: TypeAlias = Callable[[App, Message], Message]
+WEBHOOKS: Mapping[str, Attempt] = {"webhook": to_webhook}
+"""Who attempts a message, by the word before the colon of its target."""
+
+
+def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -> dict[str, int]:
+    """Try what is due, oldest first, each once. A message is done only when its target said so."""
+    counts = {"delivered": 0, "retried": 0, "dead": 0, "going_on": 0}
+    if app.courier is None and app.chat is None:
         return counts
     due: list[Where] = [("next_at", "<=", now)]
     for doc in app.store.query("outbox", due, limit=DRAIN_MAX):
         if (app.clock() - now).total_seconds() > DRAIN_S:
             break
-        kept = Kept(doc, Message.model_validate(doc.data))
-        after = _attempted(app, app.courier, kept.value)
+        message = Message.model_validate(doc.data)
+        attempt = attempts.get(message.target.partition(":")[0])
+        if attempt is None:
+            continue
         try:
-            app.store.cas(kept.doc, _document(after))
+            claimed = app.store.cas(doc, dump(message.claimed(app.clock())))
+            after = attempt(app, message)
+            app.store.cas(claimed, _document(after))
         except (Stale, Missing):
-            continue  # another run tried it too: at least once is what is promised
-        outcome = {MessageState.DONE: "delivered", MessageState.WAITING: "retried", MessageState.DEAD: "dead"}
-        counts[outcome[after.state]] += 1
+            continue  # another run tries it too, or has: at least once is what is promised
+        counts[_outcome(after)] += 1
     return counts
 
 
@@ -82,23 +131,28 @@ def _document(message: Message) -> Data:
     return expiring("outbox", dump(message), message.ended_at) if message.ended_at else dump(message)
 
 
-def _attempted(app: App, courier: Courier, message: Message) -> Message:
-    hook = read(app, "webhooks", f"{message.account}.{message.target.removeprefix('webhook:')}", Webhook)
-    if hook is None:
-        return message.dead("the webhook was removed", app.clock())
-    payload, now = message.payload(), app.clock()
-    headers = {
-        "Content-Type": "application/json",
-        "Dumont-Id": message.id,
-        "Dumont-Signature": signature(payload, secret=secret_of(app, hook.value), at=now),
-    }
-    try:
-        courier.post(hook.value.url, payload, headers)
-    except DeliveryRefused as error:
-        return message.dead(str(error), app.clock())
-    except DeliveryFailed as error:
-        return message.failed(str(error), app.clock())
-    return message.delivered(app.clock())
+def _outcome(after: Message) -> str:
+    if after.state is MessageState.WAITING:
+        return "retried" if after.error else "going_on"
+    return "delivered" if after.state is MessageState.DONE else "dead"
+
+
+def follow(app: App, wait: Callable[[float], None], attempts: Mapping[str, Attempt]) -> None:
+    """Drain what is due now and in the next FOLLOW_S, each when it is due, waiting in between."""
+    until = app.clock() + timedelta(seconds=FOLLOW_S)
+    for _ in range(FOLLOWED_MAX):
+        drain(app, app.clock(), attempts)
+        due_at = next_due(app, until)
+        if due_at is None:
+            return
+        wait(max(0.0, (due_at - app.clock()).total_seconds()))
+
+
+def next_due(app: App, until: datetime) -> datetime | None:
+    """When the next message is due, when that is no later than `until`."""
+    soon: list[Where] = [("next_at", "<=", until)]
+    first = app.store.query("outbox", soon, limit=1)
+    return first[0].data["next_at"] if first else None
 
 
 # --- webhooks

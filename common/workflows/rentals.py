@@ -269,8 +269,12 @@ def destroy_due(app: App, kept: Kept[Rental], now: datetime) -> bool:
 
 
 def destroy_due_at(app: App, rental: Rental) -> datetime | None:
-    """None while the listing has not told which machine it is."""
-    if rental.provider_id is None:
+    """None while the listing has not told which machine it is, and once a destroy was answered with success.
+
+    Then only a listing that shows it all the same has it destroyed again (`sweep`): who asks for what is gone takes
+    the turn of a machine that still bills, and moves the record under the sweep that would find it released.
+    """
+    if rental.provider_id is None or rental.destroyed_at is not None:
         return None
     called = rental.destroy_called_at
     again = called + timedelta(seconds=app.settings.timing.destroy_again_s) if called else rental.at
@@ -283,7 +287,8 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
     A machine found only by listing is destroyed here too. Without a turn at the market it is put off, and nothing is
     called. Raises `Stale` when somebody else announced it.
     """
-    rental = kept.value.model_copy(update={"provider_id": provider_id})
+    # a machine that comes back after its bill was closed goes on billing: the bill is open again
+    rental = kept.value.model_copy(update={"provider_id": provider_id, "settled": False})
     assert not rental.is_live, f"{rental.label} is live"
     place = pacing.market(app, rental.provider, Priority.DESTROY, who=rental.label)
     try:
@@ -291,7 +296,7 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
     except Throttled as refused:
         _put_off(app, kept, rental, refused.retry_after_s, now)
         return
-    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now})))
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now, "destroyed_at": None})))
     try:
         place.destroy(provider_id)
     except MarketError as error:
@@ -307,18 +312,17 @@ def _note_end(app: App, label: str, ended_at: datetime) -> None:
         if kept is None:
             return
         try:
-            app.store.cas(kept.doc, dump(kept.value.model_copy(update={"meter": kept.value.meter.ended(ended_at)})))
+            update = {"meter": kept.value.meter.ended(ended_at), "destroyed_at": ended_at}
+            app.store.cas(kept.doc, dump(kept.value.model_copy(update=update)))
             return
         except Stale:
             continue
 
 
-def released(rental: Rental, *, listed: bool, late_create_s: float, now: datetime) -> bool:
-    """Is a retired rental certainly gone? `listed` is from a listing made after the record was read."""
+def released(rental: Rental, *, late_create_s: float, now: datetime) -> bool:
+    """May a retired rental that a listing lacks, made after its record was read, be taken for gone?"""
     if rental.create_called_at is None:
         return True  # the call was never made, and a retired label is never created
-    if listed:
-        return False
     if rental.provider_id is None and definite_refusal(rental) is None:
         return (now - rental.create_called_at).total_seconds() > late_create_s
     return rental.destroy_called_at is not None or rental.loss is not None or definite_refusal(rental) is not None

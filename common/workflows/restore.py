@@ -10,7 +10,7 @@ from common.domain.instance import Instance, Phase, Pointer, RestoredOlder, Want
 from common.domain.orders import failed_restore
 from common.domain.outbox import Kind
 from common.domain.snapshot import SnapshotRecord
-from common.errors import IllegalMove, ObjectStoreError, SnapshotDamaged, SnapshotError
+from common.errors import IllegalMove, ObjectMissing, ObjectStoreError, SnapshotDamaged, SnapshotError, SnapshotRefused
 from common.ports import App, Where, Write, every
 from common.records import World, event, manifest_key_of, read
 from common.snapshots import engine
@@ -50,18 +50,17 @@ def note_started(app: App, world: World, now: datetime) -> bool:
         return False
     running = instance.having(
         started_epoch=instance.epoch,
+        snapshot_failures=0,
+        snapshot_not_before=None,
         snapshot_due_from=now,
         rounds=0,
         tried=(),
         recovering=False,
         failure=None,
     )
-    app.store.commit(
-        [
-            world.instance.becomes(running),
-            *announce(app, instance, Kind.RUNNING, "running", "the workspace is ready", now),
-        ]
-    )
+    text = "the workspace is back on another machine" if instance.recovering else "the workspace is ready"
+    told = announce(app, instance, Kind.RUNNING, "running", text, now, is_back=instance.recovering)
+    app.store.commit([world.instance.becomes(running), *told])
     return True
 
 
@@ -69,9 +68,22 @@ def fall_back(app: App, world: World, now: datetime) -> bool:
     """The engine refused a damaged snapshot and changed nothing: the writer gets the sound one before it."""
     instance = world.instance.value
     result = failed_restore(instance, world.writer_host)
-    if result is None or result.error != SnapshotDamaged.code or instance.pointer is None:
+    if result is None or instance.pointer is None:
+        return False
+    if result.error != SnapshotDamaged.code and not _manifest_is_bad(app, instance, result):
         return False
     return _fall_back(app, world, instance.pointer, result, now)
+
+
+def _manifest_is_bad(app: App, instance: Instance, result: OrderResult) -> bool:
+    """The host found no manifest, or not ours: believed when the control plane reads the same."""
+    if instance.pointer is None or result.error not in (ObjectMissing.code, SnapshotRefused.code):
+        return False
+    try:
+        engine.load_manifest(app.objects, instance.pointer.manifest_key, manifest_key_of(app, instance))
+    except (ObjectMissing, SnapshotRefused):
+        return True
+    return False
 
 
 def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, now: datetime) -> bool:

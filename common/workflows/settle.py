@@ -15,7 +15,7 @@ from common.domain.host import HostRecord
 from common.domain.ledger import LedgerEntry, by_hour, hour_of, to_micro
 from common.domain.pacing import Priority
 from common.domain.rental import Meter, Rental, RentalState
-from common.errors import MarketError, Missing, Stale
+from common.errors import Exists, MarketError, Missing, Stale
 from common.ports import App, Charge, Delete, Write, every
 from common.records import Kept, dump, read
 from common.workflows import pacing
@@ -42,9 +42,14 @@ def run(app: App, now: datetime) -> int:
 
 def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
-    for entry in _by_payer(rental, entries_of(rental, charges)):
-        app.store.put("ledger", entry.id, dump(entry))
-    if now - rental.at < timedelta(seconds=app.settings.timing.settle_after_s):
+    try:
+        for entry in _by_payer(rental, entries_of(rental, charges)):
+            _enter(app, entry)
+    except (Exists, Stale, Missing):
+        return False  # somebody else is at it: the next pass finds what was written
+    # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
+    timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
+    if (now - last_touched).total_seconds() < timing.settle_after_s + timing.reconcile_every_s:
         return False
     host = read(app, "hosts", rental.label, HostRecord)
     settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(rental.meter, host)})
@@ -55,6 +60,15 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     except (Stale, Missing):
         return False
     return True
+
+
+def _enter(app: App, entry: LedgerEntry) -> None:
+    """Guarded: an older bill that is written late must not take the place of a newer one."""
+    doc, data = app.store.get("ledger", entry.id), dump(entry)
+    if doc is None:
+        app.store.create("ledger", entry.id, data)
+    elif doc.data != data:
+        app.store.cas(doc, data)
 
 
 def _by_payer(rental: Rental, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
@@ -108,7 +122,8 @@ def entries_of(rental: Rental, charges: Sequence[Charge] | None) -> list[LedgerE
 def _billed(rental: Rental, charges: Sequence[Charge]) -> dict[tuple[str, datetime], Decimal]:
     sums: dict[tuple[str, datetime], Decimal] = defaultdict(Decimal)
     for charge in charges:
-        if charge.provider_id == rental.provider_id:
+        # the label is the truth; the id is never heard of when the create's answer was lost and no listing came in time
+        if charge.label == rental.label or (not charge.label and charge.provider_id == rental.provider_id):
             sums[charge.kind, hour_of(charge.start)] += Decimal(charge.amount_usd)
     return sums
 

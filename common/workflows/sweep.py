@@ -13,10 +13,11 @@ from decimal import Decimal
 from enum import Enum, auto
 from functools import partial
 
+from common.config import Timing
 from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
-from common.errors import MarketError, Stale
+from common.errors import MarketError, Stale, Throttled
 from common.ports import App, Listed, every
 from common.records import Kept, dump, read
 from common.workflows import pacing, rentals
@@ -134,9 +135,8 @@ def _note(
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
     late_create_s = app.settings.timing.late_create_s
-    if rental.state is RentalState.RELEASING and rentals.released(
-        rental, listed=row is not None, late_create_s=late_create_s, now=now
-    ):
+    gone = row is None and rentals.released(rental, late_create_s=late_create_s, now=now)
+    if rental.state is RentalState.RELEASING and gone and not _may_remain(app, market, rental):
         ended = rental.meter.ended(rental.destroy_called_at or now)  # where no destroy was ever answered with success
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
@@ -172,22 +172,39 @@ def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
-    """GONE only when two listings, a GET by id and a silent heartbeat agree."""
+    """GONE only when two listings, a GET by id and a silent heartbeat agree.
+
+    Where no listing ever told the id there is nothing to GET: then it must be absent for `dead_man_s`, after which
+    its host would have stopped itself (rule R10).
+    """
     if rental.absent_at is None:
         return rental.model_copy(update={"absent_at": now})
     if (now - rental.absent_at).total_seconds() < SECOND_LISTING_AFTER_S or not _is_silent(app, rental, host, now):
         return rental
-    if rental.provider_id is None or market_has(app, market, rental.provider_id):
+    timing = app.settings.timing
+    unknown_for_s = (now - rental.absent_at).total_seconds() if rental.provider_id is None else timing.dead_man_s
+    if unknown_for_s < timing.dead_man_s or _still_there(app, market, rental):
         return rental
-    return _lost(rental, "gone", host, now, beat_s=app.settings.timing.heartbeat_settled_s, both=True)
+    return _lost(rental, "gone", host, now, timing=timing, both=True)
 
 
-def market_has(app: App, market: Paced, provider_id: str) -> bool:
-    """Does a GET by id still show it? An answer that failed counts as yes: it is no information."""
+def _may_remain(app: App, market: Paced, rental: Rental) -> bool:
+    """A GET has the last word. Without a turn for it, a listing that lacks it must do after a destroy that worked."""
     try:
-        return market.get(provider_id) is not None
+        return rental.provider_id is not None and market.get(rental.provider_id) is not None
+    except Throttled:
+        return rental.destroyed_at is None
     except MarketError as error:
-        app.log("get_failed", provider_id=provider_id, error=str(error))
+        app.log("get_failed", label=rental.label, error=str(error))
+        return True
+
+
+def _still_there(app: App, market: Paced, rental: Rental) -> bool:
+    """Does a GET by id, where the id is known, still show it? A failed answer counts as yes: it is no information."""
+    try:
+        return rental.provider_id is not None and market.get(rental.provider_id) is not None
+    except MarketError as error:
+        app.log("get_failed", label=rental.label, error=str(error))
         return True
 
 
@@ -199,8 +216,7 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     if row.status == "stopped" and rental.state is RentalState.HELD:
         rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
     if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
-        beat_s = app.settings.timing.heartbeat_settled_s
-        return _lost(rental, "interrupted", host, now, beat_s=beat_s) if credit is Credit.LEFT else rental
+        return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if credit is Credit.LEFT else rental
     # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
     booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:
@@ -238,11 +254,15 @@ def _is_silent(app: App, rental: Rental, host: HostRecord | None, now: datetime)
 
 
 def _lost(
-    rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, beat_s: float, both: bool = False
+    rental: Rental, loss: Loss, host: HostRecord | None, now: datetime, *, timing: Timing, both: bool = False
 ) -> Rental:
-    """The GPU's meter stops half a heartbeat after the host was last heard of: our own records' best estimate."""
-    heard = min(now, host.last_seen_at + timedelta(seconds=beat_s / 2)) if host else now
-    meter = rental.meter.ended(heard) if both else rental.meter.stopped(heard)
+    """The GPU's meter stops half a heartbeat after the host was last heard of, our own records' best estimate, but not
+    before the sweep that came before the first to miss it: until then it was listed, and only its reports were late."""
+    missed_at = rental.absent_at or now
+    listed_at = missed_at - timedelta(seconds=timing.reconcile_every_s)
+    heard_at = host.last_seen_at + timedelta(seconds=timing.heartbeat_settled_s / 2) if host else missed_at
+    ended_at = min(missed_at, max(listed_at, heard_at))
+    meter = rental.meter.ended(ended_at) if both else rental.meter.stopped(ended_at)
     return rental.to(RentalState.LOST, at=now).model_copy(update={"loss": loss, "meter": meter})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -33,7 +34,7 @@ class Bill:
         for key, amount in self.raw.items():
             kind, _, hour = key.partition("/")
             if usd := amount.quantize(MICRO, rounding=ROUND_HALF_EVEN):
-                found[kind, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)] = usd
+                found[kind, _named(hour)] = usd
         return found
 
     def totals(self) -> dict[str, Decimal]:
@@ -49,6 +50,11 @@ class Bill:
     @classmethod
     def from_json(cls, plain: dict[str, str]) -> Bill:
         return cls({key: Decimal(usd) for key, usd in plain.items()})
+
+
+@functools.lru_cache(10_000)
+def _named(hour: str) -> datetime:
+    return datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)
 
 
 def hour_of(at: datetime) -> datetime:

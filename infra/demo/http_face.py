@@ -1,4 +1,4 @@
-"""A simulated marketplace's HTTP face: a WSGI callable around the same state machine that tests use in process."""
+"""A simulated service's HTTP face: a WSGI callable around the same state machine that tests use in process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from infra.demo.wire import Marketplace, Request
+from infra.demo.wire import Request, Simulator
 
 
 class HttpFace:
@@ -17,7 +17,7 @@ class HttpFace:
 
     def __init__(
         self,
-        sim: Marketplace,
+        sim: Simulator,
         *,
         clock: Callable[[], datetime],
         lock: contextlib.AbstractContextManager[Any],
@@ -40,6 +40,7 @@ class HttpFace:
             answer = self._sim.handle(request, self._clock())
             self._after()
         reason = HTTPStatus(answer.status).phrase
-        headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
+        own = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
+        headers = [*own, *answer.headers.items()]
         start_response(f"{answer.status} {reason}", headers)
         return [answer.body]

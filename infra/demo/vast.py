@@ -61,6 +61,8 @@ class VastSim:
         self._machines = machines if machines is not None else draw_machines(rng)
         self._asks = {7000 + n: machine["machine_id"] for n, machine in enumerate(self._machines)}
         self._contracts: dict[int, Contract] = {}
+        self._unsettled: dict[int, Contract] = {}
+        self._settled = Decimal(0)
         self._next_id = 9000
         self._credit = Decimal(CREDIT_USD)
         self._calls: dict[str, datetime] = {}
@@ -217,14 +219,14 @@ class VastSim:
             disk_since=now,
             message=str(machine.get("boot_message", "")),
         )
-        self._contracts[contract.id] = contract
+        self._contracts[contract.id] = self._unsettled[contract.id] = contract
         return contract
 
     # --- contracts
 
     def _list(self, request: Request, now: datetime) -> Any:
         self._pace("list", now)
-        rows = [contract.row(now) for contract in self._contracts.values() if contract.listed]
+        rows = [contract.row(now) for contract in self._contracts.values() if contract.is_in_listing(now)]
         token = request.query.get("after_token") or "0"
         if not token.isdigit():
             raise Refused(400, "invalid_args", "after_token is not one of ours")
@@ -308,8 +310,14 @@ class VastSim:
         return {"success": True, "results": page, "count": len(page), "total": len(found), "next_token": token}
 
     def credit(self, now: datetime) -> Decimal:
-        spent = sum((sum(c.billed(now).values(), Decimal(0)) for c in self._contracts.values()), Decimal(0))
-        return self._credit - spent
+        return self._credit - self._settled - sum((c.spent(now) for c in self._open()), Decimal(0))
+
+    def _open(self) -> list[Contract]:
+        """Contracts that may still cost something; the others' bills are added up once."""
+        for id, contract in list(self._unsettled.items()):
+            if not contract.listed:
+                self._settled += self._unsettled.pop(id).spent(contract.ended_at or contract.created_at)
+        return list(self._unsettled.values())
 
     def billed(self, id: int, now: datetime) -> dict[str, Decimal]:
         """kind -> dollars: exactly what the charges call says at the same moment."""
@@ -319,12 +327,12 @@ class VastSim:
 
     def tick(self, now: datetime) -> None:
         """Boot what is due; without credit everything stops."""
-        for contract in self._contracts.values():
-            if contract.listed and contract.cur == "running" and contract.actual in (None, "loading", "created"):
+        for contract in self._open():
+            if contract.cur == "running" and contract.actual in (None, "loading", "created"):
                 self._boot(contract, now)
-        if self._contracts and self.credit(now) <= 0:
-            for contract in self._contracts.values():
-                if contract.listed and contract.cur != "stopped":
+        if self._unsettled and self.credit(now) <= 0:
+            for contract in self._open():
+                if contract.cur != "stopped":
                     self._stopped(contract, now, "no credit")
 
     def _boot(self, contract: Contract, now: datetime) -> None:
@@ -425,6 +433,7 @@ class VastSim:
         )  # fmt: skip
         sim._asks = dict(plain["asks"])
         sim._contracts = {contract["id"]: Contract.from_json(contract) for contract in plain["contracts"]}
+        sim._unsettled = dict(sim._contracts)
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])
         sim.webhooks.restore(plain["webhooks"])
         return sim

@@ -16,6 +16,7 @@ BYTES_PER_GB = Decimal(10**9)
 HOURS_PER_MONTH = 720
 KINDS = {"gpu": "gpu", "disk": "disk", "bandwidth_up": "bwu", "bandwidth_down": "bwd"}
 """Our word for a kind of charge -> the vendor's."""
+TIMES = ("created_at", "gpu_since", "disk_since", "ended_at", "listed_from", "ghost_until")
 
 
 @dataclass
@@ -45,11 +46,21 @@ class Contract:
     offline: bool = False
     ended_at: datetime | None = None
     """Destroyed or lost: no longer listed."""
+    listed_from: datetime | None = None
+    """The listing call knows it only from then on, as when the vendor's index lags; None = at once."""
+    ghost_until: datetime | None = None
+    """The listing call still shows it until then, although it ended."""
     bill: Bill = field(default_factory=Bill)
 
     @property
     def listed(self) -> bool:
         return self.ended_at is None
+
+    def is_in_listing(self, now: datetime) -> bool:
+        """What the listing call says; the show call always tells the truth."""
+        if self.ended_at is not None:
+            return self.ghost_until is not None and now < self.ghost_until
+        return self.listed_from is None or now >= self.listed_from
 
     @property
     def state(self) -> str:
@@ -98,6 +109,10 @@ class Contract:
         """kind -> dollars: exactly what the charges call says at the same moment."""
         self.accrue(now)
         return self.bill.totals()
+
+    def spent(self, now: datetime) -> Decimal:
+        """All of the bill until now."""
+        return sum(self.billed(now).values(), Decimal(0))
 
     def usd_per_hour(self) -> Decimal:
         """What bills right now."""
@@ -170,15 +185,12 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
-        for name in ("created_at", "gpu_since", "disk_since", "ended_at"):
+        for name in TIMES:
             plain[name] = plain[name].isoformat() if plain[name] else None
         return {**plain, "bill": self.bill.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
-        times = {
-            name: datetime.fromisoformat(plain[name]) if plain[name] else None
-            for name in ("created_at", "gpu_since", "disk_since", "ended_at")
-        }
+        times = {name: datetime.fromisoformat(plain[name]) if plain.get(name) else None for name in TIMES}
         bill = Bill.from_json(plain["bill"])
         return cls(**{**plain, **times, "bill": bill, "boots": [tuple(step) for step in plain["boots"]]})

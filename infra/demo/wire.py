@@ -28,10 +28,12 @@ class Answer:
     status: int
     body: bytes
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Beside the content's own."""
 
 
-def json_answer(status: int, body: Any) -> Answer:
-    return Answer(status, json.dumps(body).encode())
+def json_answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, json.dumps(body).encode(), headers=headers or {})
 
 
 def json_body(request: Request) -> dict[str, Any] | None:
@@ -54,6 +56,12 @@ class Effect:
     onstart: str = ""
     hardware: Mapping[str, Any] = field(default_factory=dict)
     """What the machine really has, as its host measures it: `domain.host.Attest`, lies included."""
+
+
+class Simulator(Protocol):
+    """A service of the world as a state machine without clock, thread or socket. `now` never goes back."""
+
+    def handle(self, request: Request, now: datetime) -> Answer: ...
 
 
 class Contract(Protocol):

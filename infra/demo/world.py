@@ -33,6 +33,7 @@ from infra.demo.vast import VastSim
 from infra.demo.vast_market import HIDDEN
 from infra.demo.vast_webhooks import Delivery
 from infra.demo.wire import Contract, Effect, Marketplace
+from infra.demo.workspace import Workspace
 from infra.gpu_host import bundle
 from infra.local.config import BUCKET, Local
 
@@ -62,6 +63,7 @@ class World:
         self._rentals: dict[str, Rental] = {}
         self.vast, tensordock = self._come_back()
         self._markets: tuple[Marketplace, ...] = (self.vast, tensordock)
+        self.workspace = Workspace(local, self._folder, _now)
         self.uplink = Uplink(self._groups)
         self.faces = {
             market.name: HttpFace(market, clock=_now, lock=self._lock, after=self._settle) for market in self._markets
@@ -121,6 +123,7 @@ class World:
             due = self.vast.webhooks.take_due(now)
         for delivery in due:
             threading.Thread(target=self._deliver, args=(delivery,), daemon=True).start()
+        self.workspace.tick()
 
     def _deliver(self, delivery: Delivery) -> None:
         """One attempt of one webhook, with the vendor's time limit."""
@@ -304,6 +307,7 @@ def control_face(world: World) -> Flask:
             return {"error": f"there is no machine {machine_id}"}, 404
         return {"machine_id": machine_id}, 200
 
+    world.workspace.mount(flask)
     return flask
 
 
@@ -340,6 +344,7 @@ def main() -> None:
         world.uplink.forward(local.host_s3_port, local.s3_port)
         _serve(local.vast_port, world.faces["vast"])
         _serve(local.tensordock_port, world.faces["tensordock"])
+        _serve(local.slack_port, world.workspace.face)
         _serve(local.world_port, control_face(world))
         print(json.dumps({"message": "world_ready", "port": local.world_port}), file=sys.stderr, flush=True)
         while not stopping.is_set():

@@ -53,6 +53,9 @@ class Local:
     password: str
     seed: int
     timing: dict[str, float]
+    slack_port: int
+    slack_bot_token: str
+    slack_signing_secret: str
     api_key: str | None = None
     bundle_sha256: str = ""
     bundle_glibc: str = ""
@@ -76,7 +79,7 @@ class Local:
         path = state / "config.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        free = _free_ports(7)
+        free = _free_ports(8)
         return cls(
             state=str(state),
             api_port=port or free[0],
@@ -95,6 +98,9 @@ class Local:
             password=secrets.token_urlsafe(12),
             seed=seed,
             timing=timing,
+            slack_port=free[7],
+            slack_bot_token=f"xoxb-{secrets.token_hex(24)}",
+            slack_signing_secret=secrets.token_hex(16),
             store_url=store_url,
             as_deployed=as_deployed,
         )
@@ -131,6 +137,9 @@ class Local:
             "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
             "DUMONT_BUNDLE_GLIBC": self.bundle_glibc,
             "DUMONT_WEBHOOK_LOOPBACK": "true",
+            "SLACK_BOT_TOKEN": self.slack_bot_token,
+            "SLACK_SIGNING_SECRET": self.slack_signing_secret,
+            "SLACK_URL": f"http://127.0.0.1:{self.slack_port}/api",
             "DUMONT_LOCAL_TICKER": "true",
             **times,
         }
@@ -153,6 +162,10 @@ class Local:
             "vast_api_key": self.vast_api_key,
             "tensordock": f"http://127.0.0.1:{self.tensordock_port}",
             "tensordock_api_key": self.tensordock_api_key,
+            "slack_url": f"http://127.0.0.1:{self.api_port}/slack",
+            "slack_signing_secret": self.slack_signing_secret,
+            # for programs that sign commands of their own; with /anything after it, it is a fresh one
+            "slack_response_url": f"http://127.0.0.1:{self.slack_port}/response/program",
             "world": f"http://127.0.0.1:{self.world_port}",
         }
 

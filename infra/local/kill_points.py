@@ -82,8 +82,9 @@ class StoreCalls(Calls):
     def cas(self, doc: Any, data: Any) -> Any:
         return self._around(_changes(Cas(doc, data)), lambda: self._port.cas(doc, data))
 
-    def put(self, collection: str, id: str, data: Any) -> None:
-        self._around([collection] if collection == "ledger" else [], lambda: self._port.put(collection, id, data))
+    def create(self, collection: str, id: str, data: Any) -> Any:
+        made = [collection] if collection == "ledger" else []
+        return self._around(made, lambda: self._port.create(collection, id, data))
 
     def _around(self, changes: Sequence[str], write: Callable[[], Any]) -> Any:
         for change in changes:

@@ -163,9 +163,7 @@ def per_host_month(day: Load, prices: Prices) -> Decimal:
     """One of AT_HOSTS hosts: their calls share instances as far as they overlap."""
     row = function("heartbeat")
     calls_per_s = day.requests * AT_HOSTS / SECONDS_PER_DAY
-    busy_s = cost.shared(
-        day.busy_s, calls_per_s=calls_per_s, call_s=cost.BILLED_STEP_S, concurrency=row.concurrency
-    )
+    busy_s = cost.shared(day.busy_s, calls_per_s=calls_per_s, call_s=cost.BILLED_STEP_S, concurrency=row.concurrency)
     size = {"cpu": Decimal(row.cpu), "memory_gib": Decimal(row.memory_mb) / 1024}
     return cost.usd_per_month(dataclasses.replace(day, busy_s=busy_s), prices, **size)
 

@@ -1,4 +1,4 @@
-"""The store on both backends: SQLite, and Google's own Firestore emulator."""
+"""The store on each backend: SQLite, Google's own Firestore emulator, and the memory of the simulation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from common.adapters.sqlite import SqliteStore
 from common.ports import Store
 from tests import firestore_emulator
 from tests.firestore_emulator import free_port
+from tests.simulation.store import MemoryStore
 
 
-@pytest.fixture(params=["sqlite", pytest.param("firestore", marks=pytest.mark.firestore)])
+@pytest.fixture(params=["sqlite", "memory", pytest.param("firestore", marks=pytest.mark.firestore)])
 def store(request: pytest.FixtureRequest) -> Store:
     """An empty store."""
     opened: Store = request.getfixturevalue(f"{request.param}_store")
@@ -29,6 +30,11 @@ def sqlite_store(tmp_path: Path) -> Iterator[SqliteStore]:
     opened = SqliteStore(tmp_path / "store.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def test_up_tells_everything_a_program_needs_to_drive_it(tmp_path: Path, started
     assert set(facts) == {
         *("api", "vast", "s3", "s3_access_key", "s3_secret_key", "bucket"),
         *("user", "password", "api_key", "vast_api_key", "tensordock", "tensordock_api_key", "world"),
+        *("slack_url", "slack_signing_secret", "slack_response_url"),
     }
     headers = {"Authorization": f"Bearer {facts['api_key']}"}
     assert httpx.get(f"{facts['api']}/api/v1/instances", headers=headers).json() == {"items": [], "next_cursor": None}

@@ -13,9 +13,10 @@ from openapi_spec_validator import validate
 from common.domain.account import Role
 from common.domain.instance import State
 from common.domain.outbox import Kind
+from common.domain.slack import Person
 from common.ports import Store, Write
 from common.web.rest import ROUTES, specification
-from common.workflows import outbox
+from common.workflows import outbox, slack
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
 
@@ -183,7 +184,9 @@ def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api
     hook = admin.post("/webhooks", {"url": "https://hooks.example.com/"}).json["id"]
     world.store.commit(outbox.tell(world.app, "acme", Kind.LOST, {}, world.now))
     message = admin.get("/messages?state=waiting").json["items"][0]["id"]
-    ids = {"key_id": key, "user_id": users[0]["id"], "webhook_id": hook, "message_id": message}
+    code = slack.new_code(world.app, Person(team="T1", user="U1"), world.now)
+    link = admin.post("/slack/link", {"code": code}).json["id"]
+    ids = {"link_id": link, "key_id": key, "user_id": users[0]["id"], "webhook_id": hook, "message_id": message}
     stranger = Api(world, key_for(world, "others", Role.ADMIN))
     walked = 0
     for route in ROUTES:

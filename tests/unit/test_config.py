@@ -51,6 +51,21 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
         Settings.from_env(GOOD | {name: value})
 
 
+def test_slack_is_set_up_as_a_whole_and_its_channels_are_ids() -> None:
+    both = {"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_SIGNING_SECRET": "0123456789abcdef"}
+
+    settings = Settings.from_env(GOOD | both | {"SLACK_CHANNELS": "C01, C02,"})
+    assert settings.slack_channels == {"C01", "C02"}
+    assert "xoxb-1" not in repr(settings)
+    for name, value in both.items():
+        with pytest.raises(SettingError, match=r"SLACK_\w+ is not set.*Example"):
+            Settings.from_env(GOOD | {name: value})
+    with pytest.raises(SettingError, match="SLACK_CHANNELS is wrong"):
+        Settings.from_env(GOOD | both | {"SLACK_CHANNELS": "#general"})
+    with pytest.raises(SettingError, match="SLACK_SIGNING_SECRET is wrong"):
+        Settings.from_env(GOOD | both | {"SLACK_SIGNING_SECRET": "short"})
+
+
 def test_restic_password_is_refused_with_its_successor() -> None:
     with pytest.raises(SettingError, match=r"RESTIC_PASSWORD is no longer used.*key"):
         Settings.from_env(GOOD | {"RESTIC_PASSWORD": "x"})

@@ -14,5 +14,4 @@ def test_only_pacing_reaches_a_market() -> None:
 
     found = {str(path.relative_to(ROOT)) for path in files if AROUND.search(path.read_text())}
 
-    # an operator subscribes to announcements by hand, and verifying one calls nobody
-    assert found == {"common/workflows/pacing.py", "common/workflows/announcements.py"}
+    assert found == {"common/workflows/pacing.py"}

@@ -135,6 +135,6 @@ def test_the_limits_of_the_adapters_stay_within_what_the_vendors_state() -> None
     assert searches.burst + 60 / searches.interval_s <= 10
     assert dock.burst + 60 / dock.interval_s <= 100
     assert {limit.bucket for limit in TensorDock.limits.values()} == {"all"}
-    assert {call: limit.interval_s for call, limit in Vast.limits.items() if limit.burst == 1} == {
-        "create": 4.5, "list": 1.0, "get": 2.0, "destroy": 3.0, "charges": 1.0,
-    }  # fmt: skip
+    stated_s = {"create": 4.5, "list": 1.0, "get": 2.0, "destroy": 3.0, "charges": 1.0}
+    kept_s = {call: limit.interval_s for call, limit in Vast.limits.items() if limit.burst == 1}
+    assert kept_s == {**stated_s, "create": 5.0}

@@ -1,0 +1,195 @@
+"""`python -m tests.simulation SEEDS=2000 [SEED=1]`: seeds, the sweep, the matrix and the mutants, judged and counted.
+
+With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELL=knob,phase STORY=1 as a red run prints
+them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
+The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tests.simulation import catching, over_http, sweep
+from tests.simulation.coverage import NEVER, Coverage, cells, directed_runs
+from tests.simulation.knobs import KNOBS
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.runs import Run, Watch, disk, do, in_parallel
+from tests.simulation.shrink import shrink
+from tests.simulation.world import Outcome
+
+PAIRS = 200
+HTTP_SEEDS = 200
+RED_SHOWN_MAX = 5
+
+
+class Total:
+    def __init__(self) -> None:
+        self.watch, self.coverage = Watch(), Coverage()
+        self.red: list[tuple[Run, Outcome]] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, run: Run, outcome: Outcome, what: str, *, covers: bool = True) -> None:
+        self.counts[what] += 1
+        self.counts["events"] += outcome.events
+        self.counts["kills"] += outcome.kills
+        if covers:
+            self.coverage.add(outcome)
+        if outcome.violations:
+            self.red.append((run, outcome))
+            say(f"RED {outcome.violations[0][:300]}\n    {run.reproduced_by()}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(words: Iterable[str]) -> int:
+    given = dict(word.split("=", 1) for word in words)
+    if minutes := float(given.get("MINUTES", 0)):
+        return soak(int(given.get("SEED", 1)), minutes)
+    first, seeds = int(given.get("SEED", 1)), int(given.get("SEEDS", 2000))
+    return replay(first, given) if seeds == 1 else everything(first, seeds)
+
+
+# --- one seed
+
+
+def replay(seed: int, given: dict[str, str]) -> int:
+    script = frozenset(_hit(text) for text in given["FAULTS"].split(",") if text) if "FAULTS" in given else None
+    run = Run(
+        seed,
+        script=script,
+        without=frozenset(given.get("WITHOUT", "").split(",")) - {""},
+        directed=_pair(given["CELL"]) if "CELL" in given else None,
+        also=tuple(
+            (name, float(rate))
+            for name, _, rate in (w.partition(":") for w in given.get("ALSO", "").split(","))
+            if name
+        ),
+        stirred=frozenset(given.get("STIRRED", "").split(",")) - {""},
+        is_story="STORY" in given,
+        is_race=given.get("STORY") == "race",
+        over_http="HTTP" in given,
+    )
+    total, (_, outcome) = Total(), work(run)
+    total.add(run, outcome, "seeds")
+    if outcome.violations and "FAULTS" not in given:
+        small, found = shrink(run, outcome)
+        say(f"shrunk to {len(found.hits)} faults: {found.violations[0][:300]}\n    {small.reproduced_by()}")
+    say(f"{len(outcome.hits)} faults, {outcome.virtual_s:.0f} virtual seconds, state {outcome.digest}")
+    return report(total, empty=[], caught={})
+
+
+def _hit(text: str) -> tuple[str, int]:
+    knob, _, count = text.partition("@")
+    return knob, int(count)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    knob, _, phase = text.partition(",")
+    return knob, phase
+
+
+# --- everything
+
+
+def everything(first: int, seeds: int) -> int:
+    total = Total()
+    for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
+        total.add(run, outcome, "seeds")
+    say(f"{seeds} seeds: {total.watch.seconds()} s")
+    for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
+        total.add(run, outcome, "http_seeds")
+    say(f"over HTTP: {total.watch.seconds()} s")
+    for run, outcome in in_parallel(work, [*sweep.singles(), *sweep.pairs(PAIRS)]):
+        total.add(run, outcome, "sweep_runs", covers=False)
+    say(f"sweep: {total.watch.seconds()} s")
+    direct(total)
+    say(f"directed: {total.watch.seconds()} s")
+    caught = catching.all_mutants(say)
+    for line in total.coverage.matrix():
+        say(line)
+    return report(total, empty=total.coverage.empty(), caught=caught)
+
+
+def work(run: Run) -> tuple[Run, Outcome]:
+    with disk():
+        return run, do(run)
+
+
+def direct(total: Total) -> None:
+    """A run of its own for every cell that few seeds reached."""
+    wanting = list(directed_runs(total.coverage.wanting()))
+    for cell, tried in in_parallel(reach, wanting, chunk=1):
+        for run, outcome in tried:
+            total.add(run, outcome, "directed_runs", covers=False)
+            total.coverage.directed[cell] += outcome.cells.get(cell, 0) > 0
+
+
+def reach(item: tuple[tuple[str, str], list[Run]]) -> tuple[tuple[str, str], list[tuple[Run, Outcome]]]:
+    cell, runs = item
+    tried: list[tuple[Run, Outcome]] = []
+    for run in runs:
+        tried.append(work(run))
+        if tried[-1][1].cells.get(cell):
+            break
+    return cell, tried
+
+
+def soak(first: int, minutes: float) -> int:
+    """Batches of seeds until the time is over."""
+    total, batch, seed = Total(), 400, first
+    while total.watch.seconds() < minutes * 60:
+        for run, outcome in in_parallel(work, [Run(s) for s in range(seed, seed + batch)]):
+            total.add(run, outcome, "seeds")
+        seed += batch
+        say(f"{seed - first} seeds, {len(total.red)} red, {total.watch.seconds()} s")
+    return report(total, empty=[], caught={})
+
+
+# --- the end
+
+
+def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int | None]) -> int:
+    for run, outcome in total.red[:RED_SHOWN_MAX] if total.counts["seeds"] > 1 else []:
+        small, found = shrink(run, outcome)
+        say(f"{found.violations[0][:300]}\n    {small.reproduced_by()}")
+    for cell in empty:
+        say(f"EMPTY cell {cell}")
+    escaped = [name for name, seed in caught.items() if seed is None]
+    for name in escaped:
+        say(f"NOT CAUGHT: {name}")
+    facts: dict[str, Any] = {
+        "seeds": total.counts["seeds"],
+        "events": total.counts["events"],
+        "kills": total.counts["kills"],
+        "violations": len(total.red),
+        "fault_kinds": len(KNOBS),
+        "cells": len(cells()),
+        "empty_cells": len(empty),
+        "excluded_cells": len(NEVER),
+        "mutants": len(MUTANTS) if caught else 0,
+        "mutants_caught": len(caught) - len(escaped),
+        "sweep_runs": total.counts["sweep_runs"],
+        "directed_runs": total.counts["directed_runs"],
+        "http_seeds": total.counts["http_seeds"],
+        "seconds": total.watch.seconds(),
+    }
+    print(json.dumps(facts))
+    return 1 if total.red or empty or escaped else 0
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # the same seed is the same story in every process: no set's order may differ
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation", *sys.argv[1:]],
+            os.environ | {"PYTHONHASHSEED": "0"},
+        )
+    sys.exit(main(sys.argv[1:]))

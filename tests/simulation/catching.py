@@ -1,0 +1,41 @@
+"""Every mutant in a process of its own: how many seeds until an invariant breaks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from itertools import chain
+
+from tests.simulation import sweep
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.runs import PROCESSES, Run, disk, do
+
+SEEDS = 150
+CRASHED = "I0"
+"""A mutant that only crashes is not caught: it proves nothing about an invariant, and its replacement needs mending."""
+
+
+def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
+    """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
+    caught: dict[str, int | None] = {}
+    with multiprocessing.get_context("fork").Pool(PROCESSES, maxtasksperchild=1) as pool:
+        for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
+            caught[name] = seed
+            by = {None: "ESCAPED", 0: "the sweep"}.get(seed, f"seed {seed}")
+            say(f"mutant {name:<32} {by:<10} {violation[:160]}")
+    return caught
+
+
+def catch(index: int) -> tuple[str, int | None, str]:
+    mutant = MUTANTS[index]
+    stories = list(sweep.singles())  # of the sound product: the numbers of its calls
+    mutant.plant()
+    seeds = (Run(seed, stirred=mutant.stirred) for seed in range(1, SEEDS + 1))
+    with disk():
+        for run in chain(seeds, stories):
+            outcome = do(run)
+            if outcome.violations and outcome.violations[0].startswith(CRASHED):
+                return mutant.name, None, f"it does not fit the product any more: {outcome.violations[0]}"
+            if outcome.violations:
+                return mutant.name, 0 if run.is_story else run.seed, outcome.violations[0]
+    return mutant.name, None, ""

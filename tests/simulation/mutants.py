@@ -1,0 +1,167 @@
+"""Planted bugs: each replaces one product function by what a hurried hand might have written. All must be caught.
+
+The names are the product's own, by import path; a test fails when one no longer exists. No product code knows of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from common.workflows import lifecycle
+from tests.simulation import planted
+from tests.simulation.planted import Replacement
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    target: str
+    """`module.function` or `module.Class.method`."""
+    broken: Replacement
+    why: str
+    """The rule that it breaks."""
+    stirred: frozenset[str] = frozenset()
+    """Knobs that are on in each of its seeds: without them the rule is needed too rarely for a short run."""
+
+    def place(self) -> tuple[Any, str]:
+        """The object that holds the function, and its name there; raises AttributeError when it is gone."""
+        path, _, attribute = self.target.rpartition(".")
+        try:
+            holder: Any = importlib.import_module(path)
+        except ModuleNotFoundError:
+            module, _, holder_name = path.rpartition(".")
+            holder = getattr(importlib.import_module(module), holder_name)
+        getattr(holder, attribute)
+        return holder, attribute
+
+    def plant(self) -> None:
+        """In this process, for good; the lifecycle's table holds functions, so there too."""
+        holder, attribute = self.place()
+        original = getattr(holder, attribute)
+        broken = self.broken(original)
+        setattr(holder, attribute, broken)
+        steps = {
+            phase: tuple(broken if step is original else step for step in row) for phase, row in lifecycle.STEPS.items()
+        }
+        setattr(lifecycle, "STEPS", steps)  # noqa: B010 - a constant to everyone but a mutant
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("create before the record", "common.workflows.rentals._create", planted.create_unannounced, "E1"),
+    Mutant(
+        "create blindly repeated",
+        "common.workflows.rentals._create",
+        planted.create_again,
+        "E1",
+        frozenset({"market_lost_reply"}),
+    ),
+    Mutant("read, then list", "common.workflows.sweep.run", planted.read_then_list, "E2"),
+    Mutant("orphan = not the writer", "common.workflows.sweep._destroy_orphans", planted.orphan_by_writer, "E2"),
+    Mutant("no orphan sweep", "common.workflows.sweep._destroy_orphans", planted.constant(None), "E2"),
+    Mutant("gives up destroying", "common.workflows.rentals.destroy", planted.destroy_once, "R8"),
+    Mutant("lost after one listing", "common.workflows.sweep._absent", planted.lost_at_once, "E3"),
+    Mutant("lost by silence", "common.workflows.sweep._judged", planted.lost_by_silence, "E3"),
+    Mutant("unknown read as absent", "common.workflows.sweep.run", planted.unknown_is_absent, "E4"),
+    Mutant(
+        "gone without a GET",
+        "common.workflows.sweep._still_there",
+        planted.gone_without_proof,
+        "E3",
+        frozenset({"listing_omits", "cut_control"}),
+    ),
+    Mutant(
+        "note of a listing unguarded", "common.workflows.sweep._note", planted.unguarded, "R7", frozenset({"pause"})
+    ),
+    Mutant(
+        "winner chosen unguarded",
+        "common.workflows.deploy.choose_winner",
+        planted.unguarded,
+        "C1",
+        frozenset({"pause", "flip"}),
+    ),
+    Mutant("losers not retired", "common.workflows.deploy.retire", planted.losers_kept, "C1"),
+    Mutant(
+        "race in two commits",
+        "common.workflows.deploy.choose_winner",
+        planted.race_in_two_commits,
+        "C1",
+        frozenset({"vanish_after", "kill_after", "vanish_before"}),
+    ),
+    Mutant("left-overs kept", "common.workflows.failover.release_left_over", planted.constant(False), "H1"),
+    Mutant("destroy before verify", "common.workflows.hibernate.freeze", planted.freeze_releases, "R5"),
+    Mutant("pointer before proof", "common.snapshots.engine.verify", planted.without_proof, "P1"),
+    Mutant(
+        "content never proven",
+        "common.workflows.hibernate._proven",
+        planted.constant(planted.Everything()),
+        "P1",
+        frozenset({"objects_no_md5", "upload_garbled"}),
+    ),
+    Mutant(
+        "pointer moved unguarded",
+        "common.workflows.hibernate._move_pointer",
+        planted.unguarded,
+        "R7",
+        frozenset({"pause", "flip", "verb_twice"}),
+    ),
+    Mutant("freeze without its nonce", "common.workflows.hibernate.is_final", planted.final_without_nonce, "P4"),
+    Mutant("freeze by the clock", "common.workflows.hibernate.give_up_freezing", planted.freeze_by_the_clock, "P4"),
+    Mutant("writers not frozen", "common.host.agent.Agent._freeze", planted.keeps_writing, "P4"),
+    Mutant("failed snapshot forgotten", "common.workflows.hibernate.retry_failed", planted.constant(False), "L"),
+    Mutant(
+        "falls back for anything", "common.workflows.restore._manifest_is_bad", planted.falls_back_for_anything, "R5"
+    ),
+    Mutant(
+        "always discards",
+        "common.workflows.terminate.request",
+        lambda original: lambda app, world, **more: original(app, world, **{**more, "discard": True}),
+        "R5",
+    ),
+    Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
+    Mutant("lease trusted", "common.workflows.lifecycle.advance", planted.leased, "R7"),
+    Mutant(
+        "wish written unguarded",
+        "common.workflows.hibernate.request",
+        planted.unguarded,
+        "R7",
+        frozenset({"pause", "flip", "verb_twice"}),
+    ),
+    Mutant(
+        "start forgotten at a restart",
+        "common.host.agent.write_atomically",
+        planted.constant(None),
+        "A4",
+        frozenset({"agent_restarts"}),
+    ),
+    Mutant("missing signal is idle", "common.host.agent.idle_since", planted.missing_is_quiet, "I15"),
+    Mutant(
+        "idle without a report", "common.workflows.hibernate.wants_hibernation", planted.idle_without_a_report, "I15"
+    ),
+    Mutant("bill closed at once", "common.workflows.settle._settle", planted.settle_at_once, "I8"),
+    Mutant(
+        "bill of known ids alone",
+        "common.workflows.settle.entries_of",
+        planted.bill_of_ids_alone,
+        "I8",
+        frozenset({"market_lost_reply", "body_500_done", "lost", "listing_lags"}),
+    ),
+    Mutant("a charge counted twice", "common.workflows.settle.entries_of", planted.bill_counted_twice, "I8"),
+    Mutant(
+        "a closed bill stays closed",
+        "common.workflows.rentals.destroy",
+        planted.bill_stays_closed,
+        "I8",
+        frozenset({"market_late", "body_500_done"}),
+    ),
+    Mutant("any price is a price", "common.adapters.vast.exact_price", planted.any_price, "A22"),
+    Mutant("tenants not told apart", "common.web.instances.load", planted.ended_by_anybody, "I9"),
+)
+
+NOT_REACHED = {
+    "hosts._newest taking any report": "a late report could only pass for idleness, and whoever is idle is soon down",
+    "hibernate._may_count without its epoch": "a machine serves in one epoch only until the standby brings start=keep",
+    "hibernate._may_count without its version": "reports come numbered (hosts._newest), so an older one is never read",
+}
+"""Rules that nothing in this world can break yet: other rules stand before them."""

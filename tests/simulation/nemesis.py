@@ -1,0 +1,198 @@
+"""What breaks by itself: every NEMESIS_S the world looks at each machine, the account and the bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.simulation.faults import Strike
+from tests.simulation.hosts import Machine
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+NEMESIS_S = 20.0
+CREDIT_USD = 250
+
+
+class Nemesis:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def look(self) -> None:
+        world = self._world
+        if world.loop.now < world.faults_end:
+            world.loop.after(NEMESIS_S, self.look)
+        for machine in list(world.machines.values()):
+            if not machine.is_gone:
+                self._machine(machine)
+        for knob, strike_it in ACCOUNT.items():
+            if strike := world.struck(knob, ""):
+                strike_it(self, strike)
+
+    def _machine(self, machine: Machine) -> None:
+        for knob, strike_it in HOST.items():
+            if machine.is_running and (strike := self._world.struck(knob, machine)):
+                strike_it(self, machine, strike)
+
+    # --- machines
+
+    def outbid(self, machine: Machine, _strike: Strike) -> None:
+        world = self._world
+        if machine.contract.listed and machine.contract.cur == "running":
+            world.web.last_word(machine)
+            world.account.stop(machine.contract, world.loop.clock())
+
+    def lost(self, machine: Machine, _strike: Strike) -> None:
+        world = self._world
+        if machine.contract.listed:
+            world.web.last_word(machine)
+            world.account.lose(machine.contract, world.loop.clock())
+
+    def offline(self, machine: Machine, strike: Strike) -> None:
+        """The market sees the host go, and nobody reaches it; it comes back as it was."""
+        world, until = self._world, self._until(strike)
+        if not machine.contract.listed or machine.contract.offline:
+            return
+        world.account.sim.offline(machine.contract.id, world.loop.clock())
+        machine.cut_until |= {"control": until, "objects": until}
+
+        def back() -> None:
+            if machine.contract.listed and machine.contract.offline:
+                world.account.sim.offline(machine.contract.id, world.loop.clock(), back=True)
+
+        world.at_or_when_quiet(until, back)
+
+    def expires(self, machine: Machine, strike: Strike) -> None:
+        world, contract = self._world, machine.contract
+        if not contract.listed or contract.cur != "running":
+            return
+        world.account.stop(contract, world.loop.clock())
+        until = world.loop.now + 300 + strike.length_s()
+        world.at_or_when_quiet(until, lambda: contract.listed and world.account.lose(contract, world.loop.clock()))
+
+    def crash(self, machine: Machine, _strike: Strike) -> None:
+        machine.die()
+        if machine.contract.listed:
+            self._world.account.sim.exited(machine.contract.id, self._world.loop.clock())
+
+    def freeze(self, machine: Machine, strike: Strike) -> None:
+        machine.standing_until = self._until(strike)
+
+    def agent_restarts(self, machine: Machine, _strike: Strike) -> None:
+        machine.restart_agent()
+
+    def cut_control(self, machine: Machine, strike: Strike) -> None:
+        machine.cut_until["control"] = self._until(strike)
+
+    def cut_replies(self, machine: Machine, strike: Strike) -> None:
+        machine.cut_until["replies"] = self._until(strike)
+
+    def cut_bucket_of_host(self, machine: Machine, strike: Strike) -> None:
+        machine.cut_until["objects"] = self._until(strike)
+
+    def clock_jumps(self, machine: Machine, strike: Strike) -> None:
+        machine.clock_off_s += strike.length_s() * strike.rng.choice((-1, 1))
+
+    def disk_fills(self, machine: Machine, strike: Strike) -> None:
+        machine.disk_full_until = self._until(strike)
+
+    def gpu_stale(self, machine: Machine, strike: Strike) -> None:
+        """The sampling loop hangs: no sample is taken, and none is made up."""
+        if machine.agent is not None:
+            machine.agent.next_sample_at = machine.now() + (self._world.delta(30 + strike.length_s()))
+
+    def signal(self, kind: str) -> Callable[[Machine, Strike], None]:
+        def change(machine: Machine, strike: Strike) -> None:
+            machine.signal, machine.signal_until = kind, self._until(strike) + 120
+
+        return change
+
+    def _until(self, strike: Strike) -> float:
+        """Faults stop when their time is over, however long they would have been."""
+        world = self._world
+        return min(world.loop.now + 5 + strike.length_s(), max(world.faults_end, world.loop.now))
+
+    # --- the account, the network of the control plane, the bucket
+
+    def credit_gone(self, strike: Strike) -> None:
+        world = self._world
+        world.account.sim.set_credit("0")
+        world.account.sim.tick(world.loop.clock())
+        world.account.after()
+        world.at_or_when_quiet(world.loop.now + 60 + strike.length_s(), lambda: world.account.sim.set_credit("1000000"))
+
+    def region_down(self, strike: Strike) -> None:
+        world = self._world
+        place = strike.rng.choice(("California, US", "Norway, NO"))
+        for machine in list(world.machines.values()):
+            if machine.contract.listed and machine.contract.machine["geolocation"] == place:
+                world.account.lose(machine.contract, world.loop.clock())
+
+    def no_offers(self, strike: Strike) -> None:
+        account, world = self._world.account, self._world
+        account.has_offers = False
+        world.at_or_when_quiet(world.loop.now + 30 + strike.length_s(), lambda: setattr(account, "has_offers", True))
+
+    def price_fuzz(self, strike: Strike) -> None:
+        account, world = self._world.account, self._world
+        account.is_fuzzy = True
+        world.at_or_when_quiet(world.loop.now + 30 + strike.length_s(), lambda: setattr(account, "is_fuzzy", False))
+
+    def foreign_machine(self, strike: Strike) -> None:
+        self._world.add_stranger(f"my-own-box-{strike.count}")
+
+    def forged_label(self, strike: Strike) -> None:
+        """Another deployment's label, or one of ours with a tag that nobody signed."""
+        deployment = self._world.deployment.id if strike.rng.random() < 0.5 else "other0"
+        owner = next((owned.key.partition(".")[2] for owned in self._world.users.owned if owned.key), "nobody")
+        self._world.add_stranger(f"dumont-{deployment}-{owner}-{1 + strike.count}-{strike.rng.getrandbits(32):08x}")
+
+    def cut(self, port: str) -> Callable[[Strike], None]:
+        def cut_off(strike: Strike) -> None:
+            self._world.gate.reach.cut_until[port] = self._until(strike)
+
+        return cut_off
+
+    def bit_rot(self, strike: Strike) -> None:
+        bucket = self._world.bucket
+        if keys := sorted(bucket.objects):
+            bucket.garble(strike.rng.choice(keys), is_rot=True)
+
+    def object_vanishes(self, strike: Strike) -> None:
+        bucket = self._world.bucket
+        if keys := sorted(bucket.objects):
+            bucket.lose(strike.rng.choice(keys))
+
+
+HOST: dict[str, Callable[[Nemesis, Machine, Strike], None]] = {
+    "outbid": Nemesis.outbid,
+    "lost": Nemesis.lost,
+    "offline": Nemesis.offline,
+    "expires": Nemesis.expires,
+    "crash": Nemesis.crash,
+    "freeze": Nemesis.freeze,
+    "agent_restarts": Nemesis.agent_restarts,
+    "cut_control": Nemesis.cut_control,
+    "cut_replies": Nemesis.cut_replies,
+    "cut_objects": Nemesis.cut_bucket_of_host,
+    "clock_jumps": Nemesis.clock_jumps,
+    "disk_fills": Nemesis.disk_fills,
+    "gpu_missing": lambda self, machine, strike: self.signal("missing")(machine, strike),
+    "gpu_nan": lambda self, machine, strike: self.signal("nan")(machine, strike),
+    "gpu_spikes": lambda self, machine, strike: self.signal("spikes")(machine, strike),
+    "gpu_stale": Nemesis.gpu_stale,
+}
+ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
+    "credit_gone": Nemesis.credit_gone,
+    "region_down": Nemesis.region_down,
+    "no_offers": Nemesis.no_offers,
+    "price_fuzz": Nemesis.price_fuzz,
+    "foreign_machine": Nemesis.foreign_machine,
+    "forged_label": Nemesis.forged_label,
+    "cut_market": lambda self, strike: self.cut("market")(strike),
+    "cut_bucket": lambda self, strike: self.cut("objects")(strike),
+    "cut_store": lambda self, strike: self.cut("store")(strike),
+    "bit_rot": Nemesis.bit_rot,
+    "object_vanishes": Nemesis.object_vanishes,
+}

@@ -1,0 +1,115 @@
+"""Runs as values: what to run, in which process, and what came of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from common.domain.strategy import Strategy
+from tests.simulation.faults import Faults, Hit
+from tests.simulation.world import Outcome, Plan, World
+
+PROCESSES = 2
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One world. `script`: exactly those faults; `directed`: one cell of the matrix; neither: the seed's own mix."""
+
+    seed: int
+    script: frozenset[Hit] | None = None
+    without: frozenset[str] = frozenset()
+    stirred: frozenset[str] = frozenset()
+    directed: tuple[str, str] | None = None
+    also: tuple[tuple[str, float], ...] = ()
+    """Of a directed run: knobs that lead to the cell."""
+    is_story: bool = False
+    is_race: bool = False
+    over_http: bool = False
+
+    def faults(self) -> Faults:
+        if self.script is not None:
+            return Faults(self.seed, {}, self.script)
+        if self.directed is not None:
+            return Faults(self.seed, {**dict(self.also), self.directed[0]: 1.0}, directed=self.directed)
+        return Faults.swarm(self.seed, without=self.without, stirred=self.stirred)
+
+    def plan(self) -> Plan:
+        if self.is_story:
+            return Plan.story(Strategy.RACE if self.is_race else Strategy.COLDSTART)
+        plan = Plan.of(self.seed)
+        if self.directed and self.directed[1] == "ended":
+            return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
+        return plan
+
+    def reproduced_by(self) -> str:
+        words = f"make simulate SEEDS=1 SEED={self.seed}"
+        words += (" STORY=race" if self.is_race else " STORY=coldstart") if self.is_story else ""
+        words += f" STIRRED={','.join(sorted(self.stirred))}" if self.stirred else ""
+        words += " HTTP=1" if self.over_http else ""
+        if self.directed:
+            words += f" CELL={','.join(self.directed)} ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"
+        if self.without:
+            words += f" WITHOUT={','.join(sorted(self.without))}"
+        if self.script is not None:
+            words += f" FAULTS={','.join(f'{knob}@{count}' for knob, count in sorted(self.script))}"
+        return words
+
+
+_folders: list[Path] = []
+
+
+@contextmanager
+def disk() -> Iterator[Path]:
+    """Where agents keep their state: memory where the machine has a file system of it, for each write is flushed."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="dumont-sim-", dir=memory if os.access(memory, os.W_OK) else None))
+    _folders.append(folder)
+    try:
+        yield folder
+    finally:
+        _folders.pop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder() -> Path:
+    return _folders[-1]
+
+
+def do(run: Run) -> Outcome:
+    """Inside `disk()`."""
+    if run.over_http:
+        from tests.simulation import over_http  # it stands on this module
+
+        return over_http.do(run)
+    return World(run.seed, run.faults(), run.plan(), folder()).run()
+
+
+def do_alone(run: Run) -> Outcome:
+    with disk():
+        return do(run)
+
+
+def in_parallel(work: Callable[[A], B], items: Iterable[A], *, chunk: int = 8) -> Iterator[B]:
+    """In PROCESSES forked processes, as they come; one whole process per item's chunk, so nothing leaks for long."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(PROCESSES) as pool:
+        yield from pool.imap_unordered(work, items, chunksize=chunk)
+
+
+@dataclass
+class Watch:
+    started_at: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started_at, 1)

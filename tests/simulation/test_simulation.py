@@ -1,0 +1,118 @@
+"""What must hold of the simulation itself; the runs are `make simulate`'s."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import auth
+from common.config import Timing
+from common.workflows import hibernate, lifecycle
+from tests.simulation.coverage import NEVER, Coverage, cells
+from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, ROWS
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.runs import Run, do_alone
+from tests.simulation.sweep import singles
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_row_of_the_catalogue_is_a_knob_or_has_its_reason() -> None:
+    covered = {row for knob in KNOBS for row in knob.rows.split()}
+
+    assert covered | NOT_HERE.keys() == set(ROWS)
+    assert not covered & NOT_HERE.keys()
+    assert len(BY_NAME) == len(KNOBS) >= 60
+
+
+def test_the_longest_fault_lasts_twice_as_long_as_the_longest_timeout() -> None:
+    timeouts_s = [*Timing().model_dump().values(), hibernate.SNAPSHOT_RETRY_MAX_S, lifecycle.BUDGET_S]
+    timeouts_s += [auth.BOOTSTRAP_FOR.total_seconds(), (auth.HOST_TOKEN_FOR + auth.HOST_TOKEN_GRACE).total_seconds()]
+
+    assert max(knob.longest_s for knob in KNOBS if knob.name != "notice_replayed") >= 2 * max(timeouts_s)
+
+
+def test_at_most_a_fifth_of_the_cells_is_excluded_each_with_a_reason() -> None:
+    assert set(NEVER) <= set(cells())
+    assert len(NEVER) <= len(cells()) / 5
+    assert all(NEVER.values())
+
+
+def test_a_cell_that_no_run_reached_is_wanting_and_empty() -> None:
+    coverage = Coverage()
+
+    assert set(coverage.empty()) == set(cells()) - NEVER.keys() == set(coverage.wanting())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_names_a_function_of_the_product(mutant: Mutant) -> None:
+    holder, attribute = mutant.place()
+
+    assert callable(getattr(holder, attribute))
+    assert mutant.stirred <= BY_NAME.keys()
+
+
+def test_there_are_at_least_25_mutants_of_different_names() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
+
+
+def test_the_same_seed_is_the_same_story_in_two_processes() -> None:
+    first, second = (_digest(seed=11, hash_seed=hash_seed) for hash_seed in ("0", "1"))
+
+    assert first == second
+
+
+def _digest(seed: int, hash_seed: str) -> str:
+    code = f"from tests.simulation.runs import Run, do_alone; print(do_alone(Run({seed})).digest)"
+    env = os.environ | {"PYTHONHASHSEED": hash_seed}
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_its_own_list_of_faults_replays_a_run_exactly() -> None:
+    run = do_alone(Run(12))
+
+    replayed = do_alone(Run(12, script=frozenset(run.hits)))
+
+    assert (replayed.digest, sorted(replayed.hits)) == (run.digest, sorted(run.hits))
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_nothing_breaks_in_a_seed(seed: int) -> None:
+    outcome = do_alone(Run(seed))
+
+    assert outcome.violations == [], Run(seed).reproduced_by()
+    assert outcome.events > 500
+
+
+def test_the_story_without_faults_ends_as_its_user_wants() -> None:
+    assert do_alone(Run(7, script=frozenset(), is_story=True)).violations == []
+    assert do_alone(Run(7, script=frozenset(), is_story=True, is_race=True)).violations == []
+
+
+def test_the_sweep_reaches_hundreds_of_effects() -> None:
+    assert len(list(singles())) > 1000
+
+
+def test_a_planted_bug_is_caught_and_shrunk_to_few_faults() -> None:
+    """In a process of its own: a mutant stays planted."""
+    code = (
+        "from tests.simulation.mutants import MUTANTS\n"
+        "from tests.simulation.runs import Run, do_alone\n"
+        "from tests.simulation.shrink import shrink\n"
+        "next(m for m in MUTANTS if m.name == 'lost after one listing').plant()\n"
+        "run = next(Run(s) for s in range(1, 20) if do_alone(Run(s)).violations)\n"
+        "small, found = shrink(run, do_alone(run))\n"
+        "print(len(found.hits), found.violations[0][:2], small.reproduced_by())\n"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    hits, invariant, *command = answer.stdout.split()
+
+    assert int(hits) <= 5
+    assert invariant == "K1"
+    assert command[:2] == ["make", "simulate"]

@@ -1,0 +1,202 @@
+"""The people: they ask for instances, work, fall idle, change their mind, and insist until they are heard."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from common.domain.account import Caller, Role
+from common.domain.strategy import Strategy
+from common.errors import DumontError, IllegalMove, NotFound
+from common.web import instances as rest
+from common.web.routes import Call, Nothing
+from tests.simulation.clock import Task
+from tests.simulation.market import GPU
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+PATIENCE_S = 60.0
+"""Until a user takes a request for lost and sends it again."""
+AGAIN_S = (5.0, 30.0)
+THINKS_S = (200.0, 1800.0)
+BUSY_S, IDLE_S = (300.0, 2400.0), (60.0, 900.0)
+LOOKS_EVERY_S = 60.0
+INSISTS_AFTER_S = 120.0
+VERBS: dict[str, Callable[[Call], Any]] = {
+    "hibernate": rest.hibernate_instance,
+    "wake": rest.wake_instance,
+    "terminate": rest.terminate_instance,
+    "restore": rest.restore_instance,
+    "purge": rest.purge_instance,
+}
+WISH = {
+    "provision": "up",
+    "wake": "up",
+    "restore": "up",
+    "hibernate": "down",
+    "terminate": "gone",
+    "discard": "gone",
+    "purge": "gone",
+}
+NEXT = {
+    "up": ("hibernate", "hibernate", "hibernate", "wake", "terminate", "discard"),
+    "down": ("wake", "wake", "wake", "hibernate", "terminate"),
+    "gone": ("restore", "restore", "restore", "terminate", "purge"),
+}
+
+
+@dataclass
+class Owned:
+    """One instance as its user knows it."""
+
+    account: str
+    strategy: Strategy
+    snapshot_every_s: float | None = None
+    idle_for_s: float | None = None
+    key: str = ""
+    wish: str = "up"
+    is_discarding: bool = False
+    busy: list[tuple[float, bool]] = field(default_factory=list)
+    """(from, is the GPU busy?)"""
+    always: str = ""
+    """The verb that a directed run's user chooses whenever it chooses one."""
+    final: str = ""
+    """What the user wants in the end; asked for again and again once the faults stop."""
+
+    def spec(self) -> dict[str, float | None]:
+        return {"snapshot_every_s": self.snapshot_every_s, "idle_for_s": self.idle_for_s}
+
+
+class Users:
+    def __init__(self, world: World, rng: random.Random, owned: list[Owned]) -> None:
+        self._world, self._rng, self.owned = world, rng, owned
+        self._requests = 0
+
+    def of(self, key: str | None) -> Owned | None:
+        return next((owned for owned in self.owned if owned.key == key), None) if key else None
+
+    def is_busy(self, key: str | None, now: float) -> bool:
+        owned = self.of(key)
+        if owned is None:
+            return True
+        while owned.busy and len(owned.busy) > 1 and owned.busy[1][0] <= now:
+            owned.busy.pop(0)
+        return owned.busy[0][1] if owned.busy else True
+
+    def begin(self) -> None:
+        for owned in self.owned:
+            owned.busy = self._days(self._world.faults_end)
+            delay = self._rng.uniform(0, 240)
+            self._world.loop.spawn(functools.partial(self._live, owned), "user", delay=delay)
+
+    def _days(self, until: float) -> list[tuple[float, bool]]:
+        at, busy, days = 0.0, True, []
+        while at < until:
+            days.append((at, busy))
+            at += self._rng.uniform(*(BUSY_S if busy else IDLE_S))
+            busy = not busy
+        return [*days, (until, True)]
+
+    # --- one user's life with one instance
+
+    def _live(self, owned: Owned) -> None:
+        world, loop = self._world, self._world.loop
+        owned.key = self.provision(owned)
+        while loop.now < world.faults_end:
+            loop.sleep(self._rng.uniform(*THINKS_S))
+            if loop.now >= world.faults_end:
+                break
+            self.ask(owned, owned.always or self._rng.choice(NEXT[owned.wish]))
+            if flip := world.struck("flip", owned.key):
+                loop.sleep(5 + flip.length_s())
+                self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
+            if world.strike("stranger_asks", owned.key):
+                self._ask_as_stranger(owned)
+        self.insist(owned)
+
+    def provision(self, owned: Owned) -> str:
+        body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00", **owned.spec())
+        answer = self._until_heard(owned, "provision", body, {})
+        return f"{owned.account}.{answer.operation.instance_id}"
+
+    def ask(self, owned: Owned, verb: str) -> None:
+        """Until it is accepted or refused for good."""
+        body = rest.Terminate(discard=verb == "discard") if verb in ("terminate", "discard") else Nothing()
+        owned.is_discarding = owned.is_discarding or verb == "discard"
+        try:
+            self._until_heard(
+                owned, "terminate" if verb == "discard" else verb, body, {"id": owned.key.partition(".")[2]}
+            )
+        except (IllegalMove, NotFound):
+            return
+        owned.wish = WISH[verb]
+        if verb in ("restore", "wake"):
+            owned.is_discarding = False
+
+    def _until_heard(self, owned: Owned, verb: str, body: Any, ids: dict[str, str]) -> Any:
+        self._requests += 1
+        request = f"request-{self._requests}"
+        handle = rest.provision_instance if verb == "provision" else VERBS[verb]
+        world = self._world
+        while True:
+            task = self._call(owned, handle, body, ids, request)
+            if world.strike("verb_twice", owned.key):
+                self._call(owned, handle, body, ids, request + "-again" if verb != "provision" else request)
+            heard = world.loop.join(task, PATIENCE_S)
+            if heard and isinstance(task.error, (IllegalMove, NotFound)):
+                raise task.error
+            if heard and task.error is None and not world.strike("verb_retried", owned.key):
+                return task.result
+            world.loop.sleep(self._rng.uniform(*AGAIN_S))
+
+    def _call(self, owned: Owned, handle: Callable[[Call], Any], body: Any, ids: dict[str, str], request: str) -> Task:
+        world = self._world
+        caller = Caller(account=owned.account, user_id="someone", role=Role.MEMBER)
+
+        def run() -> Any:
+            call = Call(world.app, caller, world.loop.clock(), ids, body, None, request)
+            return handle(call)
+
+        return world.web.invoke(f"verb {handle.__name__}", run, account=owned.account, key=owned.key or None)
+
+    def _ask_as_stranger(self, owned: Owned) -> None:
+        """Another account's user must find nothing, whatever the verb."""
+        stranger = Owned(f"{owned.account}x", owned.strategy)
+        ids = {"id": owned.key.partition(".")[2]}
+        for handle, body in ((rest.show_instance, Nothing()), (rest.terminate_instance, rest.Terminate(discard=True))):
+            task = self._call(stranger, handle, body, ids, f"stranger-{self._requests}")
+            if self._world.loop.join(task, PATIENCE_S) and task.error is None:
+                self._world.oracle.violate("I9", f"a stranger was served {handle.__name__} of {owned.key}")
+
+    # --- the end
+
+    def insist(self, owned: Owned) -> None:
+        """The last word, and the same again when the product gave up."""
+        loop = self._world.loop
+        if not owned.final:
+            owned.final = self._rng.choice(("up", "up", "down", "gone"))
+        asked_at = -INSISTS_AFTER_S
+        while True:
+            record = self._world.record(owned.key)
+            if record is not None and self._disagrees(record, owned.final) and loop.now - asked_at >= INSISTS_AFTER_S:
+                asked_at = loop.now
+                for verb in self._verbs(record, owned.final):
+                    self.ask(owned, verb)
+            loop.sleep(LOOKS_EVERY_S)
+
+    @staticmethod
+    def _disagrees(record: dict[str, Any], final: str) -> bool:
+        return bool(record["want"] != final)
+
+    @staticmethod
+    def _verbs(record: dict[str, Any], final: str) -> tuple[str, ...]:
+        if record["phase"] == "ended" and final != "gone":
+            return ("restore",) if final == "up" else ("restore", "hibernate")
+        return {"up": ("wake",), "down": ("hibernate",), "gone": ("terminate",)}[final]
+
+
+__all__ = ["DumontError", "Owned", "Users"]

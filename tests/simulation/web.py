@@ -1,0 +1,122 @@
+"""The ways into the control plane: hosts' calls, the scheduler's, users'. Each invocation is a program of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flask import Response
+
+from common.errors import DumontError
+from common.workflows import lifecycle
+from functions import failover, heartbeat, provision
+from tests.simulation.clock import Task
+from tests.simulation.hosts import ANSWER_WITHIN_S, Machine
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+HANDLERS: dict[str, Callable[[Any], Any]] = {
+    "boot": provision.provision,
+    "heartbeat": heartbeat.heartbeat,
+    "notice": failover.failover,
+}
+FUNCTION_TIMEOUT_S = 60.0
+SCHEDULE_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What the functions look at of a request."""
+
+    body: bytes
+    headers: dict[str, str]
+    path: str
+
+    @property
+    def content_length(self) -> int:
+        return len(self.body)
+
+    def get_data(self, cache: bool = True) -> bytes:
+        return self.body
+
+
+class Web:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.crashed: Callable[[Task, BaseException], None] = lambda _task, _error: None
+
+    def post(self, machine: Machine, kind: str, body: str, token: str) -> bytes | None:
+        """Called by a host's program: the answer's body, b"404", or None when there is no usable answer in time."""
+        world, loop = self._world, self._world.loop
+        if not machine.reaches("control") or world.strike("beat_lost", machine):
+            loop.sleep(ANSWER_WITHIN_S)
+            return None
+        if late := world.struck("beat_late", machine):
+            world.at_or_when_quiet(loop.now + late.length_s(), lambda: self._handled(machine, kind, body, token))
+            loop.sleep(ANSWER_WITHIN_S)
+            return None
+        task = self._handled(machine, kind, body, token)
+        if world.strike("boot_twice" if kind == "boot" else "beat_twice", machine):
+            self._handled(machine, kind, body, token)
+        if not loop.join(task, ANSWER_WITHIN_S):
+            return None
+        if not machine.reaches("replies") or world.strike("beat_reply_lost", machine):
+            loop.sleep(ANSWER_WITHIN_S)
+            return None
+        if task.error is not None:
+            return None
+        status, answer = task.result
+        return b"404" if status == 404 and kind == "heartbeat" else answer if status == 200 else None
+
+    def last_word(self, machine: Machine) -> None:
+        """A dying host's webhook; it may arrive again, much later."""
+        world = self._world
+        if machine.agent is None or not machine.reaches("control") or not world.strike("notice", machine):
+            return
+        token = machine.agent.memory.token
+        body = f'{{"label": "{machine.label}", "reason": "the container is being stopped"}}'
+        self._handled(machine, "notice", body, token)
+        if again := world.struck("notice_replayed", machine):
+            world.at_or_when_quiet(
+                world.loop.now + again.length_s(), lambda: self._handled(machine, "notice", body, token)
+            )
+
+    def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
+        request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
+        # a notice makes the whole market looked at: it is nobody's own
+        account = (machine.key or "").partition(".")[0] if kind != "notice" else ""
+        return self.invoke(
+            kind, lambda: _answer(HANDLERS[kind](request)), account=account, key=machine.key, label=machine.label
+        )
+
+    def nudge(self, key: str) -> None:
+        """`App.nudge`: another invocation follows the instance; nobody waits for it."""
+        world = self._world
+        if not world.strike("nudge_lost", key):
+            account = key.partition(".")[0]
+            self.invoke("follow", lambda: lifecycle.follow(world.app, key, world.loop.sleep), account=account, key=key)
+
+    def invoke(self, name: str, run: Callable[[], Any], **facts: Any) -> Task:
+        """One invocation of the control plane. What it should never raise is reported."""
+
+        def program() -> Any:
+            try:
+                return run()
+            except DumontError:
+                raise
+            except Exception as error:
+                self.crashed(task, error)
+                raise
+
+        task = self._world.loop.spawn(program, name, control=True, **facts)
+        return task
+
+
+def _answer(given: Any) -> tuple[int, bytes]:
+    """What a handler returns, as status and body."""
+    if isinstance(given, Response):
+        return given.status_code, given.get_data()
+    body, status, *_ = given
+    return status, body.encode()

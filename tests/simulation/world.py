@@ -1,0 +1,377 @@
+"""One world per seed: the real product over simulated ports, machines, users, a scheduler, and a nemesis."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import shutil
+import string
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from common import bootstrap
+from common.config import Settings, Timing
+from common.domain.pool import PoolTerms
+from common.domain.strategy import Strategy
+from common.ports import App, Deployment, Market
+from infra.demo.vast_contract import Contract
+from jobs import hibernate_idle, reconcile, refill_warm_pool
+from tests.simulation import story
+from tests.simulation.clock import Killed, Loop, Task
+from tests.simulation.faults import Faults, Strike
+from tests.simulation.hosts import Machine
+from tests.simulation.invariants import Oracle
+from tests.simulation.market import API_KEY, GPU, Account, adapter
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.objects import Bucket, Content, Workspaces
+from tests.simulation.ports import FaultyMarket, FaultyObjects, FaultyStore, Gate
+from tests.simulation.store import MemoryStore
+from tests.simulation.users import Owned, Users
+from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
+
+JWT_SECRET = "jwt-canary-0123456789abcdef012345"
+STORAGE_SECRET = "storage-canary-0123456789"
+QUIET_AT_LEAST_S = 300.0
+QUIET_AT_MOST_S = 5_400.0
+LOOK_EVERY_S = 60.0
+STORY_AT_MOST_S = 40_000.0
+SETTLED_LOOKS = 2
+"""The world is judged when it looked the same, and good, so many times in a row."""
+JOBS = (
+    ("reconcile", reconcile.run),
+    ("hibernate_idle", hibernate_idle.run),
+    ("refill_warm_pool", refill_warm_pool.run),
+)
+ALPHABET = string.ascii_lowercase + string.digits
+_homes = itertools.count()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a world is made of, besides its faults."""
+
+    owned: tuple[Owned, ...]
+    faults_for_s: float
+    timing: Timing = field(default_factory=Timing)
+    pool_size: int = 0
+    has_story: bool = False
+    """The users follow a script (module `sweep`) instead of their whims."""
+
+    @classmethod
+    def story(cls, strategy: Strategy = Strategy.COLDSTART) -> Plan:
+        return cls((Owned("acct0", strategy),), STORY_AT_MOST_S, has_story=True)
+
+    @classmethod
+    def of(cls, seed: int) -> Plan:
+        rng = random.Random(f"plan:{seed}")
+        count = rng.choice((1, 1, 2, 3))
+        strategies = (Strategy.COLDSTART, Strategy.RACE, Strategy.ROUNDROBIN, Strategy.SERVERLESS)
+        owned = tuple(
+            Owned(
+                f"acct{n % 2}",
+                rng.choice(strategies),
+                snapshot_every_s=rng.choice((None, 60.0, 180.0)),
+                idle_for_s=rng.choice((None, 60.0, 600.0)),
+            )
+            for n in range(count)
+        )
+        return cls(owned, 1800 + 8000 * rng.random() ** 4, pool_size=rng.choice((0, 0, 1)))
+
+
+@dataclass
+class Outcome:
+    seed: int
+    violations: list[str]
+    events: int
+    calls: int
+    kills: int
+    digest: str
+    hits: list[tuple[str, int]]
+    cells: dict[tuple[str, str], int]
+    virtual_s: float
+
+
+class World:
+    def __init__(self, seed: int, faults: Faults, plan: Plan, folder: Path, *, trace: bool = False) -> None:
+        self.seed, self.faults, self.plan = seed, faults, plan
+        self.loop = Loop()
+        self.faults_end = plan.faults_for_s
+        self.folder = folder / f"{next(_homes)}"
+        self.folder.mkdir()
+        self.machines: dict[int, Machine] = {}
+        self.workspaces = Workspaces()
+        self.taken: dict[str, Content] = {}
+        """Manifest key -> what was in it, as the world knows."""
+        self.log: list[tuple[float, str, dict[str, Any]]] = []
+        self.secrets = (JWT_SECRET, API_KEY, STORAGE_SECRET)
+        self._when_quiet: list[Any] = []
+        self._jobs: list[Task] = []
+        self._strangers: list[Contract] = []
+        self._make_ports(trace)
+        self.web = Web(self)
+        self.web.crashed = self._crashed
+        self.users = Users(self, self._rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
+        self.nemesis = Nemesis(self)
+        bootstrap.use(self.app)
+
+    def _rng(self, purpose: str) -> random.Random:
+        return random.Random(f"{purpose}:{self.seed}")
+
+    def _make_ports(self, trace: bool) -> None:
+        rng = self._rng("ids")
+        self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
+        self.oracle = Oracle(self)
+        self.store = MemoryStore(self.oracle.see)
+        self.gate = Gate(
+            self.loop,
+            self.faults,
+            self.phases,
+            self._rng("latency"),
+            later=self.at_or_when_quiet,
+            trace=[] if trace else None,
+        )
+        self.account = Account(self.loop, self.faults, self.phases, self._rng("market"))
+        self.account.sim.set_credit("1000000")
+        self.account.after = self._carry_out
+        self.account.created = self._created
+        self.account.destroying = self.oracle.destroying
+        self.bucket = self.make_bucket()
+        market = FaultyMarket(self.make_market(), self.gate)
+        market.about = lambda provider_id: self._label_of(provider_id)
+        settings = Settings(
+            store="sqlite:///unused",
+            url="http://functions.sim",
+            jwt_secret=JWT_SECRET,
+            vast_api_key=API_KEY,
+            storage_endpoint="https://bucket.sim",
+            host_storage_endpoint="https://bucket.sim",
+            bucket="bucket",
+            storage_key_id="key-id",
+            storage_application_key=STORAGE_SECRET,
+            bundle_sha256="0" * 64,
+            timing=self.plan.timing,
+            pool=PoolTerms(size=self.plan.pool_size, gpu=GPU),
+        )
+        self.app = App(
+            settings=settings,
+            store=FaultyStore(self.store, self.gate),
+            markets={"vast": market},
+            objects=FaultyObjects(self.bucket, self.gate),
+            clock=self.loop.clock,
+            ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
+            deployment=lambda: self.deployment,
+            log=self._note,
+            nudge=lambda key: self.web.nudge(key),
+        )
+
+    def make_market(self) -> Market:
+        return adapter(self.account)
+
+    def make_bucket(self) -> Bucket:
+        return Bucket(lambda: self.loop.now)
+
+    # --- running
+
+    def run(self) -> Outcome:
+        self.begin()
+        while self.loop.now < self.faults_end and not self.loop.stopped:
+            self.loop.run(min(self.faults_end, self.loop.now + LOOK_EVERY_S))  # a story sets its own end
+        self.calm()
+        self._until_settled()
+        self.oracle.judge_the_end()
+        return self.end()
+
+    def begin(self) -> None:
+        if self.plan.has_story:
+            (owned,) = self.users.owned
+            self.loop.spawn(lambda: story.live(self, owned), "user")
+        else:
+            self.users.begin()
+        self.loop.at(1.0, self._minute)
+        self.loop.at(1.0, self.nemesis.look)
+
+    def calm(self) -> None:
+        """Faults stop; what was on its way still arrives."""
+        self.faults.active = False
+        self.gate.reach.cut_until.clear()
+        self.account.has_offers, self.account.is_fuzzy = True, False
+        for fate in self.account.fates.values():
+            fate.fails_destroy_until = fate.throttles_destroy_until = fate.defers_destroy_s = 0.0
+            fate.line, fate.has_small_disk, fate.is_mute = max(fate.line, 0.5), False, fate.is_mute
+        for machine in self.machines.values():
+            machine.cut_until.clear()
+            machine.standing_until = machine.disk_full_until = machine.signal_until = 0.0
+        for action in self._when_quiet:
+            action()
+        self._when_quiet.clear()
+        self.oracle.quiet_since = self.loop.now
+
+    def _until_settled(self) -> None:
+        """Judged as soon as it holds still; what never does is a violation of its own."""
+        looks, until = 0, self.loop.now + QUIET_AT_MOST_S
+        self.loop.run(self.loop.now + QUIET_AT_LEAST_S)
+        while self.loop.now < until and looks < SETTLED_LOOKS and not self.loop.stopped:
+            self.loop.run(self.loop.now + LOOK_EVERY_S)
+            looks = looks + 1 if self.oracle.is_settled() else 0
+
+    def end(self) -> Outcome:
+        self.loop.stopped = True
+        digest = hashlib.sha256(self._final_state().encode()).hexdigest()[:16]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return Outcome(
+            seed=self.seed,
+            violations=self.oracle.violations,
+            events=self.loop.events,
+            calls=self.gate.calls,
+            kills=self.gate.kills,
+            digest=digest,
+            hits=self.faults.hits,
+            cells=dict(self.faults.cells),
+            virtual_s=self.loop.now,
+        )
+
+    def _final_state(self) -> str:
+        docs = [
+            (c, id, str(doc.data)) for c, docs in sorted(self.store.docs.items()) for id, doc in sorted(docs.items())
+        ]
+        bills = [
+            (c.id, c.label, str(self.account.sim.billed(c.id, self.loop.clock())))
+            for c in self.account.sim.all_contracts()
+        ]
+        return f"{docs} {bills} {self.loop.events} {self.gate.calls}"
+
+    # --- the scheduler
+
+    def _minute(self) -> None:
+        self.loop.after(self.plan.timing.reconcile_every_s, self._minute)
+        for name, job in JOBS:
+            if self.strike("schedule_skipped", ""):
+                continue
+            delay = late.length_s() if (late := self.struck("schedule_late", "")) else 0.0
+            starts = 2 if self.strike("schedule_double", "") else 1
+            for _ in range(starts):
+                self.loop.after(delay, lambda name=name, job=job: self._start_job(name, job))
+
+    def _start_job(self, name: str, job: Any) -> None:
+        """Cloud Scheduler starts no second run while one is younger than its deadline."""
+        running = [t for t in self._jobs if t.name == name and not t.is_over]
+        if running and self.loop.now - running[-1].facts["at"] < SCHEDULE_DEADLINE_S and self.faults.active is False:
+            return
+        task = self.web.invoke(name, lambda: job(self.app), at=self.loop.now)
+        self._jobs = [t for t in self._jobs if not t.is_over] + [task]
+
+    # --- faults
+
+    def strike(self, knob: str, about: Any) -> bool:
+        return self.struck(knob, about) is not None
+
+    def struck(self, knob: str, about: Any) -> Strike | None:
+        """`about`: a machine, an instance's key, or '' for everything."""
+        if knob not in self.faults.on:
+            return None
+        text = about if isinstance(about, str) else about.label
+        return self.faults.strike(knob, lambda: self.phases(text))
+
+    def phases(self, about: str) -> set[str]:
+        phases = self.oracle.phases
+        found = {phase for key, phase in phases.items() if key.partition(".")[2] in about}
+        return found or set(phases.values())
+
+    def at_or_when_quiet(self, when: float, action: Any) -> None:
+        """At that time, or when the faults stop."""
+        done: list[bool] = []
+
+        def once() -> None:
+            if not done:
+                done.append(True)
+                action()
+
+        self.loop.at(when, once)
+        self._when_quiet.append(once)
+
+    @staticmethod
+    def delta(seconds: float) -> timedelta:
+        return timedelta(seconds=seconds)
+
+    # --- machines
+
+    def _created(self, contract: Contract) -> None:
+        self.oracle.created(contract)
+        for _, after_s in contract.boots:
+            self.loop.after(after_s + 0.01, self._tick)
+
+    def _tick(self) -> None:
+        self.account.sim.tick(self.loop.clock())
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        for effect in self.account.sim.drain():
+            contract = next(c for c in self.account.sim.all_contracts() if c.id == effect.contract_id)
+            if contract in self._strangers:
+                continue
+            machine = self.machines.get(contract.id)
+            if effect.kind == "start":
+                self._start(contract)
+            elif machine and effect.kind == "stop":
+                machine.die()
+            elif machine:
+                machine.end()
+                shutil.rmtree(machine.home, ignore_errors=True)
+
+    def _start(self, contract: Contract) -> None:
+        home = self.folder / str(contract.id)
+        home.mkdir()
+        machine = Machine(
+            world=self,
+            contract=contract,
+            fate=self.account.fate(contract.id),
+            home=home,
+            token=contract.env["DUMONT_BOOTSTRAP"],
+            rng=self._rng(f"machine:{contract.label}"),
+        )
+        self.machines[contract.id] = machine
+        machine.start()
+
+    def add_stranger(self, label: str) -> None:
+        contract = self.account.strangers(label, self.loop.clock())
+        if contract:
+            self._strangers.append(contract)
+
+    def is_stranger(self, contract: Contract) -> bool:
+        return contract in self._strangers
+
+    def machine_of(self, label: str | None) -> Machine | None:
+        return next((m for m in self.machines.values() if m.label == label), None)
+
+    def _label_of(self, provider_id: str) -> str:
+        return next((c.label for c in self.account.sim.all_contracts() if str(c.id) == provider_id), "")
+
+    def key_of_label(self, label: str) -> str | None:
+        """Which instance a label belongs to, as its record says."""
+        doc = self.store.docs.get("rentals", {}).get(label)
+        return doc.data["instance_key"] if doc else None
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        doc = self.store.docs.get("instances", {}).get(key)
+        return doc.data if doc else None
+
+    # --- what the product says
+
+    def _note(self, event: str, **fields: Any) -> None:
+        if event == "internal_error":
+            self.oracle.violate("I0", f"an internal error: {fields.get('error')} {str(fields.get('trace'))[-600:]}")
+        self.log.append((self.loop.now, event, fields))
+
+    def _crashed(self, task: Task, error: BaseException) -> None:
+        if not isinstance(error, Killed):
+            import traceback
+
+            self.oracle.violate(
+                "I0", f"{task.name} raised {error!r}: {''.join(traceback.format_exception(error))[-800:]}"
+            )
+
+
+__all__ = ["Faults", "Outcome", "Plan", "World"]
