@@ -185,6 +185,8 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
 a rental's record for ever."""
 EXPIRY_FIELD = "expires_at"
+EXPIRING = (*EXPIRES_AFTER, "slack_codes", "slack_seen")
+"""All collections with that field; the last two set it themselves, to the time for which they are good."""
 
 
 def expiring(collection: str, data: Data, now: datetime) -> Data:

@@ -75,15 +75,19 @@ class _Job(TypedDict):
 _JOB: _Job = {"public": False, "cpu": "0.5", "max_instances": 1}
 """Half a CPU: a job mostly waits for others. One instance: two runs of one job never overlap."""
 
+_RUN = ("store", "market", "objects")
+"""Whatever may advance an instance."""
+_ALL = (*_RUN, "slack")
+
 FUNCTIONS: tuple[Function, ...] = (
-    Function("api", "functions", "/", 60, 512, 16, ("store", "market", "objects"), public=True),
-    Function("provision", "functions", "/provision", 60, 512, 16, ("store", "market", "objects"), public=True),
-    Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, ("store", "market", "objects"), public=True),
-    Function("failover", "functions", "/failover", 60, 512, 16, ("store", "market", "objects"), public=True),
-    Function("slack", "functions", "/slack", 60, 512, 16, ("store", "market", "objects", "slack"), public=True),
-    Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, ("store", "market", "objects", "slack"), **_JOB),
-    Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, ("store", "market", "objects"), **_JOB),
-    Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, ("store", "market", "objects"), **_JOB),
+    Function("api", "functions", "/", 60, 512, 16, _RUN, public=True),
+    Function("provision", "functions", "/provision", 60, 512, 16, _RUN, public=True),
+    Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, _RUN, public=True),
+    Function("failover", "functions", "/failover", 60, 512, 16, _RUN, public=True),
+    Function("slack", "functions", "/slack", 60, 512, 16, _ALL, public=True),
+    Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, _ALL, **_JOB),
+    Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
+    Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (

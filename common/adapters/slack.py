@@ -7,16 +7,18 @@ Retry-After for too many calls; a response_url answers 404 once it has expired o
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from common.domain.outbox import is_loopback_name
 from common.errors import DeliveryFailed, DeliveryRefused
 
-TIMEOUT = httpx.Timeout(5.0, connect=3.0)
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S, CONNECT_S = 5.0, 3.0
 RESPONSE_HOST = "hooks.slack.com"
 PASSING = frozenset(
     {
@@ -41,10 +43,19 @@ class Slack:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._token, self._base_url, self._loopback_allowed = token, base_url, loopback_allowed
-        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False, transport=transport)
+        self._transport = transport
+
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        """Made when it is first needed: a command is answered without a call."""
+        import httpx
+
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        return httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False, transport=self._transport)
 
     def close(self) -> None:
-        self._http.close()
+        if "_http" in vars(self):
+            self._http.close()
 
     def post(self, channel: str, message: Mapping[str, Any]) -> tuple[str, str]:
         posted = self._call("chat.postMessage", {"channel": channel, "unfurl_links": False, **message})
@@ -83,6 +94,8 @@ class Slack:
 
     def _send(self, url: str, content: Mapping[str, Any], headers: Mapping[str, str]) -> httpx.Response:
         """Raises `DeliveryFailed` for no answer, a server's trouble and too many calls."""
+        import httpx
+
         try:
             answer = self._http.post(url, json=dict(content), headers=dict(headers))
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -54,10 +54,15 @@ class Load:
         return Load(**{name: value * factor for name, value in asdict(self).items()})
 
 
-HOST_DAY = Load(reads=Decimal(5760), writes=Decimal(288), requests=Decimal(1440), busy_s=Decimal(144))
-"""One settled host: measured by `make bench-cost`, rounded up."""
+HOST_DAY = Load(
+    reads=Decimal(24_444),
+    writes=Decimal(1_819),
+    requests=Decimal(1_531),
+    busy_s=Decimal(153),
+)
+"""One running host, its part of the jobs included: measured by `make bench-cost` (20 hosts, 30 minutes)."""
 JOB_RUN = Load(reads=Decimal(12), writes=Decimal(1), requests=Decimal(1), busy_s=Decimal("0.5"))
-"""One run of a job that finds nothing to do: measured there too."""
+"""One run of a job that finds nothing to do: its reads and writes as counted there, its time is an assumption."""
 
 
 def usd_per_month(load_per_day: Load, prices: Prices, *, cpu: Decimal, memory_gib: Decimal) -> Decimal:

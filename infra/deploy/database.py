@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.adapters.firestore import field_path
-from common.ports import EXPIRES_AFTER, EXPIRY_FIELD, INDEXES, Index
+from common.ports import EXPIRING, EXPIRY_FIELD, INDEXES, Index
 from infra.deploy.google import Google
 from infra.deploy.project import pending, unless_gone, unless_there
 from infra.deploy.resource import Failed, Found, Pending, Sort, Spec
@@ -36,7 +36,7 @@ def field_settings() -> dict[str, Spec]:
             [(field, order)] = fields
             row = settings.setdefault(f"{index.collection}.{field_path(field)}", {"orders": [], "expires": False})
             row["orders"] = sorted({*row["orders"], order})
-    for collection in EXPIRES_AFTER:
+    for collection in EXPIRING:
         settings[f"{collection}.{field_path(EXPIRY_FIELD)}"] = {"orders": [], "expires": True}
     return dict(settings)
 

@@ -53,7 +53,7 @@ class Deployer:
         doomed: list[tuple[Kind, Step]] = []
         late: list[tuple[Kind, list[Pending], Wishes]] = []
         for kind in self.kinds:
-            found = kind.present()
+            found = self._quiet(kind)
             wishes = self._wishes(found if kind.sort.name == "secret" else secrets)[kind.sort.name]
             steps = compare(wishes, found, kind)
             doomed += [(kind, step) for step in steps if step.act == "delete"]
@@ -89,6 +89,15 @@ class Deployer:
         for wish in wanted(self.target(sorted(secrets)), self.archive, versions):
             wishes[wish.kind][wish.name] = wish.spec
         return dict(wishes)
+
+    def _quiet(self, kind: Kind) -> dict[str, Found]:
+        """What there is, once nothing is under way that an apply before this one began: Google refuses a second one."""
+        for _ in range(LOOKS):
+            found = kind.present()
+            if kind.sort.name in LATE or all(here.ready for here in found.values()):
+                return found
+            self.pause(LOOK_S)
+        raise Failed(f"{kind.sort.name}: still under way after {LOOKS * LOOK_S:.0f} s; apply again to go on waiting")
 
     def _settle(self, kind: Kind, over: list[Pending], wishes: Wishes) -> dict[str, Found]:
         """Wait until Google shows this kind as it is wanted, and nothing of it is under way."""

@@ -21,7 +21,7 @@ from infra.deploy.resource import Kind
 from infra.deploy.wanted import APIS, Target
 from infra.gpu_host.bundle import Bundle
 
-PASSED_ON = ("DUMONT_", "STORAGE_PROVIDER", "VAST_URL", "TENSORDOCK_URL")
+PASSED_ON = ("DUMONT_", "STORAGE_PROVIDER", "VAST_URL", "TENSORDOCK_URL", "SLACK_URL", "SLACK_CHANNELS")
 """Settings of the deployer's own environment that the functions get; beside them the storage provider's."""
 OURS = ("DUMONT_STORE", "DUMONT_URL", "DUMONT_LOCAL_TICKER", "DUMONT_SCHEDULER_", "DUMONT_API_", "DUMONT_PORT")
 """What the deployer decides, or what is no setting of a function."""
@@ -91,7 +91,8 @@ def checked(parts: Parts, google: Google) -> Settings:
     A secret that only Google has is not known here, and is not judged.
     """
     wish = target(parts, google, ())
-    given = {name: PLACEHOLDER for name in parts.secret_names if name != "TENSORDOCK_API_KEY"}
+    optional = ("TENSORDOCK_API_KEY", "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")
+    given = {name: PLACEHOLDER for name in parts.secret_names if name not in optional}
     return Settings.from_env({**given, **wish.env, **parts.secret_values})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.topology import FUNCTIONS, SCHEDULES
-from infra.demo.gcp.code import ENABLED, PAUSED
+from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
 from infra.demo.gcp.sim import Refused, Trouble
 from infra.deploy.archive import Archive
 from infra.deploy.google import GoogleRefused, GoogleSilent
@@ -50,6 +51,23 @@ def test_killed_before_every_single_call_an_apply_goes_on_to_the_same_end(
 
         assert cloud.state() == end, f"killed before call {kill_at}"
         cloud.store.close()
+
+
+def test_killed_while_functions_are_built_an_apply_waits_for_google_before_it_changes_them(cloud: Cloud) -> None:
+    whole = next(n for n in range(1, 400) if _is_building(cloud, n))
+    assert whole
+    cloud.having(functions=[replace(row, timeout_s=90) if row.public else row for row in FUNCTIONS])
+
+    cloud.apply()
+
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def _is_building(cloud: Cloud, kill_at: int) -> bool:
+    """Die one call later than before, until Google is at work on a function."""
+    with contextlib.suppress(Killed):
+        cloud.apply(kill_at % 60 + 1)
+    return any(row["state"] == DEPLOYING for row in cloud.sim.table("functions").values())
 
 
 def test_one_row_that_changed_is_exactly_one_change(cloud: Cloud) -> None:
