@@ -142,7 +142,9 @@ class Supervisor:
                 start_new_session=True,
             )
         self._children[name] = child
-        (self._state / f"{name}.pid").write_text(str(child.pid))
+        new = self._state / f"{name}.pid.new"
+        new.write_text(str(child.pid))
+        new.replace(self._state / f"{name}.pid")  # whoever reads it finds a number
 
     def _deployed(self, name: str) -> bool:
         return name == "control" and self._local.as_deployed
