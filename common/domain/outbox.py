@@ -41,7 +41,7 @@ class Kind(StrEnum):
     IDLE_WARNING = "instance.idle"
 
 
-SLACK_ERRAND = "slack.errand"
+SLACK_ERRAND: Literal["slack.errand"] = "slack.errand"
 """Not told but asked: what somebody in Slack wants done, and the answer to it."""
 
 

@@ -24,6 +24,8 @@ from common.workflows import slack
 
 FORM_FIELDS_MAX = 50
 NAME_MAX = 80
+DIRECT = "D"
+"""First letter of direct messages' ids: what we tell a person there has buttons, wherever commands are taken."""
 WRITES = frozenset({Verb.DEPLOY, Verb.WAKE, Verb.HIBERNATE, Verb.SNOOZE, Verb.DESTROY})
 Answer = dict[str, Any]
 FAILED = render.problem("something went wrong on our side; nothing was lost, please try again")
@@ -135,7 +137,8 @@ def _pressed(app: App, payload: str, now: datetime) -> Answer:
         return {}
     team, user = interaction.team or Named(id=""), interaction.user or User(id="")
     person = _person(team.id, user.id, user.username or user.name)
-    if not _is_allowed(app, interaction.channel.id if interaction.channel else ""):
+    channel = interaction.channel.id if interaction.channel else ""
+    if not channel.startswith(DIRECT) and not _is_allowed(app, channel):
         return render.not_here()
     try:
         press = Press.model_validate_json(interaction.actions[0].value)

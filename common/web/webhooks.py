@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +34,8 @@ class WebhookOut(BaseModel):
 
 class MessageOut(BaseModel):
     id: str
-    kind: Kind
+    kind: Kind | Literal["slack.errand"]
+    """slack.errand: not told but asked, by somebody in Slack."""
     target: str
     state: MessageState
     attempts: int

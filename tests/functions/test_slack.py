@@ -126,6 +126,17 @@ def test_only_allowed_channels_are_listened_to(world: World, ada: Somebody) -> N
     assert "no instances" in text_of(ada.asks("list").content)
 
 
+def test_buttons_of_direct_messages_work_wherever_commands_are_taken(world: World, ada: Somebody) -> None:
+    settings = world.app.settings.model_copy(update={"slack_channels": frozenset({CHANNEL})})
+    world.app = dataclasses.replace(world.app, settings=settings)
+    id = running(world)
+    world.until(lambda: any("*Ready*" in text_of(m.content) for m in ada.reads()))
+    ready = next(m for m in ada.reads() if "*Ready*" in text_of(m.content))
+
+    ada.presses(ready, "Hibernate")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+
 # --- what
 
 
@@ -375,6 +386,15 @@ def test_an_errand_that_is_carried_out_twice_begins_one_operation(world: World, 
         slack_outbox.attempt(world.app, message)
 
     assert len(world.store.query("operations", [("instance_key", "==", f"acme.{id}")])) == 1
+
+
+def test_what_was_asked_is_among_the_accounts_messages_without_its_content(world: World, ada: Somebody) -> None:
+    ada.asks("list")
+    admin = Api(world, _another_admin(world))
+
+    (shown,) = admin.get("/messages?state=done").json["items"]
+    assert (shown["kind"], shown["target"]) == ("slack.errand", f"slack:T0DEMO0001.{ada.user}")
+    assert ada.url not in text_of(shown)
 
 
 def test_what_a_person_reads_holds_no_secret(world: World, ada: Somebody) -> None:

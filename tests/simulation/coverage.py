@@ -18,7 +18,6 @@ DIRECTED_SEEDS = 12
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
 _AT_CREATE = "decided when a machine is created, and that happens in boot alone"
-_NO_MACHINE = "an instance that rests has no machine that serves: this would be a fault of nothing"
 NEVER: dict[Cell, str] = {}
 for _knob in (
     *("wrong_gpu", "attest_missing"),
@@ -38,10 +37,14 @@ for _knob in (
     NEVER[_knob, "restoring"] = "a machine that is being restored takes no snapshot"
 NEVER |= {("engine_dies", phase): "no order is under way" for phase in ("down", "boot", "ended")}
 NEVER["boot_twice", "restoring"] = "the machine that is restored has made its first call"
-NEVER |= {
-    ("objects_late", p): "the control plane writes to the bucket only to delete a terminated instance" for p in PHASES
-}
-NEVER |= {("objects_twice", p): "as above: purging is not in these lives" for p in PHASES}
+for _knob in ("objects_throttled", "objects_lost_reply", "objects_stale_list", "objects_no_md5"):
+    NEVER[_knob, "boot"] = "the bucket is asked about a snapshot that is taken or restored"
+for _knob in ("objects_stale_list", "objects_no_md5"):
+    NEVER[_knob, "restoring"] = "a restore lists nothing"
+for _knob in ("objects_late", "objects_twice"):
+    NEVER |= {
+        (_knob, p): "the control plane only ever deletes from the bucket: a purge" for p in PHASES if p != "ended"
+    }
 
 LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "down": (("destroy_fails", 1.0), ("flip", 0.3)),

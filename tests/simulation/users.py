@@ -110,13 +110,18 @@ class Users:
             loop.sleep(self._rng.uniform(*THINKS_S))
             if loop.now >= world.faults_end:
                 break
-            self.ask(owned, owned.always or self._rng.choice(NEXT[owned.wish]))
+            self.ask(owned, self._next_verb(owned))
             if flip := world.struck("flip", owned.key):
                 loop.sleep(5 + flip.length_s())
                 self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
             if world.strike("stranger_asks", owned.key):
                 self._ask_as_stranger(owned)
         self.insist(owned)
+
+    def _next_verb(self, owned: Owned) -> str:
+        if owned.always:
+            return "purge" if owned.wish == "gone" else owned.always
+        return self._rng.choice(NEXT[owned.wish])
 
     def provision(self, owned: Owned) -> str:
         body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00", **owned.spec())
