@@ -44,13 +44,14 @@ def use(given: App) -> None:
     _used[:] = [given]
 
 
-def build(settings: Settings) -> App:
-    store = store_of(settings.store)
+def build(settings: Settings, store: Store | None = None) -> App:
+    """`store` = one that is open already."""
+    store = store or store_of(settings.store)
     return App(
         settings=settings,
         store=store,
         markets=Markets(settings),
-        objects=_objects(settings),
+        objects=objects_of(settings),
         clock=now,
         ids=random_id,
         deployment=functools.cache(lambda: deployment_of(store, now())),
@@ -164,7 +165,7 @@ def _chat(settings: Settings) -> Chat | None:
     return Slack(settings.slack_bot_token, base_url=settings.slack_url, loopback_allowed=settings.webhook_loopback)
 
 
-def _objects(settings: Settings) -> S3:
+def objects_of(settings: Settings) -> S3:
     return S3(
         endpoint=settings.storage_endpoint,
         region=settings.storage_region,

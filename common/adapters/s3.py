@@ -95,7 +95,7 @@ class S3:
             if code in NO_LIFECYCLE:
                 return None
             raise ObjectStoreError(f"the bucket's rules cannot be read: {error}") from error
-        rules: Sequence[dict[str, Any]] = found["Rules"]
+        rules: Sequence[dict[str, Any]] | None = found.get("Rules")  # a store may answer with something else
         return rules
 
     def set_lifecycle_rules(self, rules: Sequence[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import DumontError, SettingError
+from common.ports import Store, every
 from infra.deploy import cost
 from infra.deploy.resource import Failed, Step
 
@@ -87,10 +88,12 @@ class Session:
 
     def __init__(self, project: str, region: str, env: dict[str, str], pause: Callable[[float], None]) -> None:
         from infra.deploy import archive, make
-        from infra.deploy.google import Google
+        from infra.deploy.google import HOSTS, Google
         from infra.gpu_host import bundle
 
-        self.google = Google(project, region, credentials(), pause)
+        elsewhere = env.get("DUMONT_GOOGLE_URL")  # a simulated Google answers at one address
+        hosts = dict.fromkeys(HOSTS, elsewhere) if elsewhere else HOSTS
+        self.google = Google(project, region, credentials(), pause, hosts)
         self._parts = make.Parts(archive.build(), bundle.build(), env)
         self._settings = make.checked(self._parts, self.google)
         self.url, self.store = self._settings.url, self._settings.store
@@ -99,37 +102,54 @@ class Session:
         )
 
     def refuse_while_machines_bill(self) -> None:
-        """Without the control plane nobody would ever let them go. What cannot be read is not believed absent."""
-        if not self.deployer.look()["database"]:
-            return
-        from common.ports import every
-
-        open_ = [doc.id for doc in every(self._app().store, "rentals", [("settled", "==", False)])]
-        if open_:
-            shown = ", ".join(open_[:5]) + (" ..." if len(open_) > 5 else "")
-            raise Failed(
-                f"{len(open_)} machines are not settled yet ({shown}): hibernate or terminate their instances first "
-                "(dumont instances list), empty the warm pool, and wait for their bills"
-            )
+        """What was never made cannot bill."""
+        if self.deployer.look()["database"]:
+            refuse_while_machines_bill(self._app().store)
 
     def _app(self) -> Any:
-        from common import bootstrap
+        """Our own store is reached with the same credentials as everything else at Google."""
+        from google.cloud.firestore import Client
 
-        return bootstrap.build(self._settings)
+        from common import bootstrap
+        from common.adapters.firestore import FirestoreStore
+        from infra.deploy.database import DATABASE
+
+        project = self.google.project
+        client = Client(project=project, database=DATABASE, credentials=self.google.credentials)
+        return bootstrap.build(self._settings, FirestoreStore(project, DATABASE, client))
 
     def _objects(self) -> Any:
-        return self._app().objects
+        from common import bootstrap
+
+        objects = bootstrap.objects_of(self._settings)
+        self.google.at_close(objects.close)
+        return objects
+
+
+def refuse_while_machines_bill(store: Store) -> None:
+    """Without the control plane nobody would ever let them go: raises `Failed`.
+
+    A store that cannot be read raises too: what cannot be read is not believed absent.
+    """
+    open_ = [doc.id for doc in every(store, "rentals", [("settled", "==", False)])]
+    if open_:
+        shown = ", ".join(open_[:5]) + (" ..." if len(open_) > 5 else "")
+        raise Failed(
+            f"{len(open_)} machines are not settled yet ({shown}): hibernate or terminate their instances first "
+            "(dumont instances list), empty the warm pool, and wait for their bills"
+        )
 
 
 def credentials() -> Any:
     """The service account key that GCP_CREDENTIALS names, else what gcloud left; raises `SettingError`."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
+    from google.oauth2.service_account import Credentials
 
     scopes = ["https://www.googleapis.com/auth/cloud-platform"]
     try:
         if path := os.environ.get("GCP_CREDENTIALS"):
-            return google.auth.load_credentials_from_file(path, scopes=scopes)[0]  # type: ignore[no-untyped-call]
+            return Credentials.from_service_account_file(path, scopes=scopes)  # type: ignore[no-untyped-call]
         return google.auth.default(scopes=scopes)[0]
     except (GoogleAuthError, OSError, ValueError) as error:
         raise SettingError(

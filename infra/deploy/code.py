@@ -111,6 +111,7 @@ class Functions:
             transport="rest",
             client_options={"api_endpoint": google.hosts["cloudfunctions"]},
         )
+        google.at_close(self._client.transport.close)
 
     def present(self) -> dict[str, Found]:
         """Those with our label. A stranger's function under a name of ours is found when it is created."""
@@ -286,6 +287,7 @@ class Schedules:
             transport="rest",
             client_options={"api_endpoint": google.hosts["cloudscheduler"]},
         )
+        google.at_close(self._client.transport.close)
 
     def present(self) -> dict[str, Found]:
         rows = looked(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import requests
 from google.auth.credentials import Credentials
 from google.auth.transport.requests import Request as TokenRequest
 
@@ -64,10 +65,17 @@ class Google:
 
     def __post_init__(self) -> None:
         self._http = httpx.Client(timeout=CALL_TIMEOUT_S, transport=self.transport)
-        self._token_request = TokenRequest()
+        self._session = requests.Session()
+        self._token_request = TokenRequest(self._session)
+        self._closing: list[Callable[[], None]] = [self._http.close, self._session.close]
+
+    def at_close(self, close: Callable[[], None]) -> None:
+        """Have something else closed with it."""
+        self._closing.append(close)
 
     def close(self) -> None:
-        self._http.close()
+        for close in self._closing:
+            close()
 
     def read(self, host: str, path: str, **query: str) -> dict[str, Any] | None:
         """What is there; None only when Google says 404. Asked again while nobody answers."""

@@ -23,9 +23,10 @@ from infra.gpu_host.bundle import Bundle
 
 PASSED_ON = ("DUMONT_", "STORAGE_PROVIDER", "VAST_URL", "TENSORDOCK_URL", "SLACK_URL", "SLACK_CHANNELS")
 """Settings of the deployer's own environment that the functions get; beside them the storage provider's."""
-OURS = ("DUMONT_STORE", "DUMONT_URL", "DUMONT_LOCAL_TICKER", "DUMONT_SCHEDULER_", "DUMONT_API_", "DUMONT_PORT")
+OURS = tuple(f"DUMONT_{name}" for name in ("STORE", "URL", "LOCAL_TICKER", "SCHEDULER_", "API_", "PORT", "GOOGLE_"))
 """What the deployer decides, or what is no setting of a function."""
 PLACEHOLDER = "0" * 32
+MARKET_KEYS, SLACK_SECRETS = RIGHTS["market"].secrets, RIGHTS["slack"].secrets
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def target(parts: Parts, google: Google, kept: Sequence[str]) -> Target:
         functions=parts.functions,
         schedules=parts.schedules,
         bundle_sha256=parts.bundle.sha256,
-        webhooks=("vast",) if "VAST_API_KEY" in secrets else (),
+        webhooks=("vast",) if "VAST_API_KEY" in parts.secret_values else (),
     )
     env = {
         **parts.plain_env,
@@ -91,7 +92,8 @@ def checked(parts: Parts, google: Google) -> Settings:
     A secret that only Google has is not known here, and is not judged.
     """
     wish = target(parts, google, ())
-    optional = ("TENSORDOCK_API_KEY", "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")
+    a_market = any(name in parts.secret_values for name in MARKET_KEYS)
+    optional = (*SLACK_SECRETS, *(MARKET_KEYS if a_market else MARKET_KEYS[1:]))
     given = {name: PLACEHOLDER for name in parts.secret_names if name not in optional}
     return Settings.from_env({**given, **wish.env, **parts.secret_values})
 

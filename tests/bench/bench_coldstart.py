@@ -7,6 +7,8 @@ both.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -165,7 +168,17 @@ def ordinary(row: Function, local: Local, label: str, url: str, key: rsa.RSAPriv
             json.dumps({"label": label, "reason": "bench"}).encode(),
         ),
     }
-    return calls[row.name]()
+    return command_in_slack(local, now) if row.name == "slack" else calls[row.name]()
+
+
+def command_in_slack(local: Local, now: datetime) -> Call:
+    """`/gpu list` of a person who is not linked: signature, seen-set, one read of the link."""
+    form = {"command": "/gpu", "text": "list", "team_id": "T1", "user_id": "U1", "channel_id": "C1"}
+    body = urlencode(form | {"trigger_id": uuid.uuid4().hex, "response_url": "https://hooks.slack.com/x"})
+    stamp = str(int(now.timestamp()))
+    signed = hmac.new(local.slack_signing_secret.encode(), f"v0:{stamp}:{body}".encode(), hashlib.sha256).hexdigest()
+    headers = {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": f"v0={signed}"}
+    return Call("POST", "/", headers | {"Content-Type": "application/x-www-form-urlencoded"}, body.encode())
 
 
 def bearer(token: str) -> dict[str, str]:

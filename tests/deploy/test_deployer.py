@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("google.cloud.functions_v2", reason="the deployer is not installed: make deployer")
+
 from common.topology import FUNCTIONS, SCHEDULES
 from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
 from infra.demo.gcp.sim import Refused, Trouble
 from infra.deploy.archive import Archive
 from infra.deploy.google import GoogleRefused, GoogleSilent
 from infra.deploy.resource import Failed, Step
-from tests.deploy.conftest import ENV, PROJECT, Cloud, Killed, Served, new_cloud
+from tests.deploy.cloud import ENV, PROJECT, Cloud, Killed, Served, built, cloud, new_cloud, served
+
+__all__ = ["built", "cloud", "served"]
 
 
 def test_apply_on_an_empty_project_makes_everything_and_a_second_one_writes_nothing(cloud: Cloud) -> None:

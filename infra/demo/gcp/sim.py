@@ -15,6 +15,8 @@ from typing import Any
 from infra.demo.wire import Answer, Request, json_answer, json_body
 
 Handler = Callable[["Ask"], Any]
+TOKEN_PATH = "/token"
+"""Where a service account's key is exchanged for a token: the key file names it."""
 
 
 class Refused(Exception):
@@ -86,6 +88,8 @@ class GoogleSim:
         """Interface -> since when it is on."""
         self.state: dict[str, dict[str, Any]] = {}
         """Table -> name -> row, for the interfaces."""
+        token = {"access_token": "simulated", "expires_in": 3600, "token_type": "Bearer"}
+        self.on("POST", TOKEN_PATH, lambda _: token, api=None)
 
     def table(self, name: str) -> dict[str, Any]:
         return self.state.setdefault(name, {})
@@ -132,6 +136,8 @@ class GoogleSim:
         return [(method, path) for method, path in self.calls if method != "GET" and not path.endswith(":getIamPolicy")]
 
     def _refuse(self, request: Request) -> None:
+        if request.path == TOKEN_PATH:
+            return
         if not (request.authorization or "").startswith("Bearer "):
             raise Refused(401, "UNAUTHENTICATED", "Request is missing required authentication credential.")
         for trouble in self.trouble:
@@ -144,7 +150,7 @@ class GoogleSim:
         for method, pattern, api, handler in self.routes:
             if method == request.method and (match := pattern.match(request.path)):
                 self._demand(api, now)
-                body = {} if "/upload/" in request.path else json_body(request)
+                body = {} if "/upload/" in request.path or request.path == TOKEN_PATH else json_body(request)
                 if body is None:
                     raise Refused(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")
                 return handler(Ask(method, match.groupdict(), body, request.query, request.body, now))

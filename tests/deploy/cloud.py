@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip(
-    "google.cloud.functions_v2", reason="the deployer's own requirements are not installed: make deployer"
-)
-
 from google.auth.credentials import Credentials
 from werkzeug.serving import WSGIRequestHandler, make_server
 
