@@ -28,6 +28,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from common import bootstrap
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
 from infra.deploy import archive, runtime
+from infra.local.ports import free_ports
 
 ACCOUNT = "dumont-scheduler@local.iam.gserviceaccount.com"
 KEYS_PATH = "/google/keys"
@@ -45,7 +46,7 @@ class Deployed:
         self._python = runtime.environment()
         self._source = runtime.unpack(archive.build(), folder / "deployed", self._python)
         self._env, self._url, self._logs = dict(env), f"http://127.0.0.1:{port}", folder / "logs"
-        self.ports = dict(zip(FUNCTIONS, _free_ports(len(FUNCTIONS)), strict=True))
+        self.ports = dict(zip(FUNCTIONS, free_ports(len(FUNCTIONS)), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -207,14 +208,6 @@ def main() -> None:
         time.sleep(POLL_S)
     deployed.end()
     raise SystemExit("a function's process ended")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from common.config import Timing
 from infra.gpu_host.bundle import Bundle
+from infra.local.ports import free_ports
 
 API_PORT = 8766
 DEMO_TIMING: dict[str, float] = {
@@ -79,7 +79,7 @@ class Local:
         path = state / "config.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        free = _free_ports(8)
+        free = free_ports(8)
         return cls(
             state=str(state),
             api_port=port or free[0],
@@ -174,11 +174,3 @@ def timing_table(timing: dict[str, float]) -> list[tuple[str, float, float]]:
     """(setting, here, production default), for every setting of time."""
     production = Timing().model_dump()
     return [(name, timing.get(name, default), default) for name, default in production.items()]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

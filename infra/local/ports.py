@@ -1,0 +1,33 @@
+"""Ports of programs that are chosen now and opened later, by other processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+FIRST_PORT = 10_000
+BLOCK = 16
+BLOCKS = 1_400
+"""10,000 to 32,399: below the ports that Linux gives to outgoing connections and to whoever asks for any (32,768)."""
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` (at most BLOCK) ports of 127.0.0.1 on which nothing listens.
+
+    Two processes that choose at the same time must not choose alike, though neither listens yet: each begins to look
+    at the block of its own process id. Raises `OSError` if no block is free.
+    """
+    assert count <= BLOCK
+    for step in range(BLOCKS):
+        first = FIRST_PORT + (os.getpid() + step) % BLOCKS * BLOCK
+        if all(_is_free(port) for port in range(first, first + count)):
+            return list(range(first, first + count))
+    raise OSError("no ports are free on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
