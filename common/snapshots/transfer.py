@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,13 +64,29 @@ class Transfer:
         """"<source> <destination>" -> (our name for it, attempts)."""
         self._lines = b""
 
-    def put(self, name: str, key: str) -> None:
-        """Starts to upload the file `name` of the folder."""
-        self._start(f"{name} s3://{self._bucket}/{key}", name)
+    def put(self, path: str, key: str) -> None:
+        """Starts to upload a file of the folder, or one by its whole path."""
+        self._start(f"{path} s3://{self._bucket}/{key}", path)
 
     def get(self, key: str, name: str) -> None:
         """Starts to download to the file `name` of the folder."""
         self._start(f"s3://{self._bucket}/{key} {name}", name)
+
+    def fileno(self) -> int:
+        """Can be read when s5cmd has said something: then `heard` does not wait."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def heard(self) -> Iterator[str]:
+        """The names that are done by now; raises as `finished` does."""
+        while select.select([self.fileno()], [], [], 0)[0]:
+            for line in self._next_lines():
+                if name := self._result(line):
+                    yield name
 
     def finished(self, *, leave: int = 0) -> Iterator[str]:
         """Waits until at most `leave` objects are under way; gives the names of those that s5cmd has done.
@@ -94,8 +110,7 @@ class Transfer:
             raise self._died() from None
 
     def _next_lines(self) -> list[bytes]:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
+        fd = self.fileno()
         if not select.select([fd], [], [], STALL_S)[0]:
             raise ObjectStoreError(f"no object finished for {STALL_S} s; {len(self._under_way)} are under way")
         piece = os.read(fd, 1 << 16)
@@ -129,8 +144,11 @@ class Transfer:
 
 
 @contextmanager
-def transfer(endpoint: Endpoint, folder: Path) -> Iterator[Transfer]:
-    """One s5cmd process; it is ended when the block is left, at once when by an error."""
+def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) -> Iterator[Transfer]:
+    """One s5cmd process; it is ended when the block is left, at once when by an error.
+
+    It works in `folder`, and can also read the files behind `descriptors`, as /proc/self/fd/<descriptor>.
+    """
     process = subprocess.Popen(
         [
             _program(endpoint),
@@ -139,6 +157,7 @@ def transfer(endpoint: Endpoint, folder: Path) -> Iterator[Transfer]:
         ],
         cwd=folder,
         env=_environment(endpoint),
+        pass_fds=tuple(descriptors),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
