@@ -12,6 +12,7 @@ from pathlib import Path
 from common.domain.snapshot import Version
 from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
+from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
 from common.snapshots.packing import Packed, Progress
 from common.snapshots.read import Read, read_xattrs
@@ -52,6 +53,8 @@ class Taken:
     """Files that changed whenever they were read."""
     vanished: tuple[str, ...]
     """Files that were removed while the snapshot was taken; it does not hold them."""
+    excluded: tuple[str, ...]
+    """What the default excludes and `.dumontignore` left out; a directory stands for all that is in it."""
     seconds: float
 
     @property
@@ -83,7 +86,7 @@ def take(
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
     state = State(state_dir, root)
     clock_ns = state.file_clock_ns()
-    tree = scan(bytes(root))
+    tree = scan(bytes(root), excludes(root))
     entries = _Entries(tree, previous, state)
     with _room(), packing.store(
         root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress
@@ -108,6 +111,7 @@ def take(
         skipped=tuple(tree.skipped),
         torn=tuple(manifest.torn),
         vanished=tuple(entries.vanished),
+        excluded=tuple(map(printable, tree.excluded)),
         seconds=clock() - started,
     )
 

