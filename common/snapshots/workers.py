@@ -117,6 +117,7 @@ def _run(main: Main, pipe: Connection, of_others: list[Connection], engine: int)
         other.close()
     try:
         main(pipe)
+        pipe.recv()  # a worker that has done its part stays until all have: its end would look like a failure
     except EOFError:
         return
     except (DumontError, OSError) as error:
