@@ -9,10 +9,11 @@ DEPLOYER := .venv-deploy
 SEEDS ?= 2000
 SEED ?= 1
 MINUTES ?= 45
+KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost pins clean
+.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot pins clean
 
 setup: $(VENV)/.ready
 
@@ -63,6 +64,12 @@ demo: setup
 
 bench-coldstart: bundle runtime  ## process start to first 200, as deployed
 	@$(BIN)/python -m tests.bench.bench_coldstart
+
+bench-snapshot: setup  ## the snapshot engine beside its peers (restic, borg, s3cmd, lz4 are Debian's); QUICK=1 for a small round
+	@$(BIN)/python -m tests.bench.bench_snapshots
+
+torture-snapshot: setup  ## kills at random moments, and a flipped bit in every object: KILLS=n SEED=s
+	@$(BIN)/python -m tests.bench.torture_snapshots KILLS=$(KILLS) SEED=$(SEED)
 
 bench-cost: setup  ## what a host and an idle deployment cost a month
 	@$(BIN)/python -m tests.bench.bench_cost
