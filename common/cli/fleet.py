@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.chatops.grammar import minutes_of
 from common.cli import session
 from common.client import Client
+from common.domain.policy import IdlePolicy
 from common.domain.strategy import Strategy
 
 WAIT_POLLS = 3600
@@ -118,6 +120,9 @@ def deploy(
     ssh_key: Annotated[Path | None, typer.Option(help="Your public key.", exists=True)] = None,
     name: Annotated[str, typer.Option()] = "",
     idle_for_s: Annotated[float | None, typer.Option()] = None,
+    idle_policy: Annotated[
+        IdlePolicy, typer.Option(help="adaptive: no sooner than a wake has cost; shadow: only noted.")
+    ] = IdlePolicy.DEFAULT,
     snapshot_every_s: Annotated[float | None, typer.Option()] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what it would cost.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -135,6 +140,7 @@ def deploy(
         "ssh_public_key": ssh_key.read_text().strip() if ssh_key else None,
         "name": name,
         "idle_for_s": idle_for_s,
+        "idle_policy": idle_policy.value,
         "snapshot_every_s": snapshot_every_s,
     }
     body = {field: value for field, value in wishes.items() if value is not None}
@@ -225,10 +231,21 @@ def show(id: str, json_: Json = False) -> None:
 
 @instances.command("why")
 def why(id: str, json_: Json = False) -> None:
-    """The story of its decisions."""
+    """Why it runs on, or what is about to happen to it, and the story of its decisions."""
     with session.client() as api:
-        found = api.get(f"/instances/{id}/events")
-    session.out(found) if json_ else _table(found["items"], "at", "kind", "text")
+        found = api.get(f"/instances/{id}/why")
+    if json_:
+        session.out(found)
+        return
+    idle = found["idleness"]
+    print(f"{id} is {found['state']} ({found['reason']}); its machine was last heard at {found['heard_at'] or 'never'}")
+    print(f"now: {idle['act']}, because {idle['because']}")
+    cost = f", a wake takes {idle['wake_cost_s']:.0f} s" if idle["wake_cost_s"] is not None else ""
+    print(f"policy {idle['policy']}: hibernated after {idle['window_s']:.0f} s of quiet{cost}")
+    for name in ("idle_since", "awake_until", "warned_at", "warns_at", "hibernates_at"):
+        if idle[name]:
+            print(f"{name.replace('_', ' ')}: {idle[name]}")
+    _table(found["items"], "at", "kind", "text")
 
 
 def _verb(id: str, verb: str, body: dict[str, Any], no_wait: bool, json_: bool) -> None:
@@ -259,6 +276,23 @@ def snooze(
     with session.client() as api:
         found = api.post(f"/instances/{id}/snooze", {"minutes": minutes}, key=secrets.token_hex(12))
     session.out(found) if json_ else print(f"{id} is kept awake until {found['awake_until']}")
+
+
+@instances.command("keep-alive")
+def keep_alive(
+    id: str,
+    for_: Annotated[str, typer.Option("--for", help="How long from now: 45m, 2h, 1h30m; at most a week.")] = "1h",
+    end: Annotated[bool, typer.Option("--end", help="End the lease instead.")] = False,
+    json_: Json = False,
+) -> None:
+    """A lease: until it is over idleness hibernates nothing."""
+    minutes = 0 if end else minutes_of(for_)
+    if minutes is None or (minutes == 0 and not end):
+        session.fail(f"{for_!r} is not a span of time; write it as 45m, 2h or 1h30m", session.USAGE)
+    with session.client() as api:
+        found = api.post(f"/instances/{id}/keep-alive", {"minutes": minutes}, key=secrets.token_hex(12))
+    until = found["awake_until"]
+    session.out(found) if json_ else print(f"{id} is kept awake until {until}" if until else f"{id} has no lease")
 
 
 @instances.command("terminate")

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from statistics import median
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -303,13 +302,19 @@ def _present(
             "seen_at": now if offers else before.seen_at,
             "machines": past.hours[-1].machines if offers or survey.is_whole else None,
             "now": cheapest,
-            "median_usd_per_hour": median(offer.gpu_usd_per_hour for offer in offers) if offers else None,
+            "median_usd_per_hour": _median(offers) if offers else None,
             "bid_floor_usd_per_hour": floor,
             "discount": price.discount(float(floor), float(cheapest.usd_per_hour)) if floor and cheapest else None,
             "availability_24h": past.availability(HOURS_PER_DAY),
             "availability_7d": past.availability(7 * HOURS_PER_DAY),
         }
     )
+
+
+def _median(offers: Sequence[Offer]) -> Decimal:
+    """Of two in the middle the cheaper one: a price that somebody asks."""
+    prices = sorted(offer.gpu_usd_per_hour for offer in offers)
+    return prices[(len(prices) - 1) // 2]
 
 
 def _cheapest(offers: Sequence[Offer], boot_timeout_s: float) -> Cheapest | None:

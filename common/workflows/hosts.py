@@ -133,7 +133,7 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
         orders=orders,
         token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
         storage_credentials=_credentials(app, record, now) if record and orders else None,
-        idle_for_s=(record and record.spec.idle_for_s) or timing.idle_for_s,
+        idle_for_s=record.idle_window_s(timing.idle_for_s) if record else timing.idle_for_s,
         dead_man_s=timing.dead_man_s,
         next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
     )
