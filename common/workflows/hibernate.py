@@ -141,7 +141,7 @@ def look_again(app: App, world: World, now: datetime) -> bool:
         return False
     up = instance.to(Phase.UP, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
     text = f"not idle after all: {', '.join(host.vetoes)}"
-    app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", text, now)])
+    app.store.commit([world.instance.becomes(up), event(app, instance, "in_use", text, now)])
     return True
 
 

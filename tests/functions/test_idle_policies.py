@@ -79,7 +79,7 @@ def test_who_begins_between_the_report_and_the_freeze_is_not_put_to_sleep(world:
     world.pass_time(90)
 
     assert (world.record(id).phase, world.record(id).writer) == (Phase.UP, writer)
-    assert "unfreeze" in story(world, id)
+    assert "in_use" in story(world, id)
     assert not world.writer(id).writers.frozen
 
 
