@@ -13,22 +13,14 @@ from common.domain.rental import RentalState
 from common.errors import DumontError
 from common.ports import App, every
 from common.records import load
-from common.web import problem, slack_outbox
+from common.web import schedule, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
 
 @functions_framework.http
 def reconcile(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _reconcile(app, request))
-
-
-def _reconcile(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("reconcile", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "reconcile", run)
 
 
 def run(app: App) -> dict[str, object]:
