@@ -144,6 +144,7 @@ class Index:
 INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("account",)),
     Index("instances", equal=("active",)),
+    Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
@@ -151,6 +152,8 @@ INDEXES: tuple[Index, ...] = (
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
+    Index("hosts", order="last_seen_at"),
+    Index("hosts", order="news_at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),

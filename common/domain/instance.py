@@ -231,6 +231,8 @@ class Instance(BaseModel):
     purged_at: datetime | None = None
     active: bool = True
     """Indexed: something is under way or runs; set by `with_activity` whenever the record is written."""
+    restless: bool = True
+    """Indexed: something is under way. One that runs as it should rests until somebody says something new."""
 
     @property
     def key(self) -> str:
@@ -263,7 +265,8 @@ class Instance(BaseModel):
             (self.phase is Phase.DOWN and self.want is Want.DOWN)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
-        return self.having(active=not resting)
+        rests = resting or (self.is_running and self.want is Want.UP and self.held is None)
+        return self.having(active=not resting, restless=not rests)
 
     def serves(self, label: str) -> bool:
         return self.writer == label

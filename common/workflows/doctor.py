@@ -9,7 +9,7 @@ from decimal import Decimal
 from common import auth
 from common.domain.health import Finding, Probe, Run, failed, of_schedule, ok, warning
 from common.domain.pacing import Priority
-from common.errors import DumontError, MarketError, MarketKeyRefused, ObjectStoreError, StoreError, Throttled
+from common.errors import DumontError, MarketError, MarketKeyRefused, NotFound, ObjectStoreError, StoreError, Throttled
 from common.ports import Announcing, App
 from common.records import dump, read
 from common.topology import FUNCTIONS, SCHEDULES
@@ -112,18 +112,21 @@ def _market(app: App, name: str) -> Iterator[Finding]:
         yield warning(check, f"{said}", "add credit: at zero every machine stops")
     else:
         yield ok(check, f"the key is good, {said}")
-    if isinstance(app.markets[name], Announcing):
-        yield _announcements(app, name)
+    try:
+        announcing = pacing.announcing(app, name)
+    except NotFound:
+        return  # this marketplace announces nothing
+    yield _announcements(app, name, announcing)
 
 
-def _announcements(app: App, name: str) -> Finding:
+def _announcements(app: App, name: str, announcing: Announcing) -> Finding:
     """Is our webhook there, at the URL where we answer, with the secret that we keep?"""
     check, mend = f"webhook of {name}", f"subscribe again with: dumont markets subscribe {name}"
     kept = app.store.get("subscriptions", name)
     if kept is None:
         return warning(check, "nothing is subscribed: losses are noticed with the minute", mend)
     try:
-        there = {subscription.id: subscription.url for subscription in pacing.announcing(app, name).subscriptions()}
+        there = {subscription.id: subscription.url for subscription in announcing.subscriptions()}
     except DumontError as error:
         return failed(check, str(error), "ask again in a minute")
     expected = f"{app.settings.url}/failover/{name}"

@@ -59,6 +59,8 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     rental, before = kept.value, read(app, "hosts", label, HostRecord)
     record = _newest(rental, beat, before.value if before else None, now)
     changed = not rental.settled and (before is None or _says_something_new(before.value, record))
+    if changed:
+        record = record.model_copy(update={"news_at": now})
     if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record)):
         app.store.put("hosts", label, dump(record))
     instance = read(app, "instances", rental.instance_key, Instance) if rental.instance_key else None
@@ -80,6 +82,7 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         instance_key=rental.instance_key,
         first_seen_at=(before and before.first_seen_at) or now,
         last_seen_at=now,
+        news_at=before.news_at if before else None,
         beat=beat.beat,
         phase=beat.phase,
         epoch=beat.epoch,
