@@ -88,15 +88,17 @@ def advance(app: App, key: str) -> Instance:
 
     Raises `NotFound`.
     """
+    return _advanced(app, key).instance.value
+
+
+def _advanced(app: App, key: str) -> World:
+    """`advance`, and everything as it was read when nothing was due any more."""
     started_at = app.clock()
-    instance: Instance | None = None
     for _ in range(STEPS_MAX):
         world = load(app, key)
-        instance = world.instance.value
         if (app.clock() - started_at).total_seconds() > BUDGET_S or not _one_step(app, world):
-            break
-    assert instance is not None
-    return instance
+            return world
+    return load(app, key)
 
 
 def _one_step(app: App, world: World) -> bool:
@@ -138,8 +140,7 @@ def push(app: App, key: str) -> None:
 
     That is the next racer, or a turn at a market. Raises `NotFound`.
     """
-    advance(app, key)
-    due_at = due(app, key)
+    due_at = _due(app, _advanced(app, key))
     if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
@@ -183,17 +184,17 @@ def _hibernated(app: App, key: str, why: str) -> bool:
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
     """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
     until = app.clock() + timedelta(seconds=FOLLOW_S)
+    world = load(app, key)
     for _ in range(STEPS_MAX):
-        due_at = due(app, key)
+        due_at = _due(app, world)
         if due_at is None or due_at > until:
             return
         wait(max(0.0, (due_at - app.clock()).total_seconds()))
-        advance(app, key)
+        world = _advanced(app, key)
 
 
-def due(app: App, key: str) -> datetime | None:
+def _due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
-    world = load(app, key)
     times = [deploy.due_at(world)]
     if world.instance.value.phase is Phase.BOOT:
         times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]

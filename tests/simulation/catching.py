@@ -11,6 +11,8 @@ from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import PROCESSES, Run, disk, do
 
 SEEDS = 150
+_stories: list[Run] = []
+"""Of the sweep over the sound product: the numbers of its calls."""
 CRASHED = "I0"
 """A mutant that only crashes is not caught: it proves nothing about an invariant, and its replacement needs mending."""
 
@@ -18,6 +20,7 @@ CRASHED = "I0"
 def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
     """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
     caught: dict[str, int | None] = {}
+    _stories.extend(sweep.singles())
     with multiprocessing.get_context("fork").Pool(PROCESSES, maxtasksperchild=1) as pool:
         for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
             caught[name] = seed
@@ -28,11 +31,10 @@ def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
 
 def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
-    stories = list(sweep.singles())  # of the sound product: the numbers of its calls
     mutant.plant()
     seeds = (Run(seed, stirred=mutant.stirred) for seed in range(1, SEEDS + 1))
     with disk():
-        for run in chain(seeds, stories):
+        for run in chain(seeds, _stories):
             outcome = do(run)
             if outcome.violations and outcome.violations[0].startswith(CRASHED):
                 return mutant.name, None, f"it does not fit the product any more: {outcome.violations[0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -113,3 +114,11 @@ class Watch:
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.started_at, 1)
+
+    def cpu_seconds(self) -> float:
+        """Of this process and of those that have ended."""
+        used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return round(sum(each.ru_utime + each.ru_stime for each in used), 1)
+
+    def __str__(self) -> str:
+        return f"{self.seconds()} s, {self.cpu_seconds()} CPU s"

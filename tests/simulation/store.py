@@ -93,9 +93,9 @@ class MemoryStore:
         order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
-        found = [
-            doc for doc in self.docs.get(collection, {}).values() if all(_holds(doc.data, *term) for term in where)
-        ]
+        found = list(self.docs.get(collection, {}).values())
+        for name, operator, value in where:
+            found = [doc for doc in found if name in doc.data and _holds(doc.data[name], operator, value)]
         if order:
             found = [doc for doc in found if order in doc.data]
         found.sort(key=lambda doc: _place(doc, order), reverse=newest_first)
@@ -205,10 +205,7 @@ def _added(data: Data, amounts: Mapping[str, int]) -> Data:
     return data | {name: numbers.get(name, 0) + amount for name, amount in amounts.items()}
 
 
-def _holds(data: Data, name: str, operator: str, value: Any) -> bool:
-    if name not in data:
-        return False
-    mine = data[name]
+def _holds(mine: Any, operator: str, value: Any) -> bool:
     if operator == "==":
         _equal_value(value)  # refuses what no backend compares
         return type(mine) is type(value) and bool(mine == value)
