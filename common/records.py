@@ -106,6 +106,12 @@ def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
     return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
 
 
+def unsettled(app: App) -> list[Kept[Rental]]:
+    """Every rental that still bills, or whose bill is not closed."""
+    docs = every(app.store, "rentals", [("settled", "==", False)])
+    return [Kept(doc, Rental.model_validate(doc.data)) for doc in docs]
+
+
 def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:
     """A line of the instance's story (`dumont instances why`), written in the commit that makes it true."""
     data = {"account": instance.account, "instance_key": instance.key, "at": now, "kind": kind, "text": text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import functions_framework
@@ -9,10 +10,10 @@ from flask import Request
 from flask.typing import ResponseReturnValue
 
 from common import bootstrap
-from common.domain.rental import RentalState
+from common.domain.rental import Rental, RentalState
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import load
+from common.records import Kept, load, unsettled
 from common.web import problem, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
@@ -34,11 +35,12 @@ def _reconcile(app: App, request: Request) -> ResponseReturnValue:
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
     swept = sweep.run(app, app.clock())
-    doomed = lifecycle.save_credit(app)
+    rentals = unsettled(app)
+    doomed = lifecycle.save_credit(app, rentals)
     stopped = _enforce_budgets(app)
-    keys = _keys(app)
+    keys = _keys(app, rentals)
     failed = [key for key in keys if not _advanced(app, key)]
-    settled = settle.run(app, app.clock())
+    settled = settle.run(app, rentals, app.clock())
     told = outbox.drain(app, app.clock(), slack_outbox.ATTEMPTS)
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()
@@ -58,14 +60,11 @@ def _enforce_budgets(app: App) -> int:
     return stopped
 
 
-def _keys(app: App) -> list[str]:
+def _keys(app: App, rentals: Sequence[Kept[Rental]]) -> list[str]:
     """Active instances, those that still have a machine, and those whose snapshots' time is over."""
     active = [doc.id for doc in every(app.store, "instances", [("active", "==", True)])]
-    with_machine = [
-        doc.data["instance_key"]
-        for doc in every(app.store, "rentals", [("settled", "==", False)])
-        if doc.data["state"] != RentalState.RELEASED and doc.data["instance_key"]
-    ]
+    standing = [kept.value for kept in rentals if kept.value.state is not RentalState.RELEASED]
+    with_machine = [rental.instance_key for rental in standing if rental.instance_key]
     return list(dict.fromkeys([*active, *with_machine, *keys_due_for_purge(app, app.clock())]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -162,9 +162,9 @@ def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) ->
         hint(app, kept.value.instance_key if kept else None)
 
 
-def save_credit(app: App) -> list[str]:
+def save_credit(app: App, unsettled: Sequence[Kept[Rental]]) -> list[str]:
     """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
-    doomed = credit.judge(app, app.clock())
+    doomed = credit.judge(app, unsettled, app.clock())
     return [key for key, why in doomed.items() if _hibernated(app, key, why)]
 
 

@@ -18,8 +18,8 @@ from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale, Throttled
-from common.ports import App, Listed, every
-from common.records import Kept, dump, read
+from common.ports import App, Listed
+from common.records import Kept, dump, read, unsettled
 from common.workflows import pacing, rentals
 from common.workflows.pacing import Paced
 
@@ -82,12 +82,9 @@ def look(app: App) -> Summary:
 
 def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
     """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
-    summary = Summary()
+    summary, before = Summary(), unsettled(app)
     for name in [name for name in app.markets if only in (None, name)]:
         market = pacing.market(app, name, Priority.POLL, who="sweep")
-        unsettled = every(app.store, "rentals", [("settled", "==", False)])
-        before = {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled}
-        ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
         try:
             rows = market.list()
         except MarketError as error:
@@ -97,8 +94,9 @@ def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
         summary.listed += len(rows)
         listed = _ours(app, rows, summary)
         _destroy_orphans(app, listed, summary, now)
-        for label, kept in ours.items():
-            _note(app, market, kept, listed.get(label), summary, now)
+        for kept in before:
+            if kept.value.provider == market.name:
+                _note(app, market, kept, listed.get(kept.value.label), summary, now)
     return summary
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from itertools import chain
 
 from tests.simulation import sweep
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.runs import PROCESSES, Run, disk, do
+from tests.simulation.runs import Run, disk, do, forked
 
 SEEDS = 150
 _stories: list[Run] = []
@@ -21,7 +20,7 @@ def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
     """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
     caught: dict[str, int | None] = {}
     _stories.extend(sweep.singles())
-    with multiprocessing.get_context("fork").Pool(PROCESSES, maxtasksperchild=1) as pool:
+    with forked(one_task_each=True) as pool:
         for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
             caught[name] = seed
             by = {None: "ESCAPED", 0: "the sweep"}.get(seed, f"seed {seed}")
