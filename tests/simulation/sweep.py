@@ -27,7 +27,7 @@ ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 
 def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
-    """(number, port, verb) of the calls that have an effect or leave the product, as long as the story's faults last."""
+    """(number, port, verb) of the calls that have an effect or leave the product, while the faults last."""
     run = Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)
     with disk() as folder:
         world = World(STORY_SEED, run.faults(), run.plan(), folder, trace=True)
