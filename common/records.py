@@ -17,6 +17,8 @@ from common.errors import NotFound
 from common.ports import App, Cas, Check, Create, Doc, Store, Write, every, expiring
 
 T = TypeVar("T", bound=BaseModel)
+PLAIN = frozenset({str, int, float, bool, type(None), datetime})
+"""What a document holds as it is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def dump(record: BaseModel) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Only what a document may hold: lists for tuples, plain strings for enums."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -188,12 +188,13 @@ def _hibernated(app: App, key: str, why: str) -> bool:
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
     """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
     until = app.clock() + timedelta(seconds=FOLLOW_S)
+    world = load(app, key)
     for _ in range(STEPS_MAX):
-        due_at = due(app, load(app, key))
+        due_at = due(app, world)
         if due_at is None or due_at > until:
             return
         wait(max(0.0, (due_at - app.clock()).total_seconds()))
-        advance(app, key)
+        world, _ = _advanced(app, key)
 
 
 def due(app: App, world: World) -> datetime | None:

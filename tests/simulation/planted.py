@@ -17,7 +17,7 @@ from common.domain.rental import RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
 from common.ports import App, Cas, Doc, Write
-from common.records import Kept, World, event, read
+from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, rentals, settle, sweep
 from common.workflows.history import ends
@@ -123,7 +123,8 @@ def orphan_by_writer(original: Any) -> Any:
     def destroy(app: App, listed: Any, live: Any, summary: Any, now: Any) -> None:
         for label, row in listed.items():
             kept = read(app, "rentals", label, sweep.Rental)
-            instance = read(app, "instances", kept.value.instance_key, deploy.Instance) if kept else None
+            key = kept.value.instance_key if kept else None
+            instance = read(app, "instances", key, deploy.Instance) if key else None
             if kept and instance and instance.value.writer != label:
                 app.markets[kept.value.provider].destroy(row.provider_id)
 
@@ -276,17 +277,18 @@ def leased(original: Any) -> Any:
     """A lease instead of guards: fine until somebody pauses for longer than it lasts."""
     leases: dict[tuple[int, str], Any] = {}
 
-    def advance(app: App, key: str) -> Any:
+    def advanced(app: App, key: str) -> World:
         held = leases.get((id(app), key))
         if held and app.clock() < held:
-            return None
+            return load(app, key)
         leases[id(app), key] = app.clock() + timedelta(seconds=60)
         try:
-            return original(replace(app, store=Blind(app.store)), key)
+            done: World = original(replace(app, store=Blind(app.store)), key)
+            return done
         finally:
             leases.pop((id(app), key), None)
 
-    return advance
+    return advanced
 
 
 # --- money, hosts, idleness
