@@ -144,6 +144,7 @@ class Index:
 INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("account",)),
     Index("instances", equal=("active",)),
+    Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
@@ -151,6 +152,8 @@ INDEXES: tuple[Index, ...] = (
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
+    Index("hosts", order="last_seen_at"),
+    Index("hosts", order="news_at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
@@ -197,6 +200,11 @@ def expiring(collection: str, data: Data, now: datetime) -> Data:
     return {**data, EXPIRY_FIELD: now + EXPIRES_AFTER[collection]}
 
 
+_SHAPES = frozenset(
+    (index.collection, tuple(sorted(index.equal)), index.order, index.newest_first) for index in INDEXES
+)
+
+
 def refuse_unindexed(
     collection: str, where: Sequence[Where], order_by: str | None, newest_first: bool = False
 ) -> str | None:
@@ -205,10 +213,8 @@ def refuse_unindexed(
     ranges = {name for name, op, _ in where if op != "=="}
     order = order_by or next(iter(ranges), None)
     legal = all(op in OPERATORS for _, op, _ in where) and len(ranges) <= 1 and (not ranges or order in ranges)
-    for index in INDEXES:
-        shape = (index.collection, tuple(sorted(index.equal)), index.order, index.newest_first)
-        if legal and shape == (collection, equal, order, newest_first):
-            return order
+    if legal and (collection, equal, order, newest_first) in _SHAPES:
+        return order
     turned = " newest first" if newest_first else ""
     raise QueryRefused(f"no index for {collection}: equal {equal}, range {sorted(ranges)}, order {order}{turned}")
 

@@ -65,6 +65,14 @@ class Schedule:
     retries: int = 1
     """After a run that failed or was not answered; a run that was missed is made up for by the next."""
 
+    @property
+    def every_s(self) -> float:
+        """Seconds from run to run, of a cron expression whose minute or hour is `*`, `*/n` or one number."""
+        minute, hour = self.cron.split()[:2]
+        if minute.startswith("*"):
+            return 60.0 * int(minute.partition("/")[2] or 1)
+        return 3600.0 * int(hour.partition("/")[2] or 1) if hour.startswith("*") else 86_400.0
+
 
 class _Job(TypedDict):
     public: bool

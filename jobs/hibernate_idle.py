@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
 from common.records import Kept, load
-from common.web import problem
+from common.web import schedule
 from common.workflows import hibernate, lifecycle
 
 SHORTEST_WAIT_S = 3.0
@@ -23,15 +23,7 @@ SHORTEST_WAIT_S = 3.0
 
 @functions_framework.http
 def hibernate_idle(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _hibernate_idle(app, request))
-
-
-def _hibernate_idle(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("hibernate_idle", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "hibernate_idle", run)
 
 
 def run(app: App) -> dict[str, object]:

@@ -67,6 +67,7 @@ CHARGE_KINDS: Mapping[str, Literal["gpu", "disk", "bandwidth_up", "bandwidth_dow
     "bwd": "bandwidth_down",
 }
 Json = dict[str, Any]
+_EXACT = json.JSONDecoder(parse_float=Decimal)
 
 
 class Vast:
@@ -251,7 +252,7 @@ class Vast:
 def _parsed(answer: httpx.Response) -> Json | None:
     """The body as an object with exact numbers, or None when it is no such thing."""
     try:
-        parsed = json.loads(answer.content, parse_float=Decimal)
+        parsed = _EXACT.decode(answer.content.decode())
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None

@@ -243,6 +243,8 @@ class Instance(BaseModel):
     purged_at: datetime | None = None
     active: bool = True
     """Indexed: something is under way or runs; set by `with_activity` whenever the record is written."""
+    restless: bool = True
+    """Indexed: something is under way. One that runs as it should rests until somebody says something new."""
 
     @property
     def key(self) -> str:
@@ -275,7 +277,8 @@ class Instance(BaseModel):
             (self.phase is Phase.DOWN and self.want is Want.DOWN)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
-        return self.having(active=not resting)
+        rests = resting or (self.is_running and self.want is Want.UP and self.held is None)
+        return self.having(active=not resting, restless=not rests)
 
     def woken(self, now: datetime) -> Self:
         """A wake that has ended: what it took is kept."""

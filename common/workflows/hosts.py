@@ -62,6 +62,8 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     instance = read(app, "instances", rental.instance_key, Instance) if rental.instance_key else None
     window_s = _idle_window_s(app, instance.value if instance else None)
     changed = not rental.settled and (before is None or _says_something_new(before.value, record))
+    if changed:
+        record = record.model_copy(update={"news_at": now})
     if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record, window_s)):
         app.store.put("hosts", label, dump(record))
     return _reply(app, rental, record, instance, now), rental, changed
@@ -82,6 +84,7 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         instance_key=rental.instance_key,
         first_seen_at=(before and before.first_seen_at) or now,
         last_seen_at=now,
+        news_at=before.news_at if before else None,
         beat=beat.beat,
         phase=beat.phase,
         epoch=beat.epoch,
