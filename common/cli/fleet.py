@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from common.chatops.grammar import minutes_of
 from common.cli import session
+from common.cli.market import spot_market
 from common.client import Client
 from common.domain.policy import IdlePolicy
 from common.domain.strategy import Strategy
@@ -42,71 +42,13 @@ def list_offers(
     """What can be rented now, best ranked first: price, price all in, expected seconds to ready."""
     with session.client() as api:
         found = api.get("/offers", gpu=gpu, max_usd_per_hour=max_usd_per_hour, disk_gb=disk_gb)
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         [_short(offer) for offer in found["items"]],
         *("usd_per_hour", "all_in_usd_per_hour", "ready_s", "gpu", "machine_id", "geolocation", "blocked_until"),
     )
 
 
-@gpus.command("market")
-def spot_market(
-    gpu: Annotated[str | None, typer.Option(help="As the market calls it; left out: every recorded one.")] = None,
-    region: Annotated[str | None, typer.Option(help="Two-letter country code.")] = None,
-    provider: Annotated[str | None, typer.Option(help="vast or tensordock.")] = None,
-    json_: Json = False,
-) -> None:
-    """Per GPU, region and marketplace: price now and in a day, discount, survival, bid, whether to wait."""
-    with session.client() as api:
-        found = api.get("/spot/market", gpu=gpu, region=region, provider=provider)
-    if json_:
-        session.out(found)
-        return
-    if not found["items"]:
-        print("nothing is recorded yet: the market is looked at every few minutes")
-        return
-    _table([_outlook(row) for row in found["items"]], *OUTLOOK_COLUMNS)
-    best = found["rent_now"]
-    if best:
-        print(f"rent now: {best['gpu']} in {best['region']} at {best['provider']}, {_all_in(best)} USD/h all in")
-    print("USD per hour for one GPU; 24 h = the middle 80 % of what is expected; error = ours over the last value's")
-
-
-OUTLOOK_COLUMNS = (
-    "gpu", "region", "provider", "now", "all in", "24 h", "error", "trend", "discount", "available", "alive 1 h",
-    "alive 6 h", "bid", "outbid 24 h", "wait for", "waiting saved",
-)  # fmt: skip
-
-
-def _outlook(row: dict[str, Any]) -> dict[str, Any]:
-    """One row as text; what is not known is left empty."""
-    day: dict[str, Any] = next((f for f in row["forecasts"] if f["horizon_s"] == 86_400), {})
-    bid, wait, alive = row["bid"] or {}, row["wait"] or {}, row["survival"]
-    return {
-        "gpu": row["gpu"],
-        "region": row["region"],
-        "provider": row["provider"],
-        "now": f"{float(row['now']['usd_per_hour']):.4f}" if row["now"] else "none",
-        "all in": _all_in(row),
-        "24 h": f"{day['p10']:.3f} .. {day['p90']:.3f}" if day else "",
-        "error": f"{day['served_rmae']:.2f}" if day and day["served_rmae"] is not None else "",
-        "trend": day.get("trend") or "",
-        "discount": _percent(row["discount"]),
-        "available": _percent(row["availability_24h"]),
-        "alive 1 h": _percent(alive.get("1h")),
-        "alive 6 h": _percent(alive.get("6h")),
-        "bid": f"{bid['usd_per_hour']:.4f}" if bid else "",
-        "outbid 24 h": _percent(bid.get("outbid_within_24h")),
-        "wait for": f"{wait['cheap_usd_per_hour']:.4f}" if wait.get("wait") else "",
-        "waiting saved": _percent(wait.get("saved_share")),
-    }
-
-
-def _all_in(row: dict[str, Any]) -> str:
-    return f"{float(row['now']['all_in_usd_per_hour']):.4f}" if row["now"] else ""
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
+gpus.command("market")(spot_market)
 
 
 @gpus.command("deploy")
@@ -174,7 +116,7 @@ def list_markets(json_: Json = False) -> None:
     """The marketplace accounts: credit, burn, how long it lasts."""
     with session.client() as api:
         found = api.get("/markets")
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         found["items"], "name", "credit_usd", "burn_usd_per_hour", "hours_left", "level", "webhook_url"
     )
 
@@ -210,7 +152,7 @@ def list_instances(json_: Json = False) -> None:
         while cursor := found["next_cursor"]:
             page = api.get("/instances", cursor=cursor)
             found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
-    session.out(found) if json_ else _table(found["items"], "id", "name", "state", "protection", "reason")
+    session.out(found) if json_ else session.table(found["items"], "id", "name", "state", "protection", "reason")
 
 
 @instances.command("show")
@@ -245,7 +187,7 @@ def why(id: str, json_: Json = False) -> None:
     for name in ("idle_since", "awake_until", "warned_at", "warns_at", "hibernates_at"):
         if idle[name]:
             print(f"{name.replace('_', ' ')}: {idle[name]}")
-    _table(found["items"], "at", "kind", "text")
+    session.table(found["items"], "at", "kind", "text")
 
 
 def _verb(id: str, verb: str, body: dict[str, Any], no_wait: bool, json_: bool) -> None:
@@ -337,7 +279,7 @@ def history(
         while cursor := found["next_cursor"]:
             page = api.get("/machines/history", provider=provider, blocked=blocked, cursor=cursor)
             found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         found["items"], "provider", "machine_id", "gpu", "success_rate_bound", "blocked_until", "outcomes", "last_at"
     )
 
@@ -358,7 +300,7 @@ def show_pool(json_: Json = False) -> None:
         f"{found['ready']} ready of {terms['size']} x {terms['gpu']}; {float(found['usd_per_hour']):.4f} USD/h now, "
         f"at most {terms['budget_usd_per_hour']}"
     )
-    _table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
+    session.table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
 
 
 @budget.command("show")
@@ -432,10 +374,3 @@ def _done(api: Client, accepted: dict[str, Any], no_wait: bool, json_: bool) -> 
     )
     if operation["status"] == "failed":
         session.fail(operation["detail"], session.FAILED)
-
-
-def _table(rows: list[dict[str, Any]], *columns: str) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(str(row[column] if row[column] is not None else "") for column in columns))
-    Console().print(table)
