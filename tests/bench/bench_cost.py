@@ -177,7 +177,7 @@ def fixed_month(idle: Counter[str], prices: Prices) -> Decimal:
     )  # the rest is counted; the note of its run is written outside of it
     from common.topology import SCHEDULES
 
-    each = {schedule.name: runs for schedule in SCHEDULES}
+    each = {schedule.name: runs for schedule in SCHEDULES if schedule.name not in cost.RUNS}
     store = cost.usd_per_month(counted, prices, cpu=Decimal(0), memory_gib=Decimal(0))
     return cost.fixed_usd_per_month(prices, runs=each) + store
 

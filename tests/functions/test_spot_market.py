@@ -3,6 +3,7 @@ command line and Slack."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -20,7 +21,9 @@ from common.domain.outlook import HORIZONS_H, History, Outlook
 from common.domain.quotes import QuoteHour, hour_of
 from infra.demo.s3_server import S3Server
 from infra.demo.vast import VastSim
+from infra.deploy.cost import POLL_RUN
 from jobs import poll_prices
+from tests.bench.bench_cost import Counting
 from tests.functions.conftest import Api, key_for
 from tests.functions.slack_people import Somebody, text_of
 from tests.functions.test_cli import signed_in
@@ -159,6 +162,16 @@ def test_a_machine_that_left_shows_no_quote_and_one_that_came_back_is_the_same_s
     hour = quotes(world)
     assert len(hour.looks) == 3
     assert [quote.look for quote in hour.slices[key].quotes] == [0, 2]
+
+
+def test_a_run_costs_the_same_few_operations_however_large_the_market_is(both: World) -> None:
+    look(both)
+    store = Counting(both.store)
+    both.app = dataclasses.replace(both.app, store=store)
+    look(both, turns=1)
+
+    assert store.counts["reads"] <= POLL_RUN.reads
+    assert store.counts["writes"] <= POLL_RUN.writes
 
 
 def test_documents_expire_and_fit_into_the_store_on_a_full_market(world: World) -> None:
