@@ -8,21 +8,13 @@ from flask.typing import ResponseReturnValue
 
 from common import bootstrap
 from common.ports import App
-from common.web import problem
+from common.web import schedule
 from common.workflows import record_market
 
 
 @functions_framework.http
 def poll_prices(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _poll_prices(app, request))
-
-
-def _poll_prices(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("poll_prices", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "poll_prices", run)
 
 
 def run(app: App) -> dict[str, object]:
