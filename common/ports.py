@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Limits
 from common.errors import QueryRefused, Unauthenticated
 
@@ -144,6 +144,7 @@ class Index:
 INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("account",)),
     Index("instances", equal=("active",)),
+    Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
@@ -151,6 +152,8 @@ INDEXES: tuple[Index, ...] = (
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
+    Index("hosts", order="last_seen_at"),
+    Index("hosts", order="news_at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
@@ -164,6 +167,8 @@ INDEXES: tuple[Index, ...] = (
     Index("slack_links", equal=("account",)),
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
+    Index("outlooks"),
+    Index("market_history"),
     Index("machines"),
     Index("machines", equal=("provider",)),
     Index("machines", order="blocked_until"),
@@ -180,6 +185,7 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
     "offers": timedelta(days=1),
     "operations": timedelta(days=90),
     "outbox": timedelta(days=90),  # after its end: what still waits never expires
+    "quotes": timedelta(days=60),
 }
 """Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
@@ -194,6 +200,11 @@ def expiring(collection: str, data: Data, now: datetime) -> Data:
     return {**data, EXPIRY_FIELD: now + EXPIRES_AFTER[collection]}
 
 
+_SHAPES = frozenset(
+    (index.collection, tuple(sorted(index.equal)), index.order, index.newest_first) for index in INDEXES
+)
+
+
 def refuse_unindexed(
     collection: str, where: Sequence[Where], order_by: str | None, newest_first: bool = False
 ) -> str | None:
@@ -202,10 +213,8 @@ def refuse_unindexed(
     ranges = {name for name, op, _ in where if op != "=="}
     order = order_by or next(iter(ranges), None)
     legal = all(op in OPERATORS for _, op, _ in where) and len(ranges) <= 1 and (not ranges or order in ranges)
-    for index in INDEXES:
-        shape = (index.collection, tuple(sorted(index.equal)), index.order, index.newest_first)
-        if legal and shape == (collection, equal, order, newest_first):
-            return order
+    if legal and (collection, equal, order, newest_first) in _SHAPES:
+        return order
     turned = " newest first" if newest_first else ""
     raise QueryRefused(f"no index for {collection}: equal {equal}, range {sorted(ranges)}, order {order}{turned}")
 
@@ -297,6 +306,9 @@ class Market(Protocol):
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""
+
+    def survey(self, gpu: str) -> Survey:
+        """Everything it has of one model, without any other wish; one call, counted as a search."""
 
     def create(self, offer: Offer, launch: Launch) -> str:
         """Rent one machine under `launch.label`; returns the provider's id, which is only a hint.

@@ -17,6 +17,8 @@ from common.errors import NotFound
 from common.ports import App, Cas, Check, Create, Doc, Store, Write, every, expiring
 
 T = TypeVar("T", bound=BaseModel)
+PLAIN = frozenset({str, int, float, bool, type(None), datetime})
+"""What a document holds as it is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def dump(record: BaseModel) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Only what a document may hold: lists for tuples, plain strings for enums."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -103,6 +107,12 @@ def load(app: App, key: str) -> World:
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
     """The instance's rentals that are not settled."""
     docs = every(app.store, "rentals", [("instance_key", "==", key), ("settled", "==", False)])
+    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+
+
+def unsettled_rentals(app: App) -> dict[str, Kept[Rental]]:
+    """Every rental that may still cost money, by its label: what a pass of the reconcile reads once, at its start."""
+    docs = every(app.store, "rentals", [("settled", "==", False)])
     return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -10,7 +11,7 @@ from common.domain.outbox import Kind
 from common.domain.pacing import Priority
 from common.domain.rental import Rental, RentalState
 from common.errors import Exists, MarketError, Stale
-from common.ports import App, Create, Write, every
+from common.ports import App, Create, Write
 from common.records import Kept, dump, operator_of, read
 from common.workflows import pacing
 from common.workflows.outbox import tell
@@ -19,10 +20,9 @@ WRITTEN_EVERY = timedelta(minutes=15)
 """A runway that is fine and stays so."""
 
 
-def judge(app: App, now: datetime) -> dict[str, str]:
+def judge(app: App, unsettled: Collection[Rental], now: datetime) -> dict[str, str]:
     """Keys of the instances that must hibernate, with the reason. A market that does not tell decides nothing."""
-    docs = every(app.store, "rentals", [("settled", "==", False)])
-    live = [rental for doc in docs if (rental := Rental.model_validate(doc.data)).is_live and rental.create_called_at]
+    live = [rental for rental in unsettled if rental.is_live and rental.create_called_at]
     doomed: dict[str, str] = {}
     for name in app.markets:
         runway = _read(app, name, [rental for rental in live if rental.provider == name], now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -88,15 +88,20 @@ def advance(app: App, key: str) -> Instance:
 
     Raises `NotFound`.
     """
-    started_at = app.clock()
-    instance: Instance | None = None
+    world, _ = _advanced(app, key)
+    return world.instance.value
+
+
+def _advanced(app: App, key: str) -> tuple[World, bool]:
+    """The world as it was last read, and whether nothing was due in it any more."""
+    started_at, world = app.clock(), load(app, key)
     for _ in range(STEPS_MAX):
+        if (app.clock() - started_at).total_seconds() > BUDGET_S:
+            return world, False
+        if not _one_step(app, world):
+            return world, True
         world = load(app, key)
-        instance = world.instance.value
-        if (app.clock() - started_at).total_seconds() > BUDGET_S or not _one_step(app, world):
-            break
-    assert instance is not None
-    return instance
+    return world, False
 
 
 def _one_step(app: App, world: World) -> bool:
@@ -138,8 +143,8 @@ def push(app: App, key: str) -> None:
 
     That is the next racer, or a turn at a market. Raises `NotFound`.
     """
-    advance(app, key)
-    due_at = due(app, key)
+    world, rests = _advanced(app, key)
+    due_at = due(app, world) if rests else app.clock()
     if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
@@ -161,9 +166,9 @@ def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) ->
         hint(app, kept.value.instance_key if kept else None)
 
 
-def save_credit(app: App) -> list[str]:
+def save_credit(app: App, unsettled: Collection[Rental]) -> list[str]:
     """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
-    doomed = credit.judge(app, app.clock())
+    doomed = credit.judge(app, unsettled, app.clock())
     return [key for key, why in doomed.items() if _hibernated(app, key, why)]
 
 
@@ -183,17 +188,17 @@ def _hibernated(app: App, key: str, why: str) -> bool:
 def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
     """Take every step of the next FOLLOW_S when it is due, waiting in between. Raises `NotFound`."""
     until = app.clock() + timedelta(seconds=FOLLOW_S)
+    world = load(app, key)
     for _ in range(STEPS_MAX):
-        due_at = due(app, key)
+        due_at = due(app, world)
         if due_at is None or due_at > until:
             return
         wait(max(0.0, (due_at - app.clock()).total_seconds()))
-        advance(app, key)
+        world, _ = _advanced(app, key)
 
 
-def due(app: App, key: str) -> datetime | None:
+def due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
-    world = load(app, key)
     times = [deploy.due_at(world)]
     if world.instance.value.phase is Phase.BOOT:
         times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]

@@ -6,7 +6,7 @@ Where a provider publishes no bill there is only our own meter at the offer's te
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -16,18 +16,16 @@ from common.domain.ledger import LedgerEntry, by_hour, hour_of, to_micro
 from common.domain.pacing import Priority
 from common.domain.rental import Meter, Rental, RentalState
 from common.errors import Exists, MarketError, Missing, Stale
-from common.ports import App, Charge, Delete, Write, every
+from common.ports import App, Charge, Delete, Write
 from common.records import Kept, dump, read
 from common.workflows import pacing
 
 
-def run(app: App, now: datetime) -> int:
+def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
     """Settle the bills of released machines; returns how many rentals were settled for good."""
-    unsettled = every(app.store, "rentals", [("settled", "==", False)])
-    waiting = [Kept(doc, Rental.model_validate(doc.data)) for doc in unsettled]
     settled = 0
     for name in app.markets:
-        released = [k for k in waiting if k.value.provider == name and k.value.state is RentalState.RELEASED]
+        released = [k for k in unsettled if k.value.provider == name and k.value.state is RentalState.RELEASED]
         if not released:
             continue
         since = min(kept.value.created_at for kept in released) - timedelta(hours=1)

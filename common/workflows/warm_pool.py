@@ -36,8 +36,10 @@ class Summary:
 
 def run(app: App, now: datetime) -> dict[str, Any]:
     """One pass: let go what is lost, old, unfit or too much; note what is ready; fill up. Each write is guarded."""
-    summary = Summary()
-    for kept in members(app):
+    summary, found = Summary(), members(app)
+    if not found and app.settings.pool.size == 0:
+        return asdict(summary)
+    for kept in found:
         _guarded(app, kept.value.label, partial(_look_after, app, kept, summary, now))
     _drop_surplus(app, summary, now)
     _guarded(app, POOL, partial(_refill, app, summary, now))

@@ -102,16 +102,17 @@ def everything(first: int, seeds: int) -> int:
     total = Total()
     for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
         total.add(run, outcome, "seeds")
-    say(f"{seeds} seeds: {total.watch.seconds()} s")
+    say(f"{seeds} seeds: {total.watch}")
     for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
         total.add(run, outcome, "http_seeds")
-    say(f"over HTTP: {total.watch.seconds()} s")
+    say(f"over HTTP: {total.watch}")
     for run, outcome in in_parallel(work, [*sweep.singles(), *sweep.pairs(PAIRS)]):
         total.add(run, outcome, "sweep_runs", covers=False)
-    say(f"sweep: {total.watch.seconds()} s")
+    say(f"sweep: {total.watch}")
     direct(total)
-    say(f"directed: {total.watch.seconds()} s")
+    say(f"directed: {total.watch}")
     caught = catching.all_mutants(say)
+    say(f"mutants: {total.watch}")
     for line in total.coverage.matrix():
         say(line)
     return report(total, empty=total.coverage.empty(), caught=caught)
@@ -148,7 +149,7 @@ def soak(first: int, minutes: float) -> int:
         for run, outcome in in_parallel(work, [Run(s) for s in range(seed, seed + batch)]):
             total.add(run, outcome, "seeds")
         seed += batch
-        say(f"{seed - first} seeds, {len(total.red)} red, {total.watch.seconds()} s")
+        say(f"{seed - first} seeds, {len(total.red)} red, {total.watch}")
     return report(total, empty=[], caught={})
 
 
@@ -179,6 +180,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "directed_runs": total.counts["directed_runs"],
         "http_seeds": total.counts["http_seeds"],
         "seconds": total.watch.seconds(),
+        "cpu_seconds": total.watch.cpu_seconds(),
     }
     print(json.dumps(facts))
     return 1 if total.red or empty or escaped else 0

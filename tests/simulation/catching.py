@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from itertools import chain
 
 from tests.simulation import sweep
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.runs import PROCESSES, Run, disk, do
+from tests.simulation.runs import Run, disk, do, forked
 
 SEEDS = 150
+_stories: list[Run] = []
+"""Of the sweep over the sound product: the numbers of its calls."""
 CRASHED = "I0"
 """A mutant that only crashes is not caught: it proves nothing about an invariant, and its replacement needs mending."""
 
@@ -18,7 +19,8 @@ CRASHED = "I0"
 def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
     """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
     caught: dict[str, int | None] = {}
-    with multiprocessing.get_context("fork").Pool(PROCESSES, maxtasksperchild=1) as pool:
+    _stories.extend(sweep.singles())
+    with forked(one_task_each=True) as pool:
         for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
             caught[name] = seed
             by = {None: "ESCAPED", 0: "the sweep"}.get(seed, f"seed {seed}")
@@ -28,11 +30,10 @@ def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
 
 def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
-    stories = list(sweep.singles())  # of the sound product: the numbers of its calls
     mutant.plant()
     seeds = (Run(seed, stirred=mutant.stirred) for seed in range(1, SEEDS + 1))
     with disk():
-        for run in chain(seeds, stories):
+        for run in chain(seeds, _stories):
             outcome = do(run)
             if outcome.violations and outcome.violations[0].startswith(CRASHED):
                 return mutant.name, None, f"it does not fit the product any more: {outcome.violations[0]}"

@@ -66,6 +66,8 @@ class Loop:
         """Killed programs: kept, because a collected greenlet would run its `finally` blocks."""
         self._heap: list[tuple[float, int, Any]] = []
         self._count = 0
+        self._until = 0.0
+        """`run` returns then."""
 
     def clock(self) -> datetime:
         return START + timedelta(seconds=self.now)
@@ -84,7 +86,12 @@ class Loop:
         return task
 
     def sleep(self, seconds: float) -> None:
-        """Called inside a task: let the others run meanwhile."""
+        """Called inside a task: let the others run meanwhile. Where none is due, only the time passes."""
+        when, heap = self.now + seconds, self._heap
+        if when <= self._until and (not heap or heap[0][0] > when) and not self.stopped:
+            self.now = when
+            self.events += 1
+            return
         self.after(seconds, getcurrent())  # type: ignore[arg-type]
         self.hub.switch()
 
@@ -111,7 +118,7 @@ class Loop:
 
     def run(self, until: float) -> None:
         """Until that time, or until somebody sets `stopped`."""
-        heap = self._heap
+        heap, self._until = self._heap, until
         while heap and not self.stopped and heap[0][0] <= until:
             when, _, what = heapq.heappop(heap)
             self.now = when

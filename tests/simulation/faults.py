@@ -6,8 +6,10 @@ others, so a list of decisions replays a run exactly, and leaving one out leaves
 
 from __future__ import annotations
 
+import heapq
+import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +17,9 @@ from tests.simulation.knobs import BY_NAME, KNOBS
 
 ON_WITH = 0.5
 DIRECTED_STRIKES = 3
+OF_CALLS = frozenset(knob.name for knob in KNOBS if knob.where in ("call", "store", "market", "objects"))
+"""Decided by the number of the call of a port; the others by how often they were asked."""
+NOTHING: frozenset[str] = frozenset()
 PHASES = ("down", "boot", "restoring", "up", "freezing", "ended")
 """Columns of the coverage matrix: an instance's phase when the fault struck (`up` before it serves = restoring)."""
 
@@ -55,9 +60,18 @@ class Faults:
     _asked: Counter[str] = field(default_factory=Counter)
     _rngs: dict[str, random.Random] = field(default_factory=dict)
     _struck: int = 0
+    _scripted: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _next: list[tuple[float, str]] = field(default_factory=list)
+    """(number of the call that it strikes next, knob), as a heap."""
 
     def __post_init__(self) -> None:
         self.on = frozenset(self.rates) if self.script is None else frozenset(knob for knob, _ in self.script)
+        for knob, number in self.script or ():
+            if knob in OF_CALLS:
+                self._scripted[number].add(knob)
+        drawn = OF_CALLS & self.rates.keys() - {self.directed[0] if self.directed else None}
+        self._next = [(self._gap(name), name) for name in sorted(drawn)]
+        heapq.heapify(self._next)
 
     @classmethod
     def swarm(cls, seed: int, *, without: Collection[str] = (), stirred: Collection[str] = ()) -> Faults:
@@ -75,8 +89,28 @@ class Faults:
                 rates[knob.name] = knob.most
         return cls(seed, rates)
 
+    def at_call(self, number: int) -> Collection[str]:
+        """The knobs that may strike this call of a port; asked once for every number, in order."""
+        if not self.active:
+            return NOTHING
+        if self.script is not None:
+            return self._scripted.get(number, NOTHING)
+        found = {self.directed[0]} & OF_CALLS if self.directed else set()
+        while self._next and self._next[0][0] <= number:
+            _, name = self._next[0]
+            found.add(name)
+            heapq.heapreplace(self._next, (number + 1 + self._gap(name), name))
+        return found
+
+    def _gap(self, name: str) -> float:
+        """How many calls it spares: as if each were asked, in one draw."""
+        rate = self.rates[name]
+        if rate <= 0.0 or rate >= 1.0:
+            return 0.0 if rate else math.inf
+        return math.log(1.0 - self._rng(name).random()) // math.log(1.0 - rate)
+
     def strike(self, name: str, phases: Phases = _nowhere, count: int | None = None) -> Strike | None:
-        """Does this fault happen here? `count` overrides how the decision is counted: calls are numbered as one row."""
+        """Does this fault happen here? `count` = of a knob of calls: the number that `at_call` named it for."""
         if name not in self.on or not self.active:
             return None
         if count is None:
@@ -95,15 +129,17 @@ class Faults:
             return (name, count) in self.script
         if self.directed is not None and name == self.directed[0]:
             return self._is_directed_here(name, phases)
-        rng = self._rngs.get(name)
-        if rng is None:
-            rng = self._rngs[name] = random.Random(f"{self.seed}:{name}")
-        return rng.random() < self.rates[name]
+        return name in OF_CALLS or self._rng(name).random() < self.rates[name]
 
     def _is_directed_here(self, name: str, phases: Phases) -> bool:
         """Strikes a few times, not at the first chance only: the seed chooses."""
         assert self.directed is not None
         if self.directed[1] not in phases() or self._struck >= DIRECTED_STRIKES:
             return False
-        rng = self._rngs.setdefault(name, random.Random(f"{self.seed}:{name}"))
-        return rng.random() < 0.5
+        return self._rng(name).random() < 0.5
+
+    def _rng(self, name: str) -> random.Random:
+        rng = self._rngs.get(name)
+        if rng is None:
+            rng = self._rngs[name] = random.Random(f"{self.seed}:{name}")
+        return rng

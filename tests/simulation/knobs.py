@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["call", "store", "market", "objects", "web", "schedule", "host", "account", "user"]
+Where = Literal["call", "store", "market", "objects", "answer", "web", "schedule", "host", "account", "user"]
+"""`call` and the ports' names: decided by the number of the call; `answer`: by the port's own world, as it answers."""
 
 LONGEST_PAUSE_S = 600.0
 LONGEST_LATE_S = 5_400.0
@@ -43,29 +44,29 @@ KNOBS: tuple[Knob, ...] = (
     Knob("store_commit_unknown", "B4", "store", 0.06, "a write is done and its answer lost"),
     Knob("store_late", "A3 B4", "store", 0.03, "a write is done after the caller gave up", LONGEST_LATE_S),
     Knob("store_retried", "B4", "store", 0.04, "a client library repeats a write that was done: it meets itself"),
-    Knob("store_hot", "B5", "store", 0.3, "two writes of one document within a second: the second is refused"),
+    Knob("store_hot", "B5", "answer", 0.3, "two writes of one document within a second: the second is refused"),
     # the market's calls
     Knob("market_unreachable", "A23", "market", 0.1, "no answer; nothing was done"),
     Knob("market_lost_reply", "A2", "market", 0.1, "done, and the answer lost"),
     Knob("market_late", "A3", "market", 0.08, "done after the caller gave up", LONGEST_LATE_S),
     Knob("market_retried", "A2", "market", 0.08, "a proxy delivers the request twice"),
     Knob("market_throttled", "A23 A23b", "market", 0.15, "429 in plain text"),
-    Knob("body_html_502", "A23", "market", 0.05, "502 and a page of HTML"),
-    Knob("body_html_200", "A23", "market", 0.05, "200 and a page of HTML"),
-    Knob("body_empty", "A23", "market", 0.05, "200 and nothing"),
-    Knob("body_truncated", "A23", "market", 0.05, "200 and half of the JSON"),
-    Knob("body_list", "A23", "market", 0.05, "200 and a JSON list"),
-    Knob("body_success_false", "A23", "market", 0.05, "200 and success false, nothing done"),
-    Knob("body_null_rows", "A23", "market", 0.05, "200 and null where the rows belong"),
-    Knob("body_missing_field", "A23", "market", 0.05, "200 and an object without what was asked for"),
-    Knob("body_500", "A23", "market", 0.05, "500, nothing done"),
-    Knob("body_500_done", "A2", "market", 0.05, "500 after the work was done"),
-    Knob("body_401", "A23", "market", 0.03, "401 for a good key"),
-    Knob("body_404", "A23", "market", 0.05, "404 of a gateway: the endpoint, not the machine, is missing"),
-    Knob("search_quota", "A23b", "market", 0.05, "the daily search quota is used up"),
-    Knob("charges_lag", "A21", "market", 0.3, "the bill lacks what ended within the last minute and a half"),
-    Knob("listing_omits", "A23", "market", 0.2, "a listing lacks rows and does not say so"),
-    Knob("listing_miscounts", "A23", "market", 0.1, "a listing whose total disagrees with its rows"),
+    Knob("body_html_502", "A23", "answer", 0.05, "502 and a page of HTML"),
+    Knob("body_html_200", "A23", "answer", 0.05, "200 and a page of HTML"),
+    Knob("body_empty", "A23", "answer", 0.05, "200 and nothing"),
+    Knob("body_truncated", "A23", "answer", 0.05, "200 and half of the JSON"),
+    Knob("body_list", "A23", "answer", 0.05, "200 and a JSON list"),
+    Knob("body_success_false", "A23", "answer", 0.05, "200 and success false, nothing done"),
+    Knob("body_null_rows", "A23", "answer", 0.05, "200 and null where the rows belong"),
+    Knob("body_missing_field", "A23", "answer", 0.05, "200 and an object without what was asked for"),
+    Knob("body_500", "A23", "answer", 0.05, "500, nothing done"),
+    Knob("body_500_done", "A2", "answer", 0.05, "500 after the work was done"),
+    Knob("body_401", "A23", "answer", 0.03, "401 for a good key"),
+    Knob("body_404", "A23", "answer", 0.05, "404 of a gateway: the endpoint, not the machine, is missing"),
+    Knob("search_quota", "A23b", "answer", 0.05, "the daily search quota is used up"),
+    Knob("charges_lag", "A21", "answer", 0.3, "the bill lacks what ended within the last minute and a half"),
+    Knob("listing_omits", "A23", "answer", 0.2, "a listing lacks rows and does not say so"),
+    Knob("listing_miscounts", "A23", "answer", 0.1, "a listing whose total disagrees with its rows"),
     # what the market does to machines
     Knob("listing_lags", "A23", "account", 0.5, "a new machine is not listed for a while", LONGEST_LAG_S),
     Knob("listing_ghosts", "A23", "account", 0.5, "a dead machine is still listed for a while", LONGEST_LAG_S),
@@ -119,8 +120,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("objects_lost_reply", "C5", "objects", 0.08, "done, and the answer lost"),
     Knob("objects_late", "C5", "objects", 0.05, "done after the caller gave up", LONGEST_LATE_S),
     Knob("objects_twice", "C5", "objects", 0.05, "the request is delivered twice"),
-    Knob("objects_stale_list", "C6", "objects", 0.1, "a listing lacks the newest objects"),
-    Knob("objects_no_md5", "C4", "objects", 0.3, "the store gives no MD5: content must be read back"),
+    Knob("objects_stale_list", "C6", "answer", 0.1, "a listing lacks the newest objects"),
+    Knob("objects_no_md5", "C4", "answer", 0.3, "the store gives no MD5: content must be read back"),
     Knob("upload_partial", "C3", "host", 0.08, "the uploader says success, and a pack is not there"),
     Knob("upload_truncated", "C6", "host", 0.08, "a pack arrives short"),
     Knob("upload_garbled", "C6", "host", 0.08, "a pack arrives with another content of the same size"),

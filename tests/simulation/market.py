@@ -80,13 +80,15 @@ class Account:
     _doomed: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._not_done = {knob: answer for knob, answer in NOT_DONE.items() if knob in self.faults.on}
+        self._done = {knob: mar for knob, mar in DONE.items() if knob in self.faults.on}
         self.sim = VastSim(rng=self.rng, api_key=API_KEY, machines=_machines(self.rng))
 
     def handle(self, request: Request, now: datetime) -> Answer:
         verb, contract = self._verb(request)
         about = contract.label if contract else _label(request) if verb == "create" else ""
         strike = self._striker(about)
-        for knob, answer in NOT_DONE.items():
+        for knob, answer in self._not_done.items():
             if strike(knob):
                 return answer
         answer = self._special(verb, contract, strike) or self._carry_out(request, verb, contract, strike, now)
@@ -217,7 +219,7 @@ class Account:
     # --- what becomes of an answer
 
     def _marred(self, verb: str, answer: Answer, strike: Callable[[str], Strike | None]) -> Answer:
-        for knob, mar in DONE.items():
+        for knob, mar in self._done.items():
             if strike(knob):
                 return mar(answer)
         if answer.status != 200:

@@ -120,7 +120,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "R5",
     ),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
-    Mutant("lease trusted", "common.workflows.lifecycle.advance", planted.leased, "R7"),
+    Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(
         "wish written unguarded",
         "common.workflows.hibernate.request",

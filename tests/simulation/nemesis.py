@@ -18,6 +18,10 @@ CREDIT_USD = 250
 class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
+        self._hosts, self._account = (
+            {knob: strike_it for knob, strike_it in table.items() if knob in world.faults.on}
+            for table in (HOST, ACCOUNT)
+        )
 
     def look(self) -> None:
         world = self._world
@@ -26,12 +30,12 @@ class Nemesis:
         for machine in list(world.machines.values()):
             if not machine.is_gone:
                 self._machine(machine)
-        for knob, strike_it in ACCOUNT.items():
+        for knob, strike_it in self._account.items():
             if strike := world.struck(knob, ""):
                 strike_it(self, strike)
 
     def _machine(self, machine: Machine) -> None:
-        for knob, strike_it in HOST.items():
+        for knob, strike_it in self._hosts.items():
             if machine.is_running and (strike := self._world.struck(knob, machine)):
                 strike_it(self, machine, strike)
 

@@ -17,7 +17,7 @@ from common.domain.rental import RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
 from common.ports import App, Cas, Doc, Write
-from common.records import Kept, World, event, read
+from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, rentals, settle, sweep
 from common.workflows.history import ends
@@ -98,7 +98,7 @@ def create_again(original: Any) -> Any:
 
 
 def read_then_list(original: Any) -> Any:
-    def run(app: App, now: Any) -> Any:
+    def run(app: App, now: Any, **more: Any) -> Any:
         """Orphans judged by records that were read before the listing."""
         summary = sweep.Summary()
         for market in app.markets.values():
@@ -114,16 +114,17 @@ def read_then_list(original: Any) -> Any:
                 kept = known.get(label)
                 if kept is None or not kept.value.is_live:
                     market.destroy(row.provider_id)
-        return original(app, now)
+        return original(app, now, **more)
 
     return run
 
 
 def orphan_by_writer(original: Any) -> Any:
-    def destroy(app: App, listed: Any, summary: Any, now: Any) -> None:
+    def destroy(app: App, listed: Any, live: Any, summary: Any, now: Any) -> None:
         for label, row in listed.items():
             kept = read(app, "rentals", label, sweep.Rental)
-            instance = read(app, "instances", kept.value.instance_key, deploy.Instance) if kept else None
+            key = kept.value.instance_key if kept else None
+            instance = read(app, "instances", key, deploy.Instance) if key else None
             if kept and instance and instance.value.writer != label:
                 app.markets[kept.value.provider].destroy(row.provider_id)
 
@@ -174,8 +175,8 @@ def unknown_is_absent(original: Any) -> Any:
             except MarketError:
                 return None
 
-    def run(app: App, now: Any) -> Any:
-        return original(replace(app, markets={name: Optimist(m) for name, m in app.markets.items()}), now)
+    def run(app: App, now: Any, **more: Any) -> Any:
+        return original(replace(app, markets={name: Optimist(m) for name, m in app.markets.items()}), now, **more)
 
     return run
 
@@ -276,17 +277,18 @@ def leased(original: Any) -> Any:
     """A lease instead of guards: fine until somebody pauses for longer than it lasts."""
     leases: dict[tuple[int, str], Any] = {}
 
-    def advance(app: App, key: str) -> Any:
+    def advanced(app: App, key: str) -> World:
         held = leases.get((id(app), key))
         if held and app.clock() < held:
-            return None
+            return load(app, key)
         leases[id(app), key] = app.clock() + timedelta(seconds=60)
         try:
-            return original(replace(app, store=Blind(app.store)), key)
+            done: World = original(replace(app, store=Blind(app.store)), key)
+            return done
         finally:
             leases.pop((id(app), key), None)
 
-    return advance
+    return advanced
 
 
 # --- money, hosts, idleness

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -78,9 +78,14 @@ class Gate:
         number, self.calls = self.calls, self.calls + 1
         if self.trace is not None:
             self.trace.append(f"{number} {port}.{verb} {about}")
-        strike = self._striker(about, number)
+        doomed = self.faults.at_call(number)
         least, most = LATENCY_S[port]
         self.loop.sleep(least + (most - least) * self.rng.random())
+        if not doomed:
+            if self._is_cut_off(port):
+                self._give_up(port, unknown)
+            return do()
+        strike = self._striker(about, number, doomed)
         self._die(strike, "before")
         if strike("pause"):
             self.loop.sleep(self._length)
@@ -94,11 +99,9 @@ class Gate:
         self._die(strike, "after")
         return answer
 
-    def _striker(self, about: str, number: int) -> Callable[[str], bool]:
-        on = self.faults.on
-
+    def _striker(self, about: str, number: int, doomed: Collection[str]) -> Callable[[str], bool]:
         def strike(knob: str) -> bool:
-            if knob not in on:
+            if knob not in doomed:
                 return False
             struck = self.faults.strike(knob, lambda: self.phases(about), number)
             if struck:
@@ -106,6 +109,9 @@ class Gate:
             return struck is not None
 
         return strike
+
+    def _is_cut_off(self, port: str) -> bool:
+        return self.reach.cut_until.get(port, 0.0) > self.loop.now
 
     def _die(self, strike: Callable[[str], bool], when: str) -> None:
         if strike(f"kill_{when}"):
@@ -124,7 +130,7 @@ class Gate:
         *,
         mutates: bool,
     ) -> None:
-        if self.reach.cut_until.get(port, 0.0) > self.loop.now or strike(_UNREACHABLE[port]):
+        if self._is_cut_off(port) or strike(_UNREACHABLE[port]):
             self._give_up(port, unknown)
         if refused and strike(f"{port}_throttled"):
             raise refused("throttled")

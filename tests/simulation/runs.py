@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +21,8 @@ from tests.simulation.faults import Faults, Hit
 from tests.simulation.world import Outcome, Plan, World
 
 PROCESSES = 2
+GARBAGE_LOOKED_FOR_AT = 50_000
+"""Objects. A run makes some 100,000 that stay until it is over, and is itself a circle."""
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -102,9 +107,19 @@ def do_alone(run: Run) -> Outcome:
 
 def in_parallel(work: Callable[[A], B], items: Iterable[A], *, chunk: int = 8) -> Iterator[B]:
     """In PROCESSES forked processes, as they come; one whole process per item's chunk, so nothing leaks for long."""
-    context = multiprocessing.get_context("fork")
-    with context.Pool(PROCESSES) as pool:
+    with forked() as pool:
         yield from pool.imap_unordered(work, items, chunksize=chunk)
+
+
+def forked(*, one_task_each: bool = False) -> Pool:
+    """Processes that look for garbage a few times a run, and never among what was there before they began."""
+    context = multiprocessing.get_context("fork")
+    return context.Pool(PROCESSES, initializer=_look_for_little, maxtasksperchild=1 if one_task_each else None)
+
+
+def _look_for_little() -> None:
+    gc.freeze()
+    gc.set_threshold(GARBAGE_LOOKED_FOR_AT)
 
 
 @dataclass
@@ -113,3 +128,11 @@ class Watch:
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.started_at, 1)
+
+    def cpu_seconds(self) -> float:
+        """Of this process and of those that have ended."""
+        used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return round(sum(each.ru_utime + each.ru_stime for each in used), 1)
+
+    def __str__(self) -> str:
+        return f"{self.seconds()} s, {self.cpu_seconds()} CPU s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator as operators
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,12 @@ from common.ports import (
     refuse_unindexed,
 )
 
+RANGES: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operators.lt,
+    "<=": operators.le,
+    ">": operators.gt,
+    ">=": operators.ge,
+}
 Watcher = Callable[[list[tuple[str, str, Data | None, Data | None]]], None]
 """(collection, id, before, after) of every document that one commit changed."""
 
@@ -93,9 +100,9 @@ class MemoryStore:
         order = refuse_unindexed(collection, where, order_by, newest_first)
         if not 0 < limit <= MAX_QUERY_LIMIT:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
-        found = [
-            doc for doc in self.docs.get(collection, {}).values() if all(_holds(doc.data, *term) for term in where)
-        ]
+        found = list(self.docs.get(collection, {}).values())
+        for name, operator, value in where:
+            found = [doc for doc in found if name in doc.data and _holds(doc.data[name], operator, value)]
         if order:
             found = [doc for doc in found if order in doc.data]
         found.sort(key=lambda doc: _place(doc, order), reverse=newest_first)
@@ -169,9 +176,9 @@ def _copied(value: Any) -> tuple[Any, int]:
     """A copy of what a document may hold, and its size as Firestore counts it; raises `InvalidInput`."""
     kind = type(value)
     if kind is str or isinstance(value, str):
-        if not _is_text(value):
+        if not value.isascii() and not _is_text(value):
             raise InvalidInput("half a surrogate pair is no text")
-        return str(value), len(value.encode()) + 1
+        return str(value), (len(value) if value.isascii() else len(value.encode())) + 1
     if value is None or kind is bool:
         return value, 1
     if kind is int and MIN_INT <= value <= MAX_INT:
@@ -183,10 +190,8 @@ def _copied(value: Any) -> tuple[Any, int]:
     if kind is dict:
         items, size = {}, 0
         for name, item in value.items():
-            if not _is_field_name(name):
-                raise InvalidInput(f"{name!r} cannot be a field's name")
             items[name], more = _copied(item)
-            size += more + len(name.encode()) + 1
+            size += more + _name_bytes(name)
         return items, size
     if kind is list and not any(isinstance(item, list) for item in value):
         pairs = [_copied(item) for item in value]
@@ -195,9 +200,12 @@ def _copied(value: Any) -> tuple[Any, int]:
 
 
 @functools.lru_cache(4096)
-def _is_field_name(name: Any) -> bool:
+def _name_bytes(name: Any) -> int:
+    """Of a field's name in a document; raises `InvalidInput`."""
     reserved = isinstance(name, str) and name.startswith("__") and name.endswith("__")
-    return isinstance(name, str) and name != "" and not reserved and _is_text(name)
+    if not isinstance(name, str) or not name or reserved or not _is_text(name):
+        raise InvalidInput(f"{name!r} cannot be a field's name")
+    return len(name.encode()) + 1
 
 
 def _added(data: Data, amounts: Mapping[str, int]) -> Data:
@@ -205,10 +213,7 @@ def _added(data: Data, amounts: Mapping[str, int]) -> Data:
     return data | {name: numbers.get(name, 0) + amount for name, amount in amounts.items()}
 
 
-def _holds(data: Data, name: str, operator: str, value: Any) -> bool:
-    if name not in data:
-        return False
-    mine = data[name]
+def _holds(mine: Any, operator: str, value: Any) -> bool:
     if operator == "==":
         _equal_value(value)  # refuses what no backend compares
         return type(mine) is type(value) and bool(mine == value)
@@ -216,7 +221,7 @@ def _holds(data: Data, name: str, operator: str, value: Any) -> bool:
         raise ValueError("a range needs a value: None is only compared with ==")
     if mine is None:
         return False
-    return bool({"<": mine < value, "<=": mine <= value, ">": mine > value, ">=": mine >= value}[operator])
+    return bool(RANGES[operator](mine, value))
 
 
 def _place(doc: Doc, order: str | None) -> tuple[Any, ...]:

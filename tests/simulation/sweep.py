@@ -27,7 +27,7 @@ ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 
 def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
-    """(number, port, verb) of the calls of the undisturbed story that have an effect or leave the product."""
+    """(number, port, verb) of the calls that have an effect or leave the product, while the faults last."""
     run = Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)
     with disk() as folder:
         world = World(STORY_SEED, run.faults(), run.plan(), folder, trace=True)
@@ -35,6 +35,7 @@ def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
         assert not outcome.violations, outcome.violations
         assert world.gate.trace is not None
         calls = [(int(line.split()[0]), *line.split()[1].split(".")) for line in world.gate.trace]
+        calls = calls[: world.calls_with_faults]
     return [(number, port, verb) for number, port, verb in calls if port != "store" or verb in CHANGES]
 
 

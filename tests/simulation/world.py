@@ -38,6 +38,8 @@ QUIET_AT_LEAST_S = 300.0
 QUIET_AT_MOST_S = 5_400.0
 LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
+HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
+"""The default, and slower ones: who hears late acts on older words."""
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
@@ -78,7 +80,9 @@ class Plan:
             )
             for n in range(count)
         )
-        return cls(owned, 1800 + 8000 * rng.random() ** 4, pool_size=rng.choice((0, 0, 1)))
+        faults_for_s, pool_size = 1800 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
+        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S))
+        return cls(owned, faults_for_s, timing, pool_size)
 
 
 @dataclass
@@ -99,6 +103,7 @@ class World:
         self.seed, self.faults, self.plan = seed, faults, plan
         self.loop = Loop()
         self.faults_end = plan.faults_for_s
+        self.calls_with_faults = 0
         self.folder = folder / f"{next(_homes)}"
         self.folder.mkdir()
         self.machines: dict[int, Machine] = {}
@@ -195,7 +200,7 @@ class World:
 
     def calm(self) -> None:
         """Faults stop; what was on its way still arrives."""
-        self.faults.active = False
+        self.faults.active, self.calls_with_faults = False, self.gate.calls
         self.gate.reach.cut_until.clear()
         self.account.has_offers, self.account.is_fuzzy = True, False
         for fate in self.account.fates.values():
