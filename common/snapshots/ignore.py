@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.snapshots.scan import Excludes
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".dumontignore"
 DEFAULTS = (
@@ -31,13 +36,16 @@ def excludes(root: Path) -> Excludes:
             lines = file.read(MAX_IGNORE_BYTES).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         lines = []
-    from pathspec import GitIgnoreSpec
 
-    spec = GitIgnoreSpec.from_lines([*DEFAULTS, *lines])
+    @cache
+    def spec() -> GitIgnoreSpec:
+        from pathspec import GitIgnoreSpec
+
+        return GitIgnoreSpec.from_lines([*DEFAULTS, *lines])
 
     def is_left_out(path: bytes, is_dir: bool) -> bool:
         if not lines and not (is_dir and path.rpartition(b"/")[2] in LAST_NAMES):
             return False
-        return spec.match_file(os.fsdecode(path) + ("/" if is_dir else ""))
+        return spec().match_file(os.fsdecode(path) + ("/" if is_dir else ""))
 
     return is_left_out

@@ -8,10 +8,13 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from blake3 import blake3
+
 from common.errors import SnapshotError
 from common.snapshots.chunk import (
     SMALL_FILE_BYTES,
     SOLID_CHUNK_BYTES,
+    SUM_BYTES,
     WINDOW_BYTES,
     ChunkWriter,
     bytes_sum,
@@ -87,7 +90,7 @@ class FileReader:
             places = self._cut(fd, [(start, end)], self._found[number])
             after = os.fstat(fd)
             settled = stamp(after) == self._found[number].stamp
-            return Read(number, "", places, _xattrs(fd) if start == 0 else (), None if settled else _status(after))
+            return Read(number, "", places, read_xattrs(fd) if start == 0 else (), None if settled else _status(after))
         finally:
             os.close(fd)
 
@@ -110,7 +113,7 @@ class FileReader:
         if stamp(os.fstat(fd)) == found.stamp and all(
             len(piece) == end - start for (start, piece), (_, end) in zip(pieces, segments, strict=True)
         ):
-            solid.add(number, pieces, _xattrs(fd))
+            solid.add(number, pieces, read_xattrs(fd))
         else:
             solid.done.append(self._until_it_rests(number, fd))
 
@@ -122,8 +125,12 @@ class FileReader:
             before = os.fstat(fd)
             size = before.st_size if first is None or first.status is None else first.status.size
             segments = [(s, min(e, size)) for s, e in data_segments(fd, before.st_size) if s < size]
-            places = self._cut(fd, segments, found)
-            read = Read(number, content_sum(place[1] for place in places), places, _xattrs(fd), _status(before))
+            content = blake3()
+            places = self._cut(fd, segments, found, content)
+            name = content_sum(place[1] for place in places)
+            if size <= SMALL_FILE_BYTES:
+                name = content.hexdigest(length=SUM_BYTES)
+            read = Read(number, name, places, read_xattrs(fd), _status(before))
             after = os.fstat(fd)
             if stamp(after) == stamp(before) and size == before.st_size:
                 return read
@@ -134,15 +141,20 @@ class FileReader:
         torn = _status(before)._replace(stamp=None, torn=True, size=end)
         return read._replace(status=torn)
 
-    def _cut(self, fd: int, segments: Iterable[tuple[int, int]], found: Found) -> list[Place]:
+    def _cut(
+        self, fd: int, segments: Iterable[tuple[int, int]], found: Found, content: blake3 | None = None
+    ) -> list[Place]:
+        """Chunks of the ranges; `content` hashes what was read."""
+        places: list[Place] = []
         try:
-            return [
-                (at, self._chunks.add(piece), 0, len(piece))
-                for start, end in segments
-                for at, piece in cut(fd, start, end, self._window)
-            ]
+            for start, end in segments:
+                for at, piece in cut(fd, start, end, self._window):
+                    places.append((at, self._chunks.add(piece), 0, len(piece)))
+                    if content:
+                        content.update(piece)
         except OSError as error:
             raise _unreadable(found.path, error) from None
+        return places
 
     def _open(self, found: Found) -> int | None:
         """By any of its names: one of several may be removed while the others stay."""
@@ -205,9 +217,6 @@ def read_xattrs(path: bytes | int) -> Xattrs:
     except OSError:
         return ()
     return tuple((name, value) for name, value in found if len(value) <= MAX_XATTR_BYTES)[:MAX_XATTRS]
-
-
-_xattrs = read_xattrs
 
 
 def _status(now: os.stat_result) -> Status:
