@@ -226,6 +226,7 @@ class World:
         self.loop.stopped = True
         digest = hashlib.sha256(self._final_state().encode()).hexdigest()[:16]
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.loop.end()
         return Outcome(
             seed=self.seed,
             violations=self.oracle.violations,
