@@ -51,6 +51,8 @@ class Timing(BaseModel):
     silent_after_s: float = Field(default=180, gt=0)
     """A host that has not reported for so long is silent."""
     ticker_period_s: float = Field(default=60, gt=0)
+    market_every_s: float = Field(default=300, gt=0)
+    """Between two looks at the market that are written down."""
     boot_timeout_s: float = Field(default=600, gt=0)
     """A rental that is not ready after its create is given up."""
     round_backoff_s: float = Field(default=30, gt=0)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Limits
 from common.errors import QueryRefused, Unauthenticated
 
@@ -144,6 +144,7 @@ class Index:
 INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("account",)),
     Index("instances", equal=("active",)),
+    Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
@@ -151,6 +152,8 @@ INDEXES: tuple[Index, ...] = (
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
+    Index("hosts", order="last_seen_at"),
+    Index("hosts", order="news_at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
@@ -164,6 +167,8 @@ INDEXES: tuple[Index, ...] = (
     Index("slack_links", equal=("account",)),
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
+    Index("outlooks"),
+    Index("market_history"),
     Index("machines"),
     Index("machines", equal=("provider",)),
     Index("machines", order="blocked_until"),
@@ -180,6 +185,7 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
     "offers": timedelta(days=1),
     "operations": timedelta(days=90),
     "outbox": timedelta(days=90),  # after its end: what still waits never expires
+    "quotes": timedelta(days=60),
 }
 """Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
@@ -300,6 +306,9 @@ class Market(Protocol):
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """Offers that match, cheapest first, with all prices filled in for the wanted disk. Empty when none."""
+
+    def survey(self, gpu: str) -> Survey:
+        """Everything it has of one model, without any other wish; one call, counted as a search."""
 
     def create(self, offer: Offer, launch: Launch) -> str:
         """Rent one machine under `launch.label`; returns the provider's id, which is only a hint.

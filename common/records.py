@@ -110,10 +110,10 @@ def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
     return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
 
 
-def unsettled(app: App) -> list[Kept[Rental]]:
-    """Every rental that still bills, or whose bill is not closed."""
+def unsettled_rentals(app: App) -> dict[str, Kept[Rental]]:
+    """Every rental that may still cost money, by its label: what a pass of the reconcile reads once, at its start."""
     docs = every(app.store, "rentals", [("settled", "==", False)])
-    return [Kept(doc, Rental.model_validate(doc.data)) for doc in docs]
+    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
 
 
 def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:

@@ -60,10 +60,18 @@ class Schedule:
     name: str
     cron: str
     deadline_s: int
-    period: Literal["reconcile_every_s", "ticker_period_s"] = "ticker_period_s"
+    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s"] = "ticker_period_s"
     """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
     """After a run that failed or was not answered; a run that was missed is made up for by the next."""
+
+    @property
+    def every_s(self) -> float:
+        """Seconds from run to run, of a cron expression whose minute or hour is `*`, `*/n` or one number."""
+        minute, hour = self.cron.split()[:2]
+        if minute.startswith("*"):
+            return 60.0 * int(minute.partition("/")[2] or 1)
+        return 3600.0 * int(hour.partition("/")[2] or 1) if hour.startswith("*") else 86_400.0
 
 
 class _Job(TypedDict):
@@ -88,12 +96,14 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, _ALL, **_JOB),
     Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
+    Function("poll_prices", "jobs", "/jobs/poll_prices", 120, 512, 1, _RUN, **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
     Schedule("reconcile", "* * * * *", 120, period="reconcile_every_s"),
     Schedule("hibernate_idle", "* * * * *", 120),
     Schedule("refill_warm_pool", "* * * * *", 120),
+    Schedule("poll_prices", "*/5 * * * *", 120, period="market_every_s"),
 )
 
 

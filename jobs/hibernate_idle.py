@@ -14,7 +14,7 @@ from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
 from common.records import Kept, load
-from common.web import problem
+from common.web import schedule
 from common.workflows import hibernate, lifecycle
 
 SHORTEST_WAIT_S = 3.0
@@ -23,15 +23,7 @@ SHORTEST_WAIT_S = 3.0
 
 @functions_framework.http
 def hibernate_idle(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _hibernate_idle(app, request))
-
-
-def _hibernate_idle(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("hibernate_idle", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "hibernate_idle", run)
 
 
 def run(app: App) -> dict[str, object]:
@@ -40,16 +32,19 @@ def run(app: App) -> dict[str, object]:
     idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
     hosts = [Kept(doc, HostRecord.model_validate(doc.data)) for doc in idle]
     done = {kept.value.instance_id: _judged(app, kept) for kept in hosts}
-    warned, hibernated = ([id for id, what in done.items() if what is stage] for stage in (Stage.WARNED, Stage.ENDED))
+    stages = (Stage.WARNED, Stage.ENDED, Stage.NOTED)
+    warned, hibernated, noted = ([id for id, what in done.items() if what is stage] for stage in stages)
     if warned:
         app.nudge_outbox()  # a warning that comes with the minute after it is none
-    return {"idle": len(hosts), "warned": warned, "hibernated": hibernated}
+    return {"idle": len(hosts), "warned": warned, "hibernated": hibernated, "shadow": noted}
 
 
 class Stage(Enum):
     LEFT_ALONE = "left_alone"
     WARNED = "warned"
     ENDED = "ended"
+    NOTED = "noted"
+    """In the policy `shadow`."""
 
 
 def _judged(app: App, kept: Kept[HostRecord]) -> Stage:
@@ -76,4 +71,7 @@ def _act(app: App, kept: Kept[HostRecord], key: str) -> Stage:
     if hibernate.wants_warning(app, world.instance.value, host, now):
         hibernate.warn(app, world, host, now)
         return Stage.WARNED
+    if hibernate.wants_note(app, world.instance.value, host, now):
+        hibernate.note(app, world, host, now)
+        return Stage.NOTED
     return Stage.LEFT_ALONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 
 import functions_framework
@@ -13,34 +13,31 @@ from common import bootstrap
 from common.domain.rental import Rental, RentalState
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import Kept, load, unsettled
-from common.web import problem, slack_outbox
+from common.records import Kept, load, unsettled_rentals
+from common.web import schedule, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
+
+EVERY_INSTANCE_RUNS = 10
+"""Every so many runs all active instances are looked at, whether or not something seems due."""
+NEWS_RUNS = 3
+"""For so many runs an instance is looked at after its host said something: the hint may have been lost."""
 
 
 @functions_framework.http
 def reconcile(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _reconcile(app, request))
-
-
-def _reconcile(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("reconcile", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "reconcile", run)
 
 
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
-    swept = sweep.run(app, app.clock())
-    rentals = unsettled(app)
-    doomed = lifecycle.save_credit(app, rentals)
+    before = unsettled_rentals(app)
+    swept = sweep.run(app, app.clock(), before=before)
+    doomed = lifecycle.save_credit(app, [kept.value for kept in before.values()])
     stopped = _enforce_budgets(app)
-    keys = _keys(app, rentals)
+    keys = _keys(app, swept, before)
     failed = [key for key in keys if not _advanced(app, key)]
-    settled = settle.run(app, rentals, app.clock())
+    settled = settle.run(app, before.values(), app.clock())
     told = outbox.drain(app, app.clock(), slack_outbox.ATTEMPTS)
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()
@@ -60,12 +57,33 @@ def _enforce_budgets(app: App) -> int:
     return stopped
 
 
-def _keys(app: App, rentals: Sequence[Kept[Rental]]) -> list[str]:
-    """Active instances, those that still have a machine, and those whose snapshots' time is over."""
-    active = [doc.id for doc in every(app.store, "instances", [("active", "==", True)])]
-    standing = [kept.value for kept in rentals if kept.value.state is not RentalState.RELEASED]
-    with_machine = [rental.instance_key for rental in standing if rental.instance_key]
-    return list(dict.fromkeys([*active, *with_machine, *keys_due_for_purge(app, app.clock())]))
+def _keys(app: App, swept: sweep.Summary, before: Mapping[str, Kept[Rental]]) -> list[str]:
+    """Instances for which something may be due, read with as few documents as that takes.
+
+    One that runs as it should has nothing due before its host, its machine or its user says something new. Whatever
+    was missed all the same is found by the pass over all of them, each EVERY_INSTANCE_RUNS runs.
+    """
+    now, timing = app.clock(), app.settings.timing
+    every_s = timing.reconcile_every_s
+    is_whole_pass = int(now.timestamp() / every_s) % EVERY_INSTANCE_RUNS == 0
+    due = ("active", "==", True) if is_whole_pass else ("restless", "==", True)
+    news_since = now - timedelta(seconds=NEWS_RUNS * every_s)
+    told = every(app.store, "hosts", [("news_at", ">=", news_since)])
+    moved = [kept.value for label, kept in before.items() if label in swept.noted or _is_odd(kept.value)]
+    keys = [
+        *(doc.id for doc in every(app.store, "instances", [due])),
+        *(doc.data["instance_key"] for doc in told),
+        *(rental.instance_key for rental in moved),
+        *keys_due_for_purge(app, now),
+    ]
+    return list(dict.fromkeys(key for key in keys if key))
+
+
+def _is_odd(rental: Rental) -> bool:
+    """Anything but a machine that serves and is heard, or one that is gone."""
+    return rental.state is not RentalState.RELEASED and (
+        rental.state is not RentalState.SERVING or rental.unreachable_at is not None
+    )
 
 
 def _advanced(app: App, key: str) -> bool:

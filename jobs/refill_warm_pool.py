@@ -10,21 +10,13 @@ from flask.typing import ResponseReturnValue
 
 from common import bootstrap
 from common.ports import App
-from common.web import problem
+from common.web import schedule
 from common.workflows import warm_pool
 
 
 @functions_framework.http
 def refill_warm_pool(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
-    return problem.answered(app, lambda: _refill_warm_pool(app, request))
-
-
-def _refill_warm_pool(app: App, request: Request) -> ResponseReturnValue:
-    problem.only_the_scheduler(app, request)
-    summary = run(app)
-    app.log("refill_warm_pool", **summary)
-    return summary
+    return schedule.answered(bootstrap.app(), request, "refill_warm_pool", run)
 
 
 def run(app: App) -> dict[str, Any]:

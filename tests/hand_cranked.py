@@ -88,6 +88,8 @@ class Machine:
     cut: bool = False
     keys: list[str] = field(default_factory=list)
     """Of those who may log in."""
+    signs: tuple[str, ...] = ()
+    """Of life besides the GPU."""
 
     def set_gpu(self, percent: float) -> None:
         self.gpu.write_text(str(percent))
@@ -241,6 +243,7 @@ class World:
             looks=Looks(gpu_file=gpu),
             stop_machine=lambda: self._stop_itself(effect.contract_id),
             authorize=lambda key: self.machines[effect.label].keys.append(key),
+            life=lambda _now: self.machines[effect.label].signs if effect.label in self.machines else (),
             measure=lambda: self.measure(machine, home / "workspace"),
         )
         self.machines[effect.label] = Machine(agent, writers, gpu)

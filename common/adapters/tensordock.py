@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from common.domain.offer import HOURS_PER_MONTH, Offer, Wanted, exact_price, exact_rate
+from common.domain.offer import HOURS_PER_MONTH, Offer, Survey, Wanted, exact_price, exact_rate
 from common.domain.pacing import Limit, Limits
 from common.domain.region import country_of
 from common.errors import MarketKeyRefused, MarketRefused, MarketUnknown, NoCredit, OfferGone, Throttled
@@ -108,12 +108,12 @@ class TensorDock:
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """One offer per host that has the GPUs free. A virtual machine runs no container image of the user's."""
-        if wanted.image_matters or wanted.gpu not in V0_NAMES:
-            return []
-        nodes = _rows(self._call("GET", "/hostnodes"), "hostnodes")
-        offers = [offer for node in nodes for name in V0_NAMES[wanted.gpu] for offer in _offers(node, name, wanted)]
-        fitting = [offer for offer in offers if _fits(offer, wanted)]
-        return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))[: wanted.limit]
+        return [] if wanted.image_matters else [*self._offered(wanted)][: wanted.limit]
+
+    def survey(self, gpu: str) -> Survey:
+        """One GPU of each host: the vendor sells any number of them at the same price each."""
+        wanted = Wanted(gpu=gpu, disk_gb=DISK_GB_MIN, limit=512)
+        return Survey(offers=tuple(self._offered(wanted)), is_whole=True)
 
     def create(self, offer: Offer, launch: Launch) -> str:
         """The host is asked once more what it has and costs: a price above the cap is never created."""
@@ -171,6 +171,15 @@ class TensorDock:
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge] | None:  # noqa: ARG002 - the port's
         """The API publishes no bill, and an hourly rate times a time is none."""
         return None
+
+    def _offered(self, wanted: Wanted) -> Sequence[Offer]:
+        """What fits, cheapest first; a model that the vendor never had is not asked for."""
+        if wanted.gpu not in V0_NAMES:
+            return []
+        nodes = _rows(self._call("GET", "/hostnodes"), "hostnodes")
+        offers = [offer for node in nodes for name in V0_NAMES[wanted.gpu] for offer in _offers(node, name, wanted)]
+        fitting = [offer for offer in offers if _fits(offer, wanted)]
+        return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
 
     def _checked_port(self, offer: Offer, launch: Launch) -> int:
         """A free external port of the host, if it still has the offer at a price under the cap; else `OfferGone`."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import httpx
 
-from common.domain.offer import Offer, Wanted, exact, exact_price, exact_rate
+from common.domain.offer import Offer, Survey, Wanted, exact, exact_price, exact_rate
 from common.domain.pacing import SLACK, Limit, Limits
 from common.domain.region import country_of
 from common.errors import (
@@ -38,6 +38,8 @@ PAGE_INTERVAL_S = 1.0 * SLACK
 CHARGE_ROWS = 500
 DEFAULT_RETRY_AFTER_S = 5.0
 DISK_GB_MIN = 8
+SURVEY_ROWS = 512
+"""Of one search; the vendor gives the cheapest first."""
 EVENT_TYPES = (
     "client:outbid",
     "client:instance_stopped",
@@ -110,6 +112,20 @@ class Vast:
         cap = wanted.max_usd_per_hour
         fitting = [offer for offer in offers if cap is None or offer.usd_per_hour(wanted.disk_gb) <= cap]
         return sorted(fitting, key=lambda offer: offer.usd_per_hour(wanted.disk_gb))
+
+    def survey(self, gpu: str) -> Survey:
+        body = {
+            "verified": {"eq": True},
+            "external": {"eq": False},
+            "rentable": {"eq": True},
+            "gpu_name": {"eq": gpu},
+            "order": [["dph_total", "asc"]],
+            "type": "on-demand",
+            "limit": SURVEY_ROWS,
+        }
+        rows = _rows(self._call("POST", "/api/v0/bundles/", body=body), "offers")
+        offers = tuple(offer for row in rows if (offer := _offer(row)) is not None)
+        return Survey(offers=offers, is_whole=len(rows) < SURVEY_ROWS)
 
     def create(self, offer: Offer, launch: Launch) -> str:
         """`cancel_unavail` also for bids: a lost race must not leave a stopped contract that bills its disk.
@@ -300,6 +316,7 @@ def _offer(row: Json) -> Offer | None:
             num_gpus=row["num_gpus"],
             gpu_ram_mb=int(row["gpu_ram"]),
             gpu_usd_per_hour=gpu,
+            bid_floor_usd_per_hour=_bid_floor(row),
             storage_usd_per_gb_month=storage,
             upload_usd_per_gb=exact_rate(row.get("inet_up_cost") or 0),
             download_usd_per_gb=exact_rate(row.get("inet_down_cost") or 0),
@@ -316,6 +333,14 @@ def _offer(row: Json) -> Offer | None:
             ram_gb=_ram_gb(row),
         )
     except (KeyError, ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def _bid_floor(row: Json) -> Decimal | None:
+    """A floor that cannot be believed is none: the offer can still be rented on demand."""
+    try:
+        return exact_price(row.get("min_bid"))
+    except ValueError:
         return None
 
 

@@ -15,6 +15,7 @@ Answer = dict[str, Any]
 
 INSTANCES_SHOWN = 20
 OFFERS_SHOWN = 10
+REGIONS_SHOWN = 5
 SPANS_SHOWN = 8
 PROGRESS_CELLS = 10
 HELP: tuple[tuple[str, str], ...] = (
@@ -200,14 +201,34 @@ def snoozed(item: Json) -> Answer:
     return _line(f":zzz: {_named(item)} is not hibernated for idleness before {_time(item['awake_until'])}.")
 
 
-def offers(items: Sequence[Json], gpu: str) -> Answer:
+def offers(items: Sequence[Json], gpu: str, *, outlook: Sequence[Json] = ()) -> Answer:
+    """What can be rented now, and what the record says of the regions; `outlook` = rows of the spot market."""
     rows = [
         f"`{_usd(o['usd_per_hour']):>9}/h`  all in {_usd(o['all_in_usd_per_hour'])}/h  ready {o['ready_s']:.0f} s  "
         f"{o['num_gpus']} × {escaped(o['gpu'])}  {escaped(o['geolocation'] or 'somewhere')}  {o['provider']}"
         for o in items[:OFFERS_SHOWN]
     ]
     more = f"{len(items)} offers; prices are GPU + disk; {code(f'{COMMAND} deploy {gpu}')} shows a plan"
-    return message(f"{len(items)} offers of {escaped(gpu)}", [section("\n".join(rows)), context(more)])
+    ahead = [section("\n".join(_region(row) for row in outlook[:REGIONS_SHOWN]))] if outlook else []
+    return message(f"{len(items)} offers of {escaped(gpu)}", [section("\n".join(rows)), *ahead, context(more)])
+
+
+def _region(row: Json) -> str:
+    """`US at vast: 0.2500 USD/h, in 24 h 0.2310 to 0.2890; alive in 1 h 96 %, ...`; what is not known is left out."""
+    day = next((f for f in row["forecasts"] if f["horizon_s"] == 86_400), None)
+    bid, wait, alive = row["bid"], row["wait"], row["survival"]
+    parts = [f"*{row['region']}* at {row['provider']}: {_usd(row['now']['usd_per_hour'])}/h"]
+    if day:
+        error = f", error {day['served_rmae']:.2f} of the last value's" if day["served_rmae"] is not None else ""
+        parts.append(f"in 24 h {day['p10']:.4f} to {day['p90']:.4f}{error}")
+        parts += [f"trend {day['trend']}"] if day["trend"] else []
+    parts += [f"bids {row['discount']:.0%} below"] if row["discount"] is not None else []
+    parts += [f"alive in {span} {chance:.0%}" for span, chance in alive.items()]
+    if bid and bid["outbid_within_24h"] is not None:
+        parts.append(f"bid {bid['usd_per_hour']:.4f}, outbid within a day {bid['outbid_within_24h']:.0%}")
+    if wait and wait["wait"] and wait["saved_share"] is not None:
+        parts.append(f"who can wait waits for {wait['cheap_usd_per_hour']:.4f} (saved {wait['saved_share']:.0%})")
+    return "; ".join(parts)
 
 
 def savings(found: Json) -> Answer:

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from common.chatops.grammar import minutes_of
 from common.cli import session
+from common.cli.market import spot_market
 from common.client import Client
+from common.domain.policy import IdlePolicy
 from common.domain.strategy import Strategy
 
 WAIT_POLLS = 3600
@@ -40,10 +42,13 @@ def list_offers(
     """What can be rented now, best ranked first: price, price all in, expected seconds to ready."""
     with session.client() as api:
         found = api.get("/offers", gpu=gpu, max_usd_per_hour=max_usd_per_hour, disk_gb=disk_gb)
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         [_short(offer) for offer in found["items"]],
         *("usd_per_hour", "all_in_usd_per_hour", "ready_s", "gpu", "machine_id", "geolocation", "blocked_until"),
     )
+
+
+gpus.command("market")(spot_market)
 
 
 @gpus.command("deploy")
@@ -57,6 +62,9 @@ def deploy(
     ssh_key: Annotated[Path | None, typer.Option(help="Your public key.", exists=True)] = None,
     name: Annotated[str, typer.Option()] = "",
     idle_for_s: Annotated[float | None, typer.Option()] = None,
+    idle_policy: Annotated[
+        IdlePolicy, typer.Option(help="adaptive: no sooner than a wake has cost; shadow: only noted.")
+    ] = IdlePolicy.DEFAULT,
     snapshot_every_s: Annotated[float | None, typer.Option()] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what it would cost.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -74,6 +82,7 @@ def deploy(
         "ssh_public_key": ssh_key.read_text().strip() if ssh_key else None,
         "name": name,
         "idle_for_s": idle_for_s,
+        "idle_policy": idle_policy.value,
         "snapshot_every_s": snapshot_every_s,
     }
     body = {field: value for field, value in wishes.items() if value is not None}
@@ -107,7 +116,7 @@ def list_markets(json_: Json = False) -> None:
     """The marketplace accounts: credit, burn, how long it lasts."""
     with session.client() as api:
         found = api.get("/markets")
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         found["items"], "name", "credit_usd", "burn_usd_per_hour", "hours_left", "level", "webhook_url"
     )
 
@@ -143,7 +152,7 @@ def list_instances(json_: Json = False) -> None:
         while cursor := found["next_cursor"]:
             page = api.get("/instances", cursor=cursor)
             found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
-    session.out(found) if json_ else _table(found["items"], "id", "name", "state", "protection", "reason")
+    session.out(found) if json_ else session.table(found["items"], "id", "name", "state", "protection", "reason")
 
 
 @instances.command("show")
@@ -164,10 +173,21 @@ def show(id: str, json_: Json = False) -> None:
 
 @instances.command("why")
 def why(id: str, json_: Json = False) -> None:
-    """The story of its decisions."""
+    """Why it runs on, or what is about to happen to it, and the story of its decisions."""
     with session.client() as api:
-        found = api.get(f"/instances/{id}/events")
-    session.out(found) if json_ else _table(found["items"], "at", "kind", "text")
+        found = api.get(f"/instances/{id}/why")
+    if json_:
+        session.out(found)
+        return
+    idle = found["idleness"]
+    print(f"{id} is {found['state']} ({found['reason']}); its machine was last heard at {found['heard_at'] or 'never'}")
+    print(f"now: {idle['act']}, because {idle['because']}")
+    cost = f", a wake takes {idle['wake_cost_s']:.0f} s" if idle["wake_cost_s"] is not None else ""
+    print(f"policy {idle['policy']}: hibernated after {idle['window_s']:.0f} s of quiet{cost}")
+    for name in ("idle_since", "awake_until", "warned_at", "warns_at", "hibernates_at"):
+        if idle[name]:
+            print(f"{name.replace('_', ' ')}: {idle[name]}")
+    session.table(found["items"], "at", "kind", "text")
 
 
 def _verb(id: str, verb: str, body: dict[str, Any], no_wait: bool, json_: bool) -> None:
@@ -198,6 +218,23 @@ def snooze(
     with session.client() as api:
         found = api.post(f"/instances/{id}/snooze", {"minutes": minutes}, key=secrets.token_hex(12))
     session.out(found) if json_ else print(f"{id} is kept awake until {found['awake_until']}")
+
+
+@instances.command("keep-alive")
+def keep_alive(
+    id: str,
+    for_: Annotated[str, typer.Option("--for", help="How long from now: 45m, 2h, 1h30m; at most a week.")] = "1h",
+    end: Annotated[bool, typer.Option("--end", help="End the lease instead.")] = False,
+    json_: Json = False,
+) -> None:
+    """A lease: until it is over idleness hibernates nothing."""
+    minutes = 0 if end else minutes_of(for_)
+    if minutes is None or (minutes == 0 and not end):
+        session.fail(f"{for_!r} is not a span of time; write it as 45m, 2h or 1h30m", session.USAGE)
+    with session.client() as api:
+        found = api.post(f"/instances/{id}/keep-alive", {"minutes": minutes}, key=secrets.token_hex(12))
+    until = found["awake_until"]
+    session.out(found) if json_ else print(f"{id} is kept awake until {until}" if until else f"{id} has no lease")
 
 
 @instances.command("terminate")
@@ -242,7 +279,7 @@ def history(
         while cursor := found["next_cursor"]:
             page = api.get("/machines/history", provider=provider, blocked=blocked, cursor=cursor)
             found = {"items": found["items"] + page["items"], "next_cursor": page["next_cursor"]}
-    session.out(found) if json_ else _table(
+    session.out(found) if json_ else session.table(
         found["items"], "provider", "machine_id", "gpu", "success_rate_bound", "blocked_until", "outcomes", "last_at"
     )
 
@@ -263,7 +300,7 @@ def show_pool(json_: Json = False) -> None:
         f"{found['ready']} ready of {terms['size']} x {terms['gpu']}; {float(found['usd_per_hour']):.4f} USD/h now, "
         f"at most {terms['budget_usd_per_hour']}"
     )
-    _table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
+    session.table(found["machines"], "label", "state", "age_s", "usd_per_hour", "cost_usd", "message")
 
 
 @budget.command("show")
@@ -337,10 +374,3 @@ def _done(api: Client, accepted: dict[str, Any], no_wait: bool, json_: bool) -> 
     )
     if operation["status"] == "failed":
         session.fail(operation["detail"], session.FAILED)
-
-
-def _table(rows: list[dict[str, Any]], *columns: str) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(str(row[column] if row[column] is not None else "") for column in columns))
-    Console().print(table)

@@ -14,6 +14,7 @@ SUMMARIES = {
     "up": "Run everything on this machine: the simulated world and the control plane.",
     "demo": "Play the whole story on this machine and check every step.",
     "deploy": "The control plane on Google Cloud: plan, apply, status, destroy.",
+    "doctor": "Is the deployment well? Each failure with its mend.",
     "login": "Sign in.",
     "users": "Users of your account; the first admin of a new one.",
     "gpus": "What the market offers; deploy one.",

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 import httpx
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from common.client import ApiProblem, Client
 from common.errors import DumontError
@@ -92,3 +94,11 @@ def fail(sentence: str, code: int) -> NoReturn:
 def out(answer: Any) -> None:
     """Exactly one JSON document on stdout."""
     print(json.dumps(answer))
+
+
+def table(rows: list[dict[str, Any]], *columns: str) -> None:
+    """For people; what is null stays empty."""
+    shown = Table(*columns)
+    for row in rows:
+        shown.add_row(*(str(row[column] if row[column] is not None else "") for column in columns))
+    Console().print(shown)

@@ -235,6 +235,8 @@ class HostRecord(BaseModel):
     instance_key: str | None
     first_seen_at: datetime | None = None
     last_seen_at: datetime
+    news_at: datetime | None = None
+    """When it last said something that a decision depends on."""
     beat: int = 0
     phase: HostPhase | None = None
     epoch: int = 0

@@ -1,4 +1,4 @@
-"""When is a GPU idle? Pure: the agent runs it over its own samples."""
+"""When is a machine idle? Its GPU is quiet, and nothing else says that somebody uses it. Pure: run by the agent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 IDLE_GPU_PERCENT = 5.0
 SAMPLE_EVERY_S = 5.0
+GPU = "gpu"
+"""The veto of a GPU that works, or whose work is not known."""
 MISSED_SAMPLES = 2.5
 """A gap longer than this many sampling periods is missing telemetry."""
 WARN_BEFORE_S = 60.0
@@ -26,6 +28,12 @@ class Sample(BaseModel):
 
     at: datetime
     gpu_percent: float | None
+    signs: tuple[str, ...] = ()
+    """Of life besides the GPU: words of `common.domain.life`."""
+
+    @property
+    def is_gpu_quiet(self) -> bool:
+        return self.gpu_percent is not None and 0 <= self.gpu_percent < IDLE_GPU_PERCENT
 
 
 def idle_since(
@@ -34,17 +42,25 @@ def idle_since(
     """Since when every sample until now has been present and quiet; None = busy, or not known.
 
     `samples` are in the order in which they were taken. A gap in them (before the newest one or after it), a clock
-    that went back, a missing signal or one busy sample restarts the time.
+    that went back, a missing signal, one busy sample or one other sign of life restarts the time.
     """
     since: datetime | None = None
     later = now
     longest_gap = timedelta(seconds=sample_every_s * MISSED_SAMPLES)
     for sample in reversed(samples):
-        quiet = sample.gpu_percent is not None and 0 <= sample.gpu_percent < IDLE_GPU_PERCENT
-        if not quiet or not timedelta(0) <= later - sample.at <= longest_gap:
+        if not sample.is_gpu_quiet or sample.signs or not timedelta(0) <= later - sample.at <= longest_gap:
             break
         since = later = sample.at
     return since
+
+
+def vetoes(samples: Sequence[Sample], *, idle_for_s: float, now: datetime) -> tuple[str, ...]:
+    """What kept the machine busy within the last window; GPU = the GPU itself, or that nobody knows."""
+    recent = [sample for sample in samples if now - sample.at <= timedelta(seconds=idle_for_s)]
+    signs = {sign for sample in recent for sign in sample.signs}
+    if not recent or not all(sample.is_gpu_quiet for sample in recent):
+        signs.add(GPU)
+    return tuple(sorted(signs))
 
 
 def is_idle(idle_from: datetime | None, *, idle_for_s: float, now: datetime) -> bool:

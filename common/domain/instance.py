@@ -10,7 +10,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.domain.offer import Usd
+from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
+from common.domain.scores import quantile
 from common.domain.snapshot import Version
 from common.domain.strategy import Strategy
 from common.errors import IllegalMove
@@ -83,6 +85,8 @@ class Spec(BaseModel):
     strategy: Strategy = Strategy.COLDSTART
     idle_for_s: float | None = Field(default=None, ge=5, le=86_400)
     """None = the deployment's setting."""
+    idle_policy: IdlePolicy = IdlePolicy.DEFAULT
+    """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
     snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
 
     @field_validator("gpu")
@@ -109,6 +113,10 @@ def country_codes(regions: Sequence[str]) -> tuple[str, ...]:
         if len(region) != 2 or not region.isalpha():
             raise ValueError(f"{region!r} is not a two-letter country code such as US")
     return tuple(region.upper() for region in regions)
+
+
+WAKES_KEPT = 9
+"""Of an instance: their median is what the next one will probably take."""
 
 
 class Failure(BaseModel):
@@ -223,6 +231,10 @@ class Instance(BaseModel):
     """A lease that the user took: until then idleness hibernates nothing."""
     idle_warned_at: datetime | None = None
     """The user was told that it is about to hibernate."""
+    would_hibernate_at: datetime | None = None
+    """In the policy `shadow`: when it was last noted that this was the time."""
+    wakes_s: tuple[float, ...] = ()
+    """What the last WAKES_KEPT wakes took, from the first machine asked for until the workspace was there."""
     discard: bool = False
     purge: bool = False
     ended_at: datetime | None = None
@@ -231,6 +243,8 @@ class Instance(BaseModel):
     purged_at: datetime | None = None
     active: bool = True
     """Indexed: something is under way or runs; set by `with_activity` whenever the record is written."""
+    restless: bool = True
+    """Indexed: something is under way. One that runs as it should rests until somebody says something new."""
 
     @property
     def key(self) -> str:
@@ -263,7 +277,23 @@ class Instance(BaseModel):
             (self.phase is Phase.DOWN and self.want is Want.DOWN)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
-        return self.having(active=not resting)
+        rests = resting or (self.is_running and self.want is Want.UP and self.held is None)
+        return self.having(active=not resting, restless=not rests)
+
+    def woken(self, now: datetime) -> Self:
+        """A wake that has ended: what it took is kept."""
+        took_s = (self.won.ready_after_s if self.won else 0.0) + (now - self.at).total_seconds()
+        return self.having(wakes_s=(*self.wakes_s, round(took_s, 1))[-WAKES_KEPT:])
+
+    @property
+    def wake_cost_s(self) -> float | None:
+        """The median; None = it was never woken."""
+        return quantile(sorted(self.wakes_s), 0.5) if self.wakes_s else None
+
+    def idle_window_s(self, default_s: float) -> float:
+        """For how long it must be quiet. `default_s` = the deployment's setting."""
+        fixed_s = self.spec.idle_for_s or default_s
+        return window_s(self.spec.idle_policy, fixed_s=fixed_s, wake_cost_s=self.wake_cost_s)
 
     def serves(self, label: str) -> bool:
         return self.writer == label

@@ -54,6 +54,8 @@ class Offer(BaseModel):
     """For the whole slice, without disk: GPUs, CPUs and memory."""
     gpu_bills_from: Literal["running", "created"] = "running"
     """Does the slice bill while it still boots?"""
+    bid_floor_usd_per_hour: Usd | None = None
+    """The lowest bid that rents the slice now, where the marketplace takes bids; without disk, like the price."""
     storage_usd_per_gb_month: Usd
     upload_usd_per_gb: Usd = Decimal(0)
     download_usd_per_gb: Usd = Decimal(0)
@@ -94,6 +96,16 @@ class Offer(BaseModel):
         """The most that a machine of this offer may cost: what was shown with PRICE_SLACK, and never above the wish."""
         shown = self.usd_per_hour(disk_gb) * PRICE_SLACK
         return shown if max_usd_per_hour is None else min(shown, max_usd_per_hour)
+
+
+class Survey(BaseModel):
+    """What one marketplace has of one GPU model, in slices of every size."""
+
+    model_config = ConfigDict(frozen=True)
+
+    offers: tuple[Offer, ...]
+    is_whole: bool
+    """False: the answer was cut off, so what is not in it may be there all the same."""
 
 
 def exact(value: object) -> Decimal:

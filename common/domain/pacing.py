@@ -28,6 +28,8 @@ class Priority(IntEnum):
     FAILOVER = 1
     WAKE = 2
     POLL = 3
+    RECORD = 4
+    """Who only writes down what there is: half of every burst stays for the others."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ class Bucket(BaseModel):
         filled, others = self._filled(limit, now), self._waiting(now)
         mine = others.pop(who, None)
         since = mine.since if mine else self._end_of_the_line(now)
-        if filled >= limit.cost and not any(waiter.priority < priority for waiter in others.values()):
+        kept = limit.burst // 2 if priority is Priority.RECORD else 0
+        if filled >= limit.cost + kept and not any(waiter.priority < priority for waiter in others.values()):
             return self.model_copy(
                 update={"tokens": filled - limit.cost, "at": max(now, self.at), "waiting": others}
             ), 0.0
         ahead = sum(waiter.turn < (priority, since) for waiter in others.values())
-        missing = max(limit.cost - filled, 0.0) + ahead * limit.cost
+        missing = max(limit.cost + kept - filled, 0.0) + ahead * limit.cost
         wait_s = max(missing, 0.1) * limit.interval_s * SLACK
         waiter = Waiter(priority=priority, since=since, until=now + timedelta(seconds=wait_s + GRACE_S))
         joined = {**others, who: waiter}

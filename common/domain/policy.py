@@ -23,12 +23,12 @@ DAY_S = 86_400.0
 class IdlePolicy(StrEnum):
     """How long quiet has to last."""
 
-    FIXED = "fixed"
+    DEFAULT = "default"
     """As the instance's own setting says; 3 minutes unless it says otherwise."""
     ADAPTIVE = "adaptive"
     """As long as a wake costs: idle time and wakes then never cost more than twice the least possible."""
     SHADOW = "shadow"
-    """As fixed, but nothing is hibernated: the decision is logged."""
+    """As default, but nothing is hibernated: the decision is logged."""
 
 
 def window_s(

@@ -6,15 +6,12 @@ is only a failed order. What must survive a restart of the agent stands in `stat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol
-
-from pydantic import BaseModel
 
 from common.domain.host import (
     Attest,
@@ -30,7 +27,9 @@ from common.domain.host import (
     Sync,
     Wanted,
 )
-from common.domain.idle import SAMPLE_EVERY_S, Sample, idle_since, is_idle
+from common.domain.idle import GPU, SAMPLE_EVERY_S, Sample, idle_since, is_idle, vetoes
+from common.domain.life import UNKNOWN
+from common.host.memory import Place, Remembered, remembered
 from common.host.samples import Looks
 from common.host.work import Work, start_work, write_atomically
 
@@ -82,37 +81,6 @@ class Writers(Protocol):
     def thaw(self) -> None: ...
 
 
-class Place(BaseModel):
-    """What the last order came with: enough for a last snapshot when nobody answers any more."""
-
-    epoch: int
-    args: dict[str, Any]
-    credentials: StorageCredentials
-
-
-class Remembered(BaseModel):
-    """What survives a restart of the agent."""
-
-    token: str
-    rev: int = 0
-    """The highest record rev seen: older replies are ignored."""
-    started_epoch: int = 0
-    """The last epoch it began to write in; set only after the restore of that epoch is complete."""
-    seq: int = 0
-    frozen: bool = False
-    fz: str | None = None
-    last: OrderResult | None = None
-    snapshot: SnapshotReport | None = None
-    uploaded_bytes: int = 0
-    downloaded_bytes: int = 0
-    starts: int = 0
-    """Of the agent on this machine."""
-    place: Place | None = None
-    """Where a last snapshot may go, and until when."""
-    dead_man_s: float = 1800.0
-    attest: Attest | None = None
-
-
 @dataclass
 class Agent:
     """`now` is passed into every call; `step` says after how many seconds it wants the next one."""
@@ -128,6 +96,8 @@ class Agent:
     spawn: Callable[[dict[str, Any], Path], Work] = start_work
     authorize: Callable[[str], None] = lambda _key: None
     """Lets the user in by this public key; again with the same key changes nothing."""
+    life: Callable[[datetime], tuple[str, ...]] = lambda _now: ()
+    """Signs of the user's life besides the GPU, since the last call."""
     measure: Callable[[], Attest | None] = Attest
     """What the machine has: begun by the first call, None until it is complete, never waited for."""
     memory: Remembered = field(init=False)
@@ -146,7 +116,7 @@ class Agent:
     dead_man: DeadMan = DeadMan.ARMED
 
     def __post_init__(self) -> None:
-        self.memory = _remember(self.home)
+        self.memory = remembered(self.home)
         self._keep(starts=self.memory.starts + 1)
         if self.memory.frozen:
             self.writers.freeze()
@@ -189,7 +159,9 @@ class Agent:
 
     def _sample(self, now: datetime) -> None:
         look = self.looks.look()
-        self.samples = [*self.samples[-SAMPLES_KEPT:], Sample(at=now, gpu_percent=look.get("gpu_percent"))]
+        signs = () if self.memory.frozen else self.life(now)
+        sample = Sample(at=now, gpu_percent=look.get("gpu_percent"), signs=signs)
+        self.samples = [*self.samples[-SAMPLES_KEPT:], sample]
         for name, value in look.items():
             self.signals.setdefault(name, []).append(value)
         self.next_sample_at = now + timedelta(seconds=self.looks.every_s)
@@ -220,7 +192,7 @@ class Agent:
         self.signals, self.told, self.idle_for_s = {}, self._idleness(now), reply.idle_for_s
         self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
         if reply.rev >= self.memory.rev:
-            self._obey(reply)
+            self._obey(reply, now)
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
         memory, self.beats = self.memory, self.beats + 1
@@ -234,6 +206,7 @@ class Agent:
             phase=self.phase,
             fz=memory.fz,
             idle_since=self._idle_since(now),
+            vetoes=list(self._vetoes(now)),
             disk=self.looks.disk(self.workspace),
             sync=Sync(seq=memory.seq),
             progress=self._progress(),
@@ -246,6 +219,18 @@ class Agent:
         if self.phase is not HostPhase.SERVING:
             return None
         return idle_since(self.samples, now=now, sample_every_s=self.looks.every_s)
+
+    def _vetoes(self, now: datetime) -> tuple[str, ...]:
+        """Why a quiet GPU is not idle, and of a frozen machine, why it was not idle when it was frozen.
+
+        A GPU that works needs no other reason, and a clock that runs again has none.
+        """
+        if self.memory.frozen:
+            return self.memory.vetoes
+        if self.phase is not HostPhase.SERVING or self._idle_since(now) is not None:
+            return ()
+        found = vetoes(self.samples, idle_for_s=self.idle_for_s, now=now)
+        return () if GPU in found else found
 
     def _progress(self) -> Progress:
         memory, running = self.memory, self.work.progress() if self.work else {}
@@ -262,7 +247,7 @@ class Agent:
 
     # --- obeying
 
-    def _obey(self, reply: Reply) -> None:
+    def _obey(self, reply: Reply, now: datetime) -> None:
         """Act on the record's words; the same words again change nothing."""
         self._keep(token=reply.token, rev=reply.rev, dead_man_s=reply.dead_man_s)
         match reply.phase_wanted:
@@ -273,6 +258,7 @@ class Agent:
                 self._freeze(None)
                 self.phase = HostPhase.HELD
             case Wanted.FREEZE:
+                self._look_again(now)
                 self._freeze(reply.fz)
             case Wanted.SERVE if self.memory.frozen:
                 self._thaw()
@@ -327,6 +313,13 @@ class Agent:
         else:
             self._keep(last=ended, **traffic)
 
+    def _look_again(self, now: datetime) -> None:
+        """Before it freezes: who has begun to work since idleness was reported is told, and not put to sleep."""
+        if not self.memory.frozen:
+            is_still = self._idleness(now) is Idleness.IDLE
+            found = vetoes(self.samples, idle_for_s=self.idle_for_s, now=now) or (UNKNOWN,)
+            self._keep(vetoes=() if is_still else found)
+
     def _freeze(self, nonce: str | None) -> None:
         if self.memory.fz != nonce or self.phase is not HostPhase.FROZEN:
             self.writers.freeze()
@@ -335,7 +328,8 @@ class Agent:
 
     def _thaw(self) -> None:
         self.writers.thaw()
-        self._keep(frozen=False, fz=None)
+        self.samples = []  # who was held still was not idle
+        self._keep(frozen=False, fz=None, vetoes=())
         self.phase = HostPhase.SERVING if self.memory.started_epoch else HostPhase.READY
 
     def _stop(self) -> None:
@@ -372,14 +366,6 @@ class Agent:
         if updated != self.memory:
             write_atomically(self.home / "state.json", updated.model_dump_json().encode())
             self.memory = updated
-
-
-def _remember(home: Path) -> Remembered:
-    state = home / "state.json"
-    if state.exists():
-        return Remembered.model_validate_json(state.read_bytes())
-    booted = json.loads((home / "token").read_text())
-    return Remembered(token=booted["token"])
 
 
 def _summary(values: list[float | None]) -> Signal:

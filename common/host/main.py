@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from common.domain.host import Attest, Heartbeat, Reply
 from common.host import access, attest
 from common.host.agent import Agent, Refused, Unanswered
+from common.host.life import Life
 from common.host.samples import Looks
 from common.host.work import run_task
 from common.host.writers import Processes
@@ -96,13 +97,15 @@ def serve() -> None:
     gpu_file, machine_file = env.get("DUMONT_GPU_FILE"), env.get("DUMONT_MACHINE_FILE")
     workspace = Path(env.get("DUMONT_WORKSPACE", "/workspace"))
     control = HttpControl(env["DUMONT_URL"])
+    processes = Processes(init=int(env.get("DUMONT_INIT_PID", "1")))
     agent = Agent(
         label=env["DUMONT_LABEL"],
         home=home,
         workspace=workspace,
         control=control,
-        writers=Processes(init=int(env.get("DUMONT_INIT_PID", "1"))),
+        writers=processes,
         looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
+        life=Life(processes.users, home),
         stop_machine=stop_machine,
         authorize=partial(access.authorize, Path.home()),
         measure=Measurement(

@@ -26,7 +26,7 @@ class Processes:
     def freeze(self) -> None:
         stopped: set[int] = set()
         for _ in range(ROUNDS_MAX):
-            running = [pid for pid in self._users() if pid not in stopped]
+            running = [pid for pid in self.users() if pid not in stopped]
             if not running:
                 return
             for pid in running:
@@ -34,10 +34,11 @@ class Processes:
             stopped.update(running)
 
     def thaw(self) -> None:
-        for pid in self._users():
+        for pid in self.users():
             _signal(pid, signal.SIGCONT)
 
-    def _users(self) -> Iterator[int]:
+    def users(self) -> Iterator[int]:
+        """Pids of the user's own processes."""
         parents = dict(_parents())
         spared = {self.init, *_line_of(os.getpid(), parents)}
         for pid in parents:

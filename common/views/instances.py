@@ -27,6 +27,7 @@ from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
+from common.domain.verdict import Verdict, verdict
 from common.errors import NotFound
 from common.ports import App, Where, every
 from common.records import World, load, read
@@ -125,6 +126,19 @@ class EventOut(BaseModel):
     text: str
 
 
+class WhyOut(BaseModel):
+    """Why an instance runs on, or what is about to happen to it, and what led here."""
+
+    id: str
+    state: State
+    reason: str
+    """Of the last wish: a user's verb, idle, lost."""
+    heard_at: datetime | None
+    """The last report of its machine."""
+    idleness: Verdict
+    items: list[EventOut]
+
+
 def show(app: App, account: str, id: str, now: datetime) -> InstanceOut:
     """Raises `NotFound`, also for another tenant's id."""
     return _out(app, _world(app, account, id), now)
@@ -146,6 +160,22 @@ def events(app: App, account: str, id: str) -> list[EventOut]:
     where: list[Where] = [("instance_key", "==", key)]
     newest = app.store.query("events", where, order_by="at", newest_first=True, limit=EVENTS_SHOWN)
     return [EventOut.model_validate(doc.data) for doc in reversed(newest)]
+
+
+def why(app: App, account: str, id: str, now: datetime) -> WhyOut:
+    """Raises `NotFound`."""
+    world = _world(app, account, id)
+    instance, host, timing = world.instance.value, world.writer_host, app.settings.timing
+    return WhyOut(
+        id=instance.id,
+        state=_state(world),
+        reason=instance.reason,
+        heard_at=host.last_seen_at if host else None,
+        idleness=verdict(
+            instance, host, default_idle_for_s=timing.idle_for_s, silent_after_s=timing.silent_after_s, now=now
+        ),
+        items=events(app, account, id),
+    )
 
 
 def operation(app: App, account: str, id: str) -> OperationOut:

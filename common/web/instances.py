@@ -19,7 +19,7 @@ from common.errors import Exists, NotFound, Stale
 from common.ports import App, Write
 from common.records import World, load
 from common.views import instances as view
-from common.views.instances import EventOut, InstanceOut, OperationOut
+from common.views.instances import EventOut, InstanceOut, OperationOut, WhyOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
 from common.workflows import budgets, deploy, hibernate, lifecycle, offers, operations, restore, terminate
 
@@ -55,6 +55,13 @@ class Snooze(BaseModel):
 
     minutes: int = Field(default=60, ge=1, le=24 * 60)
     """From now; the newest lease counts."""
+
+
+class KeepAlive(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    minutes: int = Field(default=60, ge=0, le=7 * 24 * 60)
+    """From now; the newest lease counts, and 0 ends it."""
 
 
 class Plan(BaseModel):
@@ -121,6 +128,10 @@ def show_instance(call: Call) -> InstanceOut:
 
 def list_events(call: Call) -> Page[EventOut]:
     return Page(items=view.events(call.app, call.caller.account, call.ids["id"]))
+
+
+def explain_instance(call: Call) -> WhyOut:
+    return view.why(call.app, call.caller.account, call.ids["id"], call.now)
 
 
 def show_operation(call: Call) -> OperationOut:
@@ -275,16 +286,24 @@ def hibernate_instance(call: Call) -> Accepted:
 
 
 def snooze_instance(call: Call) -> InstanceOut:
+    return _leased(call, "snooze")
+
+
+def keep_instance_alive(call: Call) -> InstanceOut:
+    return _leased(call, "keep_alive")
+
+
+def _leased(call: Call, kind: str) -> InstanceOut:
     """Once per Idempotency-Key; the lifecycle may write the same record meanwhile."""
     id, minutes = call.ids["id"], call.body.minutes
-    mark = operations.fingerprint("snooze", id, str(minutes))
+    mark = operations.fingerprint(kind, id, str(minutes))
     for attempt in range(1, WISH_ATTEMPTS + 1):
         if operations.known(call.app, call.caller.account, call.idempotency_key, mark):
             break
         world = _own(call, id)
         remembered = operations.remember(call.caller.account, call.idempotency_key, mark, id, call.now)
         try:
-            hibernate.snooze(call.app, world, minutes=minutes, now=call.now, also=remembered)
+            hibernate.snooze(call.app, world, minutes=minutes, now=call.now, kind=kind, also=remembered)
             lifecycle.hint(call.app, world.instance.value.key)
             break
         except (Stale, Exists):
@@ -316,11 +335,13 @@ ROUTES = (
     Route("GET", "/instances", list_instances, "Your instances", Page[InstanceOut], query=PageQuery, tag="instances"),
     Route("GET", "/instances/{id}", show_instance, "One instance", InstanceOut, tag="instances", errors=(404,)),
     Route("GET", "/instances/{id}/events", list_events, "Why: the story of its decisions", Page[EventOut], tag="instances", errors=(404,)),
+    Route("GET", "/instances/{id}/why", explain_instance, "Why it runs on, or what is about to happen, and its story", WhyOut, tag="instances", errors=(404,)),
     Route("POST", "/instances/plan", plan_instance, "What a provision would rent and cost; nothing is spent", Plan, body=Provision, tag="instances", errors=(409,)),
     Route("POST", "/instances/provision", provision_instance, "Rent a machine for a new instance", Accepted, body=Provision, right=Right.WRITE, status=202, tag="instances", errors=(402, 409)),
     Route("POST", "/instances/{id}/wake", wake_instance, "Bring it back on any machine", Accepted, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/hibernate", hibernate_instance, "Snapshot, verify, stop paying", Accepted, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/snooze", snooze_instance, "Not to be hibernated for idleness for a while", InstanceOut, body=Snooze, right=Right.WRITE, tag="instances", errors=(404, 409)),
+    Route("POST", "/instances/{id}/keep-alive", keep_instance_alive, "A lease of up to a week; 0 minutes end it", InstanceOut, body=KeepAlive, right=Right.WRITE, tag="instances", errors=(404, 409)),
     Route("POST", "/instances/{id}/terminate", terminate_instance, "Last snapshot, then the end", Accepted, body=Terminate, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/restore", restore_instance, "Bring a terminated one back", Accepted, **_WRITE),  # type: ignore[arg-type]
     Route("POST", "/instances/{id}/purge", purge_instance, "Delete a terminated one's snapshots", Accepted, **_WRITE),  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from common.domain.instance import Spec
 from common.domain.offer import Usd
 from common.errors import Forbidden
 from common.records import read
+from common.views import market as view
+from common.views.market import SpotMarket
 from common.web.instances import OfferOut, offer_out
 from common.web.routes import Call, Page, Route
 from common.workflows import announcements, offers, sweep, users
@@ -24,6 +26,14 @@ class OffersQuery(BaseModel):
     num_gpus: int = Field(default=1, ge=1, le=16)
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     max_usd_per_hour: Decimal | None = Field(default=None, gt=0)
+
+
+class SpotQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    gpu: str | None = Field(default=None, min_length=1, max_length=64, examples=["RTX 4090"])
+    region: str | None = Field(default=None, pattern=r"^([A-Za-z]{2}|\?\?)$", examples=["US"])
+    provider: str | None = Field(default=None, pattern=r"^[a-z]{1,32}$", examples=["vast"])
 
 
 class MarketOut(BaseModel):
@@ -105,9 +115,16 @@ def list_offers(call: Call) -> Page[OfferOut]:
     return Page(items=[offer_out(ranked) for ranked in offers.for_user(call.app, spec, call.now)])
 
 
+def show_spot_market(call: Call) -> SpotMarket:
+    query: SpotQuery = call.query
+    region = query.region.upper() if query.region else None
+    return view.spot(call.app, now=call.now, gpu=query.gpu, region=region, provider=query.provider)
+
+
 ROUTES = (
     Route("GET", "/markets", list_markets, "The marketplace accounts and how long their credit lasts", Page[MarketOut], right=Right.MANAGE_USERS, tag="market"),
     Route("GET", "/markets/sweep", look_at_sweep, "What the next sweep would destroy; nothing is", SweepOut, right=Right.MANAGE_USERS, tag="market"),
     Route("POST", "/markets/{market}/webhook", subscribe_market, "Have a marketplace announce what happens", WebhookOut, right=Right.MANAGE_USERS, tag="market", errors=(404,)),
     Route("GET", "/offers", list_offers, "What can be rented now, best ranked first, with the parts of price and wait", Page[OfferOut], query=OffersQuery, tag="market", errors=(409,)),
+    Route("GET", "/spot/market", show_spot_market, "Per GPU, region and marketplace: price now and to come, survival, bid, waiting", SpotMarket, query=SpotQuery, tag="market", errors=(422,)),
 )  # fmt: skip

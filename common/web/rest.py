@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from common.errors import DumontError, NotFound
 from common.ports import App
-from common.web import auth, budget, instances, machines, market, problem, savings, slack, webhooks
+from common.web import auth, budget, health, instances, machines, market, problem, savings, slack, webhooks
 from common.web.routes import mount, openapi
 
 ROUTES = (
@@ -25,6 +25,7 @@ ROUTES = (
     *webhooks.ROUTES,
     *savings.ROUTES,
     *slack.ROUTES,
+    *health.ROUTES,
 )
 
 

@@ -195,7 +195,18 @@ def _market(work: Work) -> Done:
     asked = {name: value for name, value in work.ask.spec.items() if name in market.OffersQuery.model_fields}
     query = _parsed(market.OffersQuery, asked)
     found = market.list_offers(work.call(query=query))
-    return render.offers([_plain(item) for item in found.items], str(asked["gpu"])), None
+    told = render.offers([_plain(item) for item in found.items], str(asked["gpu"]), outlook=_outlook(work, query.gpu))
+    return told, None
+
+
+def _outlook(work: Work, gpu: str) -> list[dict[str, Any]]:
+    """Of the regions asked for; none where the model's market is not recorded."""
+    regions = work.ask.spec.get("regions") or []
+    try:
+        found = market.show_spot_market(work.call(query=market.SpotQuery(gpu=gpu)))
+    except UnknownGpu:
+        return []
+    return [_plain(row) for row in found.items if row.now and (not regions or row.region in regions)]
 
 
 def _savings(work: Work) -> Done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -20,9 +20,9 @@ WRITTEN_EVERY = timedelta(minutes=15)
 """A runway that is fine and stays so."""
 
 
-def judge(app: App, unsettled: Sequence[Kept[Rental]], now: datetime) -> dict[str, str]:
+def judge(app: App, unsettled: Collection[Rental], now: datetime) -> dict[str, str]:
     """Keys of the instances that must hibernate, with the reason. A market that does not tell decides nothing."""
-    live = [kept.value for kept in unsettled if kept.value.is_live and kept.value.create_called_at]
+    live = [rental for rental in unsettled if rental.is_live and rental.create_called_at]
     doomed: dict[str, str] = {}
     for name in app.markets:
         runway = _read(app, name, [rental for rental in live if rental.provider == name], now)

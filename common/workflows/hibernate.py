@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain.host import HostRecord, SnapshotReport
-from common.domain.idle import ends_at, is_idle, is_warned, notice_s, warn_at
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.verdict import Act, Verdict, verdict
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of
@@ -22,8 +22,6 @@ from common.workflows.outbox import announce, tell
 
 IDLE = "idle"
 """First word of the reason of a hibernation that nobody asked for."""
-FRESH_PART = 0.5
-"""Of `silent_after_s`: a report of idleness counts for no longer."""
 SNAPSHOT_RETRY_S = 10.0
 SNAPSHOT_RETRY_MAX_S = 300.0
 SNAPSHOT_FAILURES_MAX = 6
@@ -41,19 +39,26 @@ def request(app: App, world: World, *, reason: str, now: datetime, also: Sequenc
     return wished
 
 
-def snooze(app: App, world: World, *, minutes: int, now: datetime, also: Sequence[Write] = ()) -> Instance:
+def snooze(
+    app: App, world: World, *, minutes: int, now: datetime, kind: str = "snooze", also: Sequence[Write] = ()
+) -> Instance:  # fmt: skip
     """A lease that keeps it awake, however idle it is; it also calls off a hibernation that only idleness began.
 
-    The newest lease counts. Raises `IllegalMove` when it does not run and nobody wants it to.
+    The newest lease counts; one of 0 minutes ends it. `kind` = what the user called it (`snooze`, `keep_alive`).
+    Raises `IllegalMove` when it does not run and nobody wants it to.
     """
     instance = world.instance.value
     if instance.want is not Want.UP and not _is_going_down_idle(instance):
         raise IllegalMove(f"{instance.id} is not running; wake it instead")
-    reason = "snooze" if instance.want is Want.DOWN else instance.reason
+    if minutes == 0:
+        ended = instance.having(awake_until=None)
+        app.store.commit([world.instance.becomes(ended), event(app, instance, kind, "the lease is over", now), *also])
+        return ended
+    reason = kind if instance.want is Want.DOWN else instance.reason
     until = now + timedelta(minutes=minutes)
     awake = instance.having(awake_until=until, want=Want.UP, reason=reason)
     text = f"kept awake until {until:%Y-%m-%d %H:%M} UTC"
-    app.store.commit([world.instance.becomes(awake), event(app, instance, "snooze", text, now), *also])
+    app.store.commit([world.instance.becomes(awake), event(app, instance, kind, text, now), *also])
     return awake
 
 
@@ -62,54 +67,49 @@ def _is_going_down_idle(instance: Instance) -> bool:
     return is_down_wanted and instance.reason.startswith(IDLE)
 
 
+def judged(app: App, instance: Instance, host: HostRecord | None, now: datetime) -> Verdict:
+    """What is to become of it, and why. `host` = what the present writer's host last said."""
+    timing = app.settings.timing
+    return verdict(
+        instance, host, default_idle_for_s=timing.idle_for_s, silent_after_s=timing.silent_after_s, now=now
+    )  # fmt: skip
+
+
 def wants_warning(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
     """Idle for so long that the user should hear what is about to happen, and has not heard yet."""
-    if host.idle_since is None or not _may_hibernate(app, instance, host, now):
-        return False
-    terms = {"idle_for_s": _window_s(app, instance), "awake_until": instance.awake_until}
-    is_due = now >= warn_at(host.idle_since, **terms)  # type: ignore[arg-type]
-    return is_due and not is_warned(instance.idle_warned_at, host.idle_since, **terms)  # type: ignore[arg-type]
+    return judged(app, instance, host, now).act is Act.WARN
 
 
 def warn(app: App, world: World, host: HostRecord, now: datetime) -> None:
     """The first of two stages: tell, and note that it was told."""
     instance = world.instance.value
-    assert host.idle_since
-    ends = ends_at(host.idle_since, idle_for_s=_window_s(app, instance), awake_until=instance.awake_until)
-    idle_s, left_s = ((later - earlier).total_seconds() for later, earlier in ((now, host.idle_since), (ends, now)))
+    found = judged(app, instance, host, now)
+    assert found.idle_since
+    assert found.hibernates_at
+    idle_s, left_s = (now - found.idle_since).total_seconds(), (found.hibernates_at - now).total_seconds()
     text = f"idle for {idle_s:.0f} s; hibernates in about {max(left_s, 0):.0f} s unless it is used or snoozed"
     told = announce(app, instance, Kind.IDLE_WARNING, "idle", text, now)
     app.store.commit([world.instance.becomes(instance.having(idle_warned_at=now)), *told])
 
 
+def wants_note(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
+    """The policy `shadow`, and any other would hibernate it now."""
+    return judged(app, instance, host, now).act is Act.NOTE
+
+
+def note(app: App, world: World, host: HostRecord, now: datetime) -> None:
+    """In the policy `shadow`: once per spell of idleness, in its story and the log; nobody is told, nothing is done."""
+    instance = world.instance.value
+    assert host.idle_since
+    text = f"would be hibernated now: idle for {(now - host.idle_since).total_seconds():.0f} s"
+    noted = world.instance.becomes(instance.having(would_hibernate_at=now))
+    app.store.commit([noted, event(app, instance, "shadow", text, now)])
+    app.log("would_hibernate", key=instance.key, idle_since=host.idle_since)
+
+
 def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
-    """Idle for its whole window and its lease, as the present writer has just reported, and warned of in time.
-
-    The window ends with the report: of what the GPU did since then nothing is known, and unknown is not idle.
-    """
-    window_s = _window_s(app, instance)
-    reported = is_idle(host.idle_since, idle_for_s=window_s, now=host.last_seen_at)
-    return reported and _may_hibernate(app, instance, host, now) and _was_warned(instance, host, window_s, now)
-
-
-def _may_hibernate(app: App, instance: Instance, host: HostRecord, now: datetime) -> bool:
-    """It serves, freshly reported by its present writer, without a sign of life. Missing telemetry is never idle."""
-    fresh = host.silent_for_s(now) <= app.settings.timing.silent_after_s * FRESH_PART
-    serving = instance.is_running and instance.want is Want.UP and instance.serves(host.label)
-    failing = instance.snapshot_not_before is not None and now < instance.snapshot_not_before
-    return serving and not failing and fresh and not host.vetoes and host.idle_since is not None
-
-
-def _was_warned(instance: Instance, host: HostRecord, window_s: float, now: datetime) -> bool:
-    warned_at, idle_from = instance.idle_warned_at, host.idle_since
-    if warned_at is None or idle_from is None or (instance.awake_until and now < instance.awake_until):
-        return False
-    is_of_now = is_warned(warned_at, idle_from, idle_for_s=window_s, awake_until=instance.awake_until)
-    return is_of_now and now - warned_at >= timedelta(seconds=notice_s(window_s))
-
-
-def _window_s(app: App, instance: Instance) -> float:
-    return instance.spec.idle_for_s or app.settings.timing.idle_for_s
+    """Idle for its whole window and its lease, as the present writer has just reported, and warned of in time."""
+    return judged(app, instance, host, now).act is Act.HIBERNATE
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
@@ -141,7 +141,7 @@ def look_again(app: App, world: World, now: datetime) -> bool:
         return False
     up = instance.to(Phase.UP, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
     text = f"not idle after all: {', '.join(host.vetoes)}"
-    app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", text, now)])
+    app.store.commit([world.instance.becomes(up), event(app, instance, "in_use", text, now)])
     return True
 
 

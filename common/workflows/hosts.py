@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from common import auth
 from common.domain.host import Boot, Booted, Heartbeat, HostPhase, HostRecord, Reply, StorageCredentials, Wanted
+from common.domain.idle import is_idle
 from common.domain.instance import Instance
 from common.domain.orders import is_busy, orders_of, wanted_of
 from common.domain.rental import Rental
@@ -58,10 +59,13 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
         raise NotFound(f"there is no rental {label}")
     rental, before = kept.value, read(app, "hosts", label, HostRecord)
     record = _newest(rental, beat, before.value if before else None, now)
-    changed = not rental.settled and (before is None or _says_something_new(before.value, record))
-    if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record)):
-        app.store.put("hosts", label, dump(record))
     instance = read(app, "instances", rental.instance_key, Instance) if rental.instance_key else None
+    window_s = _idle_window_s(app, instance.value if instance else None)
+    changed = not rental.settled and (before is None or _says_something_new(before.value, record))
+    if changed:
+        record = record.model_copy(update={"news_at": now})
+    if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record, window_s)):
+        app.store.put("hosts", label, dump(record))
     return _reply(app, rental, record, instance, now), rental, changed
 
 
@@ -80,6 +84,7 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         instance_key=rental.instance_key,
         first_seen_at=(before and before.first_seen_at) or now,
         last_seen_at=now,
+        news_at=before.news_at if before else None,
         beat=beat.beat,
         phase=beat.phase,
         epoch=beat.epoch,
@@ -107,10 +112,20 @@ def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
     return facts(before) != facts(after)
 
 
-def _is_worth_a_write(app: App, before: HostRecord, after: HostRecord) -> bool:
-    """Written several times within `silent_after_s`, so that silence is told from an unchanged host."""
+def _is_worth_a_write(app: App, before: HostRecord, after: HostRecord, window_s: float) -> bool:
+    """Written several times within `silent_after_s`, so that silence is told from an unchanged host.
+
+    And when its window of idleness is over, which it tells at once: the job would pay for another round otherwise.
+    """
     every_s = app.settings.timing.silent_after_s / SEEN_WRITES
-    return (after.last_seen_at - before.last_seen_at).total_seconds() >= every_s
+    was_over, is_over = (
+        is_idle(record.idle_since, idle_for_s=window_s, now=record.last_seen_at) for record in (before, after)
+    )
+    return (is_over and not was_over) or (after.last_seen_at - before.last_seen_at).total_seconds() >= every_s
+
+
+def _idle_window_s(app: App, instance: Instance | None) -> float:
+    return instance.idle_window_s(app.settings.timing.idle_for_s) if instance else app.settings.timing.idle_for_s
 
 
 def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] | None, now: datetime) -> Reply:
@@ -133,7 +148,7 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
         orders=orders,
         token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
         storage_credentials=_credentials(app, record, now) if record and orders else None,
-        idle_for_s=(record and record.spec.idle_for_s) or timing.idle_for_s,
+        idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
         next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -88,17 +88,20 @@ def advance(app: App, key: str) -> Instance:
 
     Raises `NotFound`.
     """
-    return _advanced(app, key).instance.value
+    world, _ = _advanced(app, key)
+    return world.instance.value
 
 
-def _advanced(app: App, key: str) -> World:
-    """`advance`, and everything as it was read when nothing was due any more."""
-    started_at = app.clock()
+def _advanced(app: App, key: str) -> tuple[World, bool]:
+    """The world as it was last read, and whether nothing was due in it any more."""
+    started_at, world = app.clock(), load(app, key)
     for _ in range(STEPS_MAX):
+        if (app.clock() - started_at).total_seconds() > BUDGET_S:
+            return world, False
+        if not _one_step(app, world):
+            return world, True
         world = load(app, key)
-        if (app.clock() - started_at).total_seconds() > BUDGET_S or not _one_step(app, world):
-            return world
-    return load(app, key)
+    return world, False
 
 
 def _one_step(app: App, world: World) -> bool:
@@ -140,7 +143,8 @@ def push(app: App, key: str) -> None:
 
     That is the next racer, or a turn at a market. Raises `NotFound`.
     """
-    due_at = _due(app, _advanced(app, key))
+    world, rests = _advanced(app, key)
+    due_at = due(app, world) if rests else app.clock()
     if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
 
@@ -162,7 +166,7 @@ def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) ->
         hint(app, kept.value.instance_key if kept else None)
 
 
-def save_credit(app: App, unsettled: Sequence[Kept[Rental]]) -> list[str]:
+def save_credit(app: App, unsettled: Collection[Rental]) -> list[str]:
     """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
     doomed = credit.judge(app, unsettled, app.clock())
     return [key for key, why in doomed.items() if _hibernated(app, key, why)]
@@ -186,14 +190,14 @@ def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
     until = app.clock() + timedelta(seconds=FOLLOW_S)
     world = load(app, key)
     for _ in range(STEPS_MAX):
-        due_at = _due(app, world)
+        due_at = due(app, world)
         if due_at is None or due_at > until:
             return
         wait(max(0.0, (due_at - app.clock()).total_seconds()))
-        world = _advanced(app, key)
+        world, _ = _advanced(app, key)
 
 
-def _due(app: App, world: World) -> datetime | None:
+def due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
     times = [deploy.due_at(world)]
     if world.instance.value.phase is Phase.BOOT:

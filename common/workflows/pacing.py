@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Bucket, Call, Limit, Priority
 from common.errors import Exists, NotFound, SettingError, Stale, Throttled
 from common.ports import Announcing, App, Charge, Doc, Launch, Listed, Market
@@ -52,6 +52,9 @@ class Paced:
 
     def search(self, wanted: Wanted) -> list[Offer]:
         return self._asked("search", lambda: self.market.search(wanted))
+
+    def survey(self, gpu: str) -> Survey:
+        return self._asked("search", lambda: self.market.survey(gpu))
 
     def list(self) -> Sequence[Listed]:
         return self._asked("list", self.market.list)

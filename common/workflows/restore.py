@@ -58,6 +58,8 @@ def note_started(app: App, world: World, now: datetime) -> bool:
         recovering=False,
         failure=None,
     )
+    if instance.pointer and instance.start == "restore":
+        running = running.woken(now)
     text = "the workspace is back on another machine" if instance.recovering else "the workspace is ready"
     told = announce(app, instance, Kind.RUNNING, "running", text, now, is_back=instance.recovering)
     app.store.commit([world.instance.becomes(running), *told])

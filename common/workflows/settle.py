@@ -6,7 +6,7 @@ Where a provider publishes no bill there is only our own meter at the offer's te
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -21,7 +21,7 @@ from common.records import Kept, dump, read
 from common.workflows import pacing
 
 
-def run(app: App, unsettled: Sequence[Kept[Rental]], now: datetime) -> int:
+def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
     """Settle the bills of released machines; returns how many rentals were settled for good."""
     settled = 0
     for name in app.markets:

@@ -6,7 +6,7 @@ records first, then list. So: read, list, read again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,8 +18,8 @@ from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale, Throttled
-from common.ports import App, Listed
-from common.records import Kept, dump, read, unsettled
+from common.ports import App, Listed, every
+from common.records import Kept, dump, read, unsettled_rentals
 from common.workflows import pacing, rentals
 from common.workflows.pacing import Paced
 
@@ -42,6 +42,8 @@ class Summary:
     foreign: int = 0
     orphans: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
+    """Live rentals about which the listing told something new, the lost ones among them."""
     released: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -80,11 +82,18 @@ def look(app: App) -> Summary:
     return summary
 
 
-def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
-    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing."""
-    summary, before = Summary(), unsettled(app)
+def run(
+    app: App, now: datetime, *, only: str | None = None, before: Mapping[str, Kept[Rental]] | None = None
+) -> Summary:
+    """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing.
+
+    `before` = the unsettled rentals by label, read already; what is gone is judged by records older than the listing.
+    """
+    summary = Summary()
+    before = unsettled_rentals(app) if before is None else before
     for name in [name for name in app.markets if only in (None, name)]:
         market = pacing.market(app, name, Priority.POLL, who="sweep")
+        ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
         try:
             rows = market.list()
         except MarketError as error:
@@ -93,10 +102,11 @@ def run(app: App, now: datetime, *, only: str | None = None) -> Summary:
             continue
         summary.listed += len(rows)
         listed = _ours(app, rows, summary)
-        _destroy_orphans(app, listed, summary, now)
-        for kept in before:
-            if kept.value.provider == market.name:
-                _note(app, market, kept, listed.get(kept.value.label), summary, now)
+        live = {label for label, kept in before.items() if kept.value.is_live}
+        _destroy_orphans(app, listed, live, summary, now)
+        silent = _silent(app, now)
+        for label, kept in ours.items():
+            _note(app, market, kept, listed.get(label), silent, summary, now)
     return summary
 
 
@@ -112,9 +122,16 @@ def _ours(app: App, rows: Sequence[Listed], summary: Summary) -> Mapping[str, Li
     return verified
 
 
-def _destroy_orphans(app: App, listed: Mapping[str, Listed], summary: Summary, now: datetime) -> None:
-    """Listed, then read: retired -> destroyed, any number of times. A verified label without a record is an alarm."""
+def _destroy_orphans(
+    app: App, listed: Mapping[str, Listed], live: Collection[str], summary: Summary, now: datetime
+) -> None:
+    """Listed, then read: retired -> destroyed, any number of times. A verified label without a record is an alarm.
+
+    One that was `live` just before the listing is left to the next pass, should it have been retired since.
+    """
     for label, row in listed.items():
+        if label in live:
+            continue
         kept = read(app, "rentals", label, Rental)
         if kept is None:
             summary.alarms.append(label)
@@ -127,9 +144,21 @@ def _destroy_orphans(app: App, listed: Mapping[str, Listed], summary: Summary, n
             summary.orphans.append(label)
 
 
+def _silent(app: App, now: datetime) -> set[str]:
+    """Labels of hosts that were heard of and are silent now: the few whose records are worth a read."""
+    until = now - timedelta(seconds=app.settings.timing.silent_after_s)
+    return {doc.id for doc in every(app.store, "hosts", [("last_seen_at", "<=", until)])}
+
+
 def _note(
-    app: App, market: Paced, kept: Kept[Rental], row: Listed | None, summary: Summary, now: datetime
-) -> None:  # fmt: skip
+    app: App,
+    market: Paced,
+    kept: Kept[Rental],
+    row: Listed | None,
+    silent: Collection[str],
+    summary: Summary,
+    now: datetime,
+) -> None:
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
     late_create_s = app.settings.timing.late_create_s
@@ -139,13 +168,17 @@ def _note(
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
-        found = read(app, "hosts", rental.label, HostRecord)
-        host = found.value if found else None
         row = _in_full(app, market, rental, row) if row else None
-        noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
-        noted = _judged(app, noted, row, host, now)
+        if row and row.status == "running" and rental.state is RentalState.SERVING and rental.label not in silent:
+            noted = _with_row(rental, row, now).model_copy(update={"unreachable_at": None})
+        else:
+            found = read(app, "hosts", rental.label, HostRecord)
+            host = found.value if found else None
+            noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
+            noted = _judged(app, noted, row, host, now)
         if noted is not None and noted != rental:
             _save(app, kept, noted)
+            summary.noted.append(rental.label)
             if noted.state is RentalState.LOST:
                 summary.lost.append(rental.label)
 

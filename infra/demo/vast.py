@@ -60,6 +60,7 @@ class VastSim:
         self._api_key, self._intervals = api_key, intervals
         self._machines = machines if machines is not None else draw_machines(rng)
         self._asks = {7000 + n: machine["machine_id"] for n, machine in enumerate(self._machines)}
+        self._away: set[int] = set()
         self._contracts: dict[int, Contract] = {}
         self._unsettled: dict[int, Contract] = {}
         self._settled = Decimal(0)
@@ -169,7 +170,7 @@ class VastSim:
         rows = [
             offer(machines[machine_id], ask, bid=bid, storage_gb=storage, now=now)
             for ask, machine_id in self._asks.items()
-            if machine_id not in taken
+            if machine_id not in taken and machine_id not in self._away
         ]
         try:
             return {"offers": matching(rows, query)}
@@ -193,7 +194,7 @@ class VastSim:
     def _free_machine(self, ask: int, gone_status: int) -> dict[str, Any]:
         machine_id = self._asks.get(ask)
         taken = {c.machine["machine_id"] for c in self._contracts.values() if c.listed}
-        if machine_id is None or machine_id in taken:
+        if machine_id is None or machine_id in taken or machine_id in self._away:
             code = {404: "404/3603", 410: "410/3907"}[gone_status]
             msg = f"error {code}: no_such_ask Instance type by id {ask} is not available."
             error = "no_such_ask" if gone_status == 410 else "invalid_args"
@@ -398,12 +399,24 @@ class VastSim:
         """Make a machine other than its offer says, for contracts made from now on.
 
         `boot_s`, `boot_message` (what the market says meanwhile), `wrong_gpu` (its real model), `small_disk` (its
-        real GB), `slow_net` (its real Mb/s). False when there is no such machine.
+        real GB), `slow_net` (its real Mb/s). `dph_base` and `min_bid` are prices, and shown. False when there is no
+        such machine.
         """
         found = [machine for machine in self._machines if str(machine["machine_id"]) == str(machine_id)]
         for machine in found:
             machine.update(properties)
         return bool(found)
+
+    def machines(self, gpu: str) -> list[dict[str, Any]]:
+        """All of one model, rented ones and those that are away too."""
+        return [dict(machine) for machine in self._machines if machine["gpu_name"] == gpu]
+
+    def leave(self, machine_id: int) -> None:
+        """Its host takes it off the market; who rents it keeps it."""
+        self._away.add(machine_id)
+
+    def come_back(self, machine_id: int) -> None:
+        self._away.discard(machine_id)
 
     def set_credit(self, usd: str) -> None:
         self._credit = Decimal(usd)
@@ -419,6 +432,7 @@ class VastSim:
             "api_key": self._api_key,
             "machines": self._machines,
             "asks": list(self._asks.items()),
+            "away": sorted(self._away),
             "contracts": [contract.to_json() for contract in self._contracts.values()],
             "next_id": self._next_id,
             "credit": str(self._credit),
@@ -431,7 +445,7 @@ class VastSim:
         sim = cls(
             rng=rng, api_key=plain["api_key"], intervals=plain["intervals"], machines=plain["machines"]
         )  # fmt: skip
-        sim._asks = dict(plain["asks"])
+        sim._asks, sim._away = dict(plain["asks"]), set(plain.get("away", ()))
         sim._contracts = {contract["id"]: Contract.from_json(contract) for contract in plain["contracts"]}
         sim._unsettled = dict(sim._contracts)
         sim._next_id, sim._credit = plain["next_id"], Decimal(plain["credit"])

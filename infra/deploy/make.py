@@ -15,7 +15,7 @@ from infra.deploy.code import Buckets, Functions, Schedules, Services, Sources
 from infra.deploy.database import DATABASE, Databases, Fields, Indexes
 from infra.deploy.deployer import Deployer
 from infra.deploy.google import Google
-from infra.deploy.product import Bundles, StorageRules, Webhooks
+from infra.deploy.product import Bundles, Snapshots, StorageRules, Webhooks
 from infra.deploy.project import DRAWN, Accounts, Apis, Readers, Roles, Secrets
 from infra.deploy.resource import Kind
 from infra.deploy.wanted import APIS, Target
@@ -124,6 +124,7 @@ def kinds(google: Google, parts: Parts, app: Callable[[], App], objects: Callabl
         Sources(google, parts.archive),
         Bundles(objects, parts.bundle),
         StorageRules(objects),
+        Snapshots(objects),
         Functions(google),
         Services(google, [row.service for row in parts.functions]),
         Schedules(google),

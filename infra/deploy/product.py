@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from common.workflows import announcements
 from infra.deploy.resource import Found, Sort, Spec
 from infra.gpu_host.bundle import Bundle
 
-RELEASES = "releases/"
+RELEASES, INSTANCES = "releases/", "instances/"
+DELETED_AT_ONCE = 1000
 UNFINISHED, RULE_ID = "unfinished uploads", "dumont-unfinished-uploads"
 ABORT_AFTER_DAYS = 7
 """Nobody pays for the parts of an upload that never ended for longer."""
@@ -41,6 +43,31 @@ class Bundles:
 
     def delete(self, name: str, found: Found) -> None:
         self._objects().delete([f"{RELEASES}{name}"])
+
+
+class Snapshots:
+    """What the instances have in the object store. Made by them, never by a deployment; deleted only with the data."""
+
+    sort = Sort("snapshots", api=None, is_data=True, prunes=False)
+
+    def __init__(self, objects: Callable[[], S3]) -> None:
+        self._objects = objects
+
+    def present(self) -> dict[str, Found]:
+        return {INSTANCES: Found({})} if next(iter(self._objects().list(INSTANCES)), None) else {}
+
+    def create(self, name: str, spec: Spec) -> None:
+        """There is nothing to be wished for."""
+
+    def change(self, name: str, spec: Spec, found: Found) -> None:
+        """Nor to be changed."""
+
+    def delete(self, name: str, found: Found) -> None:
+        """In pieces, so that a million objects need no more memory than one batch."""
+        objects = self._objects()
+        keys = (item.key for item in objects.list(name))
+        while batch := list(itertools.islice(keys, DELETED_AT_ONCE)):
+            objects.delete(batch)
 
 
 class StorageRules:

@@ -172,10 +172,12 @@ def fixed_month(idle: Counter[str], prices: Prices) -> Decimal:
     """Without a host: the schedules and what they read, and the secrets."""
     factor = SECONDS_PER_DAY / (MINUTES * 60)
     counted = Load(**{name: idle[name] * factor for name in ("reads", "writes", "deletes")})
-    runs = dataclasses.replace(cost.JOB_RUN, reads=Decimal(0), writes=Decimal(0))
+    runs = dataclasses.replace(
+        cost.JOB_RUN, reads=Decimal(0), writes=Decimal(1)
+    )  # the rest is counted; the note of its run is written outside of it
     from common.topology import SCHEDULES
 
-    each = {schedule.name: runs for schedule in SCHEDULES}
+    each = {schedule.name: runs for schedule in SCHEDULES if schedule.name not in cost.RUNS}
     store = cost.usd_per_month(counted, prices, cpu=Decimal(0), memory_gib=Decimal(0))
     return cost.fixed_usd_per_month(prices, runs=each) + store
 

@@ -168,6 +168,19 @@ def test_offers_are_filtered_by_country(rig: Rig) -> None:
     assert {offer.country for offer in found} == {wanted}
 
 
+def test_a_survey_shows_all_of_one_model_at_the_prices_of_a_search(rig: Rig) -> None:
+    survey = rig.market.survey("RTX 4090")
+    found = rig.market.search(RTX_4090)
+
+    assert survey.is_whole
+    assert {(o.machine_id, o.num_gpus, o.gpu_usd_per_hour) for o in survey.offers} >= {
+        (o.machine_id, o.num_gpus, o.gpu_usd_per_hour) for o in found
+    }
+    assert {o.gpu for o in survey.offers} == {"RTX 4090"}
+    assert all(o.bid_floor_usd_per_hour is None or o.bid_floor_usd_per_hour > 0 for o in survey.offers)
+    assert rig.market.survey("Abacus").offers == ()
+
+
 def test_what_nobody_offers_is_an_empty_answer(rig: Rig) -> None:
     assert rig.market.search(Wanted(gpu="Abacus 3000")) == []
 

@@ -16,6 +16,7 @@ from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
 from infra.demo.gcp.sim import Refused, Trouble
 from infra.deploy.archive import Archive
 from infra.deploy.google import GoogleRefused, GoogleSilent
+from infra.deploy.product import DELETED_AT_ONCE
 from infra.deploy.resource import Failed, Step
 from tests.deploy.cloud import ENV, PROJECT, Cloud, Killed, Served, built, cloud, new_cloud, served
 
@@ -229,6 +230,7 @@ def test_only_the_public_functions_may_be_called_by_everybody(cloud: Cloud) -> N
 
 def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) -> None:
     cloud.apply()
+    cloud.objects.stored["instances/acme.one/manifests/1"] = b"snapshot"
     kept = {"database": cloud.sim.table("databases")["dumont"], "secrets": dict(cloud.sim.table("secrets"))}
 
     done: list[Step] = []
@@ -238,7 +240,7 @@ def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) 
         assert not cloud.sim.table(gone), gone
     assert cloud.sim.table("databases")["dumont"] is kept["database"]
     assert cloud.sim.table("secrets") == kept["secrets"]
-    assert cloud.objects.stored
+    assert cloud.objects.stored["instances/acme.one/manifests/1"] == b"snapshot"
     assert done[0].kind == "webhook"  # nobody is told of an address that is about to go
     cloud.apply()
     assert {step.act for step in cloud.plan()} == {"keep"}
@@ -247,6 +249,7 @@ def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) 
 
 def test_destroy_with_data_leaves_nothing(cloud: Cloud) -> None:
     cloud.apply()
+    cloud.objects.stored |= {f"instances/acme.one/packs/{number}": b"pack" for number in range(2 * DELETED_AT_ONCE + 1)}
 
     cloud.deployer().destroy(lambda _step: None, with_data=True)
 

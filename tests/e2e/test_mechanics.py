@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from infra.deploy.doctor import command
 from tests.e2e.test_up import start, started
 
 __all__ = ["started"]
 pytestmark = pytest.mark.e2e
+doctor = typer.Typer()
+doctor.command()(command)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOwner owner@home"
 
 
@@ -72,3 +78,27 @@ def test_a_serverless_instance_runs_on_a_machine_of_the_pool_that_learns_its_own
     assert "-pool-" in rental["label"]
     assert took_s < 10
     assert (workspace.parent / "home/.ssh/authorized_keys").read_text() == f"{KEY}\n"
+
+
+def test_the_doctor_finds_a_running_deployment_well_and_names_what_broke(
+    tmp_path: Path, started: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = start(tmp_path, started)
+    monkeypatch.setenv("DUMONT_API_URL", facts["api"])
+    monkeypatch.setenv("DUMONT_API_KEY", facts["api_key"])
+
+    def examined(expected: int) -> dict[str, dict[str, Any]]:
+        result = CliRunner().invoke(doctor, ["--json"])
+        found = {row["check"]: row for row in json.loads(result.stdout)["findings"]}
+        return found if result.exit_code == expected else {}
+
+    well = wait_for(lambda: examined(0))
+    # between two listings of the ticker there may be no turn for a third
+    assert {name for name, row in well.items() if row["verdict"] != "ok"} <= {"machines"}
+    assert {"clock", "webhook round trip", "way to heartbeat", "bucket", "market tensordock"} <= set(well)
+
+    vast = httpx.Client(base_url=facts["vast"], headers={"Authorization": f"Bearer {facts['vast_api_key']}"})
+    with vast:
+        (hook,) = vast.get("/api/v0/webhooks/").json()["webhooks"]
+        vast.delete(f"/api/v0/webhooks/{hook['id']}/")
+    assert examined(1)["webhook of vast"]["verdict"] == "failed"

@@ -99,3 +99,16 @@ def test_a_program_that_is_killed_is_started_again(tmp_path: Path, started: list
             time.sleep(0.1)
 
     assert httpx.get(f"{facts['api']}/healthz").json() == {"ok": True}
+
+
+def test_the_market_of_both_marketplaces_is_recorded_as_soon_as_it_is_up(tmp_path: Path, started: list) -> None:
+    facts = start(tmp_path, started)
+    headers = {"Authorization": f"Bearer {facts['api_key']}"}
+    ends, seen = time.monotonic() + 60, set()
+    while seen != {"vast", "tensordock"}:
+        assert time.monotonic() < ends, seen
+        time.sleep(0.5)
+        found = httpx.get(f"{facts['api']}/api/v1/spot/market", headers=headers).json()
+        seen = {row["provider"] for row in found["items"]}
+
+    assert float(found["rent_now"]["now"]["usd_per_hour"]) > 0

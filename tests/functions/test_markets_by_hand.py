@@ -14,7 +14,7 @@ from common.domain.instance import Spec, State
 from common.domain.offer import Offer
 from common.domain.rental import Rental, RentalState
 from common.errors import NoOffer, Throttled
-from common.records import load, unsettled
+from common.records import load, unsettled_rentals
 from common.workflows import lifecycle, offers, settle, terminate
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
@@ -102,7 +102,7 @@ def test_the_ledger_of_a_market_without_a_bill_says_that_it_is_computed_and_is_r
     discard(both, id)
     both.until(lambda: both.show(id).state is State.TERMINATED)
     both.pass_time(300, step_s=5)
-    settle.run(both.app, unsettled(both.app), both.now)
+    settle.run(both.app, unsettled_rentals(both.app).values(), both.now)
 
     (rental,) = rentals(both, id)
     contract = both.dock_sim.all_contracts()[0]

@@ -8,7 +8,7 @@ import pytest
 
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
-from common.records import load, unsettled
+from common.records import load, unsettled_rentals
 from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
 from infra.demo.material import look
 from jobs import hibernate_idle
@@ -300,7 +300,7 @@ def test_the_ledger_is_the_bill_and_the_meter_agrees_within_a_second(world: Worl
     ask(world, id, "terminate")
     world.until(lambda: world.show(id).state is State.TERMINATED)
     world.pass_time(300, step_s=5)
-    settle.run(world.app, unsettled(world.app), world.now)
+    settle.run(world.app, unsettled_rentals(world.app).values(), world.now)
 
     (rental,) = rentals(world, id)
     contract = next(c.id for c in world.sim.all_contracts() if c.label == rental.label)

@@ -23,7 +23,7 @@ from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Label, RentalState
 from common.domain.strategy import Strategy
 from common.errors import Stale
-from common.records import load, unsettled
+from common.records import load, unsettled_rentals
 from common.views import pool as view
 from common.workflows import offers, settle, warm_pool
 from common.workflows.history import End, retire
@@ -242,7 +242,7 @@ def test_the_pool_pays_until_the_assignment_and_the_owner_from_then_on(world: Wo
     ask(world, id, "discard")
     world.until(lambda: world.show(id).state is State.TERMINATED)
     world.pass_time(400, step_s=5)
-    settle.run(world.app, unsettled(world.app), world.now)
+    settle.run(world.app, unsettled_rentals(world.app).values(), world.now)
 
     (rental,) = rentals(world, id)
     assert rental.assigned_at

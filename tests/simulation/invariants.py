@@ -42,8 +42,8 @@ VIOLATIONS_MAX = 5
 GIVEN_UP = ("snapshot_failed", "snapshot_refused")
 """A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
-    "want": {"hibernate", "wake", "terminate", "restore", "down", *GIVEN_UP},
-    "phase": {"boot", "won", "freeze", "unfreeze", "snapshot", "down", "lost", "ended", "restore", *GIVEN_UP},
+    "want": {"hibernate", "wake", "terminate", "restore", "down", "in_use", *GIVEN_UP},
+    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "snapshot", "down", "lost", "ended", "restore", *GIVEN_UP},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
 """What of an instance changes only together with one of these lines of its story."""

@@ -98,7 +98,7 @@ def create_again(original: Any) -> Any:
 
 
 def read_then_list(original: Any) -> Any:
-    def run(app: App, now: Any) -> Any:
+    def run(app: App, now: Any, **more: Any) -> Any:
         """Orphans judged by records that were read before the listing."""
         summary = sweep.Summary()
         for market in app.markets.values():
@@ -114,13 +114,13 @@ def read_then_list(original: Any) -> Any:
                 kept = known.get(label)
                 if kept is None or not kept.value.is_live:
                     market.destroy(row.provider_id)
-        return original(app, now)
+        return original(app, now, **more)
 
     return run
 
 
 def orphan_by_writer(original: Any) -> Any:
-    def destroy(app: App, listed: Any, summary: Any, now: Any) -> None:
+    def destroy(app: App, listed: Any, live: Any, summary: Any, now: Any) -> None:
         for label, row in listed.items():
             kept = read(app, "rentals", label, sweep.Rental)
             key = kept.value.instance_key if kept else None
@@ -175,8 +175,8 @@ def unknown_is_absent(original: Any) -> Any:
             except MarketError:
                 return None
 
-    def run(app: App, now: Any) -> Any:
-        return original(replace(app, markets={name: Optimist(m) for name, m in app.markets.items()}), now)
+    def run(app: App, now: Any, **more: Any) -> Any:
+        return original(replace(app, markets={name: Optimist(m) for name, m in app.markets.items()}), now, **more)
 
     return run
 

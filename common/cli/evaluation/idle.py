@@ -36,7 +36,7 @@ def _policies() -> dict[str, float | None]:
     """Name -> seconds of quiet before hibernating; None = never."""
     adaptive = policy.window_s(IdlePolicy.ADAPTIVE, wake_cost_s=WAKE_COST_S)
     return {
-        "default (below 5 % for 3 minutes)": policy.window_s(IdlePolicy.FIXED),
+        "default (below 5 % for 3 minutes)": policy.window_s(IdlePolicy.DEFAULT),
         f"adaptive ({adaptive / 60:g} minutes)": adaptive,
         "shadow (never hibernates)": None,
         **{f"fixed {minutes} min": minutes * 60.0 for minutes in FIXED_WINDOWS_MIN},

@@ -19,7 +19,7 @@ def load(*percent: float, every_s: float = 60) -> Load:
 
 
 def test_the_customers_default_is_three_minutes_whatever_a_wake_costs() -> None:
-    assert policy.window_s(IdlePolicy.FIXED, wake_cost_s=900) == 180
+    assert policy.window_s(IdlePolicy.DEFAULT, wake_cost_s=900) == 180
     assert policy.window_s(IdlePolicy.SHADOW, fixed_s=60, wake_cost_s=900) == 60
 
 
