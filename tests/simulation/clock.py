@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -49,6 +49,7 @@ class Task(greenlet):
 
     def _over(self) -> None:
         self.is_over = True
+        self.loop.programs.discard(self)
         for task in self.waiting:
             self.loop.at(self.loop.now, task)
         self.waiting = []
@@ -66,6 +67,9 @@ class Loop:
         """Killed programs: kept, because a collected greenlet would run its `finally` blocks."""
         self._heap: list[tuple[float, int, Any]] = []
         self._count = 0
+        self.programs: set[Task] = set()
+        """Those that are not over."""
+        self._is_over = False
         self._until = 0.0
         """`run` returns then."""
 
@@ -82,11 +86,14 @@ class Loop:
 
     def spawn(self, run: Callable[[], Any], name: str, *, delay: float = 0.0, **facts: Any) -> Task:
         task = Task(self, run, name, **facts)
+        self.programs.add(task)
         self.after(delay, task)
         return task
 
     def sleep(self, seconds: float) -> None:
         """Called inside a task: let the others run meanwhile. Where none is due, only the time passes."""
+        if self._is_over:
+            raise GreenletExit
         when, heap = self.now + seconds, self._heap
         if when <= self._until and (not heap or heap[0][0] > when) and not self.stopped:
             self.now = when
@@ -97,8 +104,8 @@ class Loop:
 
     def join(self, task: Task, timeout_s: float) -> bool:
         """Called inside a task: wait for another one; False = it was not over in time."""
-        if task.is_over:
-            return True
+        if task.is_over or self._is_over:
+            return task.is_over
         until, me = self.now + timeout_s, getcurrent()
         task.waiting.append(me)  # type: ignore[arg-type]
         self.at(until, lambda: self._wake_late(task, me))
@@ -115,6 +122,16 @@ class Loop:
         """Called inside a task: it is gone, as by SIGKILL, and never comes back."""
         getcurrent().kill()  # type: ignore[attr-defined]
         self.hub.switch()
+
+    def end(self) -> None:
+        """Every program ends where it stands: one that is suspended keeps its whole world in memory."""
+        self.stopped = self._is_over = True
+        for task in [*self.programs, *self.graveyard]:
+            if not task.dead:
+                task.throw(GreenletExit)
+        self.programs.clear()
+        self.graveyard.clear()
+        self._heap.clear()
 
     def run(self, until: float) -> None:
         """Until that time, or until somebody sets `stopped`."""

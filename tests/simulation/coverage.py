@@ -59,6 +59,9 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     "notice_replayed": (("notice", 1.0), ("outbid", 0.05), ("lost", 0.05)),
     "objects_throttled": (("bit_rot", 0.05), ("object_vanishes", 0.05)),
     "objects_lost_reply": (("bit_rot", 0.05), ("object_vanishes", 0.05)),
+    "objects_stale_list": (("pause", 0.1), ("schedule_double", 1.0), ("beat_twice", 0.5)),
+    **dict.fromkeys(("mail_unreachable", "mail_late", "mail_twice"), (("mail_lost_reply", 0.9),)),
+    "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
     "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5)),
 }

@@ -2,10 +2,12 @@
 
 I1 one machine per label, one writer. I2 no untracked machine. I3 nothing destroyed that holds what no snapshot has.
 I5 the durable version only grows, and what the pointer names is whole. I6 epochs only grow. I7 listed moves only.
-I8 ledger = bill. I9 tenants apart. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what
-the users wanted, as without faults. I15 busy or unseen is not idle. I0 no internal error. L everything comes to rest.
+I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
+its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, as
+without faults. I15 busy or unseen is not idle. I0 no internal error. L everything comes to rest. M what people are told
+(module `mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
-calls; I10 (budgets) is judged once the product has budgets.
+calls.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class Oracle:
         for collection, id, before, after in changes:
             if collection == "rentals":
                 self._rental(id, before, after)
+        self._world.mail.see(changes, kinds)
 
     def _tenancy(self, collection: str, id: str, after: Data | None) -> None:
         task = getcurrent()
@@ -329,12 +332,15 @@ class Oracle:
         for id, doc in world.store.docs.get("rentals", {}).items():
             if doc.data["state"] in ("releasing", "released") and not doc.data["settled"]:
                 found.append(f"{id} is {doc.data['state']} and not settled")
-        return found
+        return found + world.mail.overdue()
 
     def _unrest_of(self, key: str, final: str, record: Data | None, billing: list[Contract]) -> list[str]:
         if record is None:
             return [f"{key or 'an instance'} was never made"]
         names = [f"{c.label} ({c.state})" for c in billing]
+        if self._world.users.is_broke(key):
+            resting = record["phase"] in ("down", "ended") and not billing
+            return [] if resting else [f"{key} runs on a budget that is used up: {record['phase']}, {names}"]
         if record["phase"] == "ended" and (final == "gone" or record["pointer"] is None):
             return [f"{key} is ended and {names} bill"] if billing else []
         if final == "down":

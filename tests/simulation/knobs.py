@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["call", "store", "market", "objects", "answer", "web", "schedule", "host", "account", "user"]
+Where = Literal["call", "store", "market", "objects", "mail", "answer", "web", "schedule", "host", "account", "user"]
 """`call` and the ports' names: decided by the number of the call; `answer`: by the port's own world, as it answers."""
 
 LONGEST_PAUSE_S = 600.0
@@ -95,6 +95,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("region_down", "A24", "account", 0.003, "every machine of a region is gone at once"),
     Knob("no_offers", "A9 A24", "account", 0.006, "the market has nothing to offer for a while", 900.0),
     Knob("price_fuzz", "A22", "account", 0.01, "rows with prices of 0, -1, 1e9, text and null among the offers", 900.0),
+    Knob("budget_spent", "A21", "account", 0.02, "the day's budget of an account is used up", 1800.0),
     Knob("foreign_machine", "A6", "account", 0.004, "a stranger's machine appears on the account"),
     Knob("forged_label", "A5 A6", "account", 0.004, "a machine with a label like ours, of another deployment or tag"),
     # hosts
@@ -130,6 +131,11 @@ KNOBS: tuple[Knob, ...] = (
     Knob("manifest_garbled", "C6", "host", 0.05, "the manifest arrives damaged"),
     Knob("bit_rot", "C6", "account", 0.004, "a stored pack's content changes"),
     Knob("object_vanishes", "C6 C7", "account", 0.003, "a stored pack is gone"),
+    # the receivers of what people are told
+    Knob("mail_unreachable", "B7", "mail", 0.3, "a webhook's receiver does not answer; it heard nothing"),
+    Knob("mail_lost_reply", "B7", "mail", 0.2, "a webhook's receiver has the message, and its answer is lost"),
+    Knob("mail_late", "B7", "mail", 0.1, "the message arrives after the caller gave up", LONGEST_LATE_S),
+    Knob("mail_twice", "B7", "mail", 0.2, "a proxy delivers the message twice"),
     # calls over the web
     Knob("beat_lost", "B7 D4", "web", 0.2, "a host's call does not arrive"),
     Knob("beat_reply_lost", "B7 D4", "web", 0.2, "a host's call is served and the answer lost"),

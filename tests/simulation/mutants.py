@@ -156,6 +156,17 @@ MUTANTS: tuple[Mutant, ...] = (
         frozenset({"market_late", "body_500_done"}),
     ),
     Mutant("any price is a price", "common.adapters.vast.exact_price", planted.any_price, "A22"),
+    Mutant(
+        "budget not enforced",
+        "common.workflows.budgets.enforce",
+        planted.constant(()),
+        "I10",
+        frozenset({"budget_spent"}),
+    ),
+    Mutant("told without an answer", "common.domain.outbox.Message.failed", planted.told_without_an_answer, "M"),
+    Mutant("given up at once", "common.domain.outbox.Message.failed", planted.given_up_at_once, "M"),
+    Mutant("told in other words", "common.domain.outbox.Message.payload", planted.told_in_other_words, "M"),
+    Mutant("nobody is told", "common.workflows.outbox.tell", planted.constant([]), "M"),
     Mutant("tenants not told apart", "common.web.instances.load", planted.ended_by_anybody, "I9"),
 )
 

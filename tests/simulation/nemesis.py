@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from common.workflows import budgets
 from tests.simulation.faults import Strike
 from tests.simulation.hosts import Machine
 
@@ -12,7 +15,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 NEMESIS_S = 20.0
-CREDIT_USD = 250
+SPENT_USD_PER_DAY = Decimal("0.0001")
+STAYS_SPENT = 0.5
 
 
 class Nemesis:
@@ -143,6 +147,21 @@ class Nemesis:
         account.is_fuzzy = True
         world.at_or_when_quiet(world.loop.now + 30 + strike.length_s(), lambda: setattr(account, "is_fuzzy", False))
 
+    def budget_spent(self, strike: Strike) -> None:
+        """A cap that the first machine of the day uses up: set by a user, and taken back by one unless it stays."""
+        world = self._world
+        account = strike.rng.choice(sorted({owned.account for owned in world.plan.owned}))
+        budgets.put(world.app, account, usd_per_hour=None, usd_per_day=SPENT_USD_PER_DAY)
+        if strike.rng.random() < STAYS_SPENT:
+            world.broke.add(account)
+        elif account not in world.broke:
+            raised = functools.partial(self._raise_budget, account)
+            world.at_or_when_quiet(world.loop.now + 120 + strike.length_s(), raised)
+
+    def _raise_budget(self, account: str) -> None:
+        if account not in self._world.broke:
+            budgets.put(self._world.app, account, usd_per_hour=None, usd_per_day=None)
+
     def foreign_machine(self, strike: Strike) -> None:
         self._world.add_stranger(f"my-own-box-{strike.count}")
 
@@ -192,6 +211,7 @@ ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
     "region_down": Nemesis.region_down,
     "no_offers": Nemesis.no_offers,
     "price_fuzz": Nemesis.price_fuzz,
+    "budget_spent": Nemesis.budget_spent,
     "foreign_machine": Nemesis.foreign_machine,
     "forged_label": Nemesis.forged_label,
     "cut_market": lambda self, strike: self.cut("market")(strike),

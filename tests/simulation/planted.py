@@ -291,6 +291,25 @@ def leased(original: Any) -> Any:
     return advanced
 
 
+# --- what people are told
+
+
+def told_without_an_answer(original: Any) -> Any:
+    return lambda self, error, at, **_more: self.delivered(at)
+
+
+def given_up_at_once(original: Any) -> Any:
+    return lambda self, error, at, **_more: self.dead(error, at)
+
+
+def told_in_other_words(original: Any) -> Any:
+    def payload(self: Any) -> bytes:
+        told = self.model_copy(update={"body": {**self.body, "attempt": self.attempts}})
+        return bytes(original(told))
+
+    return payload
+
+
 # --- money, hosts, idleness
 
 

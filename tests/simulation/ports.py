@@ -31,8 +31,8 @@ from tests.simulation.objects import Bucket
 
 T = TypeVar("T")
 
-LATENCY_S = {"store": (0.004, 0.03), "market": (0.1, 0.5), "objects": (0.02, 0.2)}
-GIVES_UP_AFTER_S = {"store": 10.0, "market": 30.0, "objects": 30.0}
+LATENCY_S = {"store": (0.004, 0.03), "market": (0.1, 0.5), "objects": (0.02, 0.2), "mail": (0.05, 0.5)}
+GIVES_UP_AFTER_S = {"store": 10.0, "market": 30.0, "objects": 30.0, "mail": 10.0}
 HOT_S = 1.0
 STALE_S = 60.0
 
@@ -152,9 +152,19 @@ class Gate:
         return answer
 
 
-_LOST = {"store": "store_commit_unknown", "market": "market_lost_reply", "objects": "objects_lost_reply"}
-_UNREACHABLE = {"store": "store_unreachable", "market": "market_unreachable", "objects": "objects_throttled"}
-_TWICE = {"market": "market_retried", "objects": "objects_twice"}
+_LOST = {
+    "store": "store_commit_unknown",
+    "market": "market_lost_reply",
+    "objects": "objects_lost_reply",
+    "mail": "mail_lost_reply",
+}
+_UNREACHABLE = {
+    "store": "store_unreachable",
+    "market": "market_unreachable",
+    "objects": "objects_throttled",
+    "mail": "mail_unreachable",
+}
+_TWICE = {"market": "market_retried", "objects": "objects_twice", "mail": "mail_twice"}
 
 
 def _in_vain(do: Callable[[], Any]) -> None:

@@ -13,16 +13,32 @@ from tests.simulation.runs import Run, disk
 from tests.simulation.world import World
 
 STORY_SEED = 7
+PORTS = ("store", "market", "objects", "mail")
 GENERIC: dict[str, dict[str, str]] = {
-    "kill before": {"store": "kill_before", "market": "kill_before", "objects": "kill_before"},
+    "kill before": dict.fromkeys(PORTS, "kill_before"),
     "definite error": {"store": "store_aborts", "market": "market_throttled"},
-    "unknown": {"store": "store_unreachable", "market": "market_unreachable", "objects": "objects_throttled"},
-    "lost reply": {"store": "store_commit_unknown", "market": "market_lost_reply", "objects": "objects_lost_reply"},
-    "late apply": {"store": "store_late", "market": "market_late", "objects": "objects_late"},
-    "kill after": {"store": "vanish_after", "market": "vanish_after", "objects": "vanish_after"},
-    "duplicate": {"store": "store_retried", "market": "market_retried", "objects": "objects_twice"},
+    "unknown": {
+        "store": "store_unreachable",
+        "market": "market_unreachable",
+        "objects": "objects_throttled",
+        "mail": "mail_unreachable",
+    },
+    "lost reply": {
+        "store": "store_commit_unknown",
+        "market": "market_lost_reply",
+        "objects": "objects_lost_reply",
+        "mail": "mail_lost_reply",
+    },
+    "late apply": {port: f"{port}_late" for port in PORTS},
+    "kill after": dict.fromkeys(PORTS, "vanish_after"),
+    "duplicate": {
+        "store": "store_retried",
+        "market": "market_retried",
+        "objects": "objects_twice",
+        "mail": "mail_twice",
+    },
 }
-CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "destroy", "put_file"}
+CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "destroy", "put_file", "post"}
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.domain.account import Caller, Role
 from common.domain.strategy import Strategy
-from common.errors import DumontError, IllegalMove, NotFound
+from common.errors import BudgetExceeded, DumontError, IllegalMove, NotFound
 from common.web import instances as rest
 from common.web.routes import Call, Nothing
 from tests.simulation.clock import Task
@@ -87,6 +87,9 @@ class Users:
             owned.busy.pop(0)
         return owned.busy[0][1] if owned.busy else True
 
+    def is_broke(self, key: str) -> bool:
+        return key.partition(".")[0] in self._world.broke
+
     def begin(self) -> None:
         for owned in self.owned:
             owned.busy = self._days(self._world.faults_end)
@@ -125,7 +128,12 @@ class Users:
 
     def provision(self, owned: Owned) -> str:
         body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00", **owned.spec())
-        answer = self._until_heard(owned, "provision", body, {})
+        while True:
+            try:
+                answer = self._until_heard(owned, "provision", body, {})
+                break
+            except BudgetExceeded:
+                self._world.loop.sleep(INSISTS_AFTER_S)
         return f"{owned.account}.{answer.operation.instance_id}"
 
     def ask(self, owned: Owned, verb: str) -> None:
@@ -136,7 +144,7 @@ class Users:
             self._until_heard(
                 owned, "terminate" if verb == "discard" else verb, body, {"id": owned.key.partition(".")[2]}
             )
-        except (IllegalMove, NotFound):
+        except (IllegalMove, NotFound, BudgetExceeded):
             return
         owned.wish = WISH[verb]
         if verb in ("restore", "wake"):
@@ -152,7 +160,7 @@ class Users:
             if world.strike("verb_twice", owned.key):
                 self._call(owned, handle, body, ids, request + "-again" if verb != "provision" else request)
             heard = world.loop.join(task, PATIENCE_S)
-            if heard and isinstance(task.error, (IllegalMove, NotFound)):
+            if heard and isinstance(task.error, (IllegalMove, NotFound, BudgetExceeded)):
                 raise task.error
             if heard and task.error is None and not world.strike("verb_retried", owned.key):
                 return task.result

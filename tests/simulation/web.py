@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 
 from common.errors import DumontError
-from common.workflows import lifecycle
+from common.web import slack_outbox
+from common.workflows import lifecycle, outbox
 from functions import failover, heartbeat, provision
 from tests.simulation.clock import Task
 from tests.simulation.hosts import ANSWER_WITHIN_S, Machine
@@ -97,6 +98,12 @@ class Web:
         if not world.strike("nudge_lost", key):
             account = key.partition(".")[0]
             self.invoke("follow", lambda: lifecycle.follow(world.app, key, world.loop.sleep), account=account, key=key)
+
+    def nudge_outbox(self) -> None:
+        """`App.nudge_outbox`: another invocation delivers what is due in the next seconds."""
+        world = self._world
+        if not world.strike("nudge_lost", ""):
+            self.invoke("outbox", lambda: outbox.follow(world.app, world.loop.sleep, slack_outbox.ATTEMPTS))
 
     def invoke(self, name: str, run: Callable[[], Any], **facts: Any) -> Task:
         """One invocation of the control plane. What it should never raise is reported."""

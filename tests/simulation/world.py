@@ -24,6 +24,7 @@ from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
+from tests.simulation.mail import Mail
 from tests.simulation.market import API_KEY, GPU, Account, adapter
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
@@ -115,6 +116,8 @@ class World:
         self._when_quiet: list[Any] = []
         self._jobs: list[Task] = []
         self._strangers: list[Contract] = []
+        self.broke: set[str] = set()
+        """Accounts whose cap is used up for good."""
         self._make_ports(trace)
         self.web = Web(self)
         self.web.crashed = self._crashed
@@ -138,6 +141,7 @@ class World:
             later=self.at_or_when_quiet,
             trace=[] if trace else None,
         )
+        self.mail = Mail(self, self.gate)
         self.account = Account(self.loop, self.faults, self.phases, self._rng("market"))
         self.account.sim.set_credit("1000000")
         self.account.after = self._carry_out
@@ -170,6 +174,8 @@ class World:
             deployment=lambda: self.deployment,
             log=self._note,
             nudge=lambda key: self.web.nudge(key),
+            courier=self.mail,
+            nudge_outbox=lambda: self.web.nudge_outbox(),
         )
 
     def make_market(self) -> Market:
@@ -190,6 +196,7 @@ class World:
         return self.end()
 
     def begin(self) -> None:
+        self.mail.subscribe()
         if self.plan.has_story:
             (owned,) = self.users.owned
             self.loop.spawn(lambda: story.live(self, owned), "user")
@@ -226,6 +233,7 @@ class World:
         self.loop.stopped = True
         digest = hashlib.sha256(self._final_state().encode()).hexdigest()[:16]
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.loop.end()
         return Outcome(
             seed=self.seed,
             violations=self.oracle.violations,

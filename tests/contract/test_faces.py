@@ -1,0 +1,169 @@
+"""Both faces of a simulated marketplace answer alike: one script, in process and over loopback HTTP, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from common.adapters.tensordock import TensorDock
+from common.adapters.vast import Vast
+from common.domain.offer import Wanted
+from common.errors import DumontError
+from common.ports import Launch, Market
+from infra.demo.http_face import HttpFace
+from infra.demo.tensordock import TensorDockSim
+from infra.demo.vast import INTERVALS, VastSim
+from infra.demo.wire import Marketplace
+from tests.hand_cranked import SimTransport
+
+KEY = "sim-key"
+START = datetime(2026, 3, 1, 11, 59, 30, tzinfo=UTC)
+BOOTED_S = 20.0
+HOUR = timedelta(hours=1)
+HURRIED = 120
+"""Requests within a second: more than either vendor allows."""
+RAW: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "vast": (
+        ("POST", "/api/v0/bundles/", "half of {"),
+        ("POST", "/api/v0/bundles/", '{"no_such_key": {"eq": 1}}'),
+        ("PUT", "/api/v0/asks/999999/", '{"disk": 10}'),
+        ("GET", "/api/v1/instances/?select_filters=%7B%7D&limit=1&after_token=%22x%22", ""),
+        ("GET", "/api/v0/charges/?limit=1", ""),
+        ("GET", "/no/such/endpoint", ""),
+    ),
+    "tensordock": (
+        ("POST", "/api/v2/instances", "half of {"),
+        ("POST", "/api/v2/instances", '{"data": {"attributes": {"name": "\u00e9", "image": "i"}}}'),
+        ("GET", "/api/v2/locations", ""),
+        ("GET", "/api/v2/hostnodes/nobody", ""),
+        ("DELETE", "/api/v2/instances/nobody", ""),
+        ("GET", "/no/such/endpoint", ""),
+    ),
+}
+"""What no adapter sends: (method, target, body)."""
+
+
+class Exchange(NamedTuple):
+    asked: str
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Face:
+    """One market behind one of its faces, everything that was said written down."""
+
+    def __init__(self, sim: Marketplace) -> None:
+        self.sim, self.now = sim, START
+        self.transcript: list[Exchange] = []
+
+    def recorded(self, send: Callable[[httpx.Request], httpx.Response]) -> httpx.MockTransport:
+        def handle(request: httpx.Request) -> httpx.Response:
+            answer = send(request)
+            body = answer.read()
+            asked = f"{request.method} {request.url.raw_path.decode()} {request.read()!r}"
+            self.transcript.append(Exchange(asked, answer.status_code, answer.headers["content-type"], body))
+            return answer
+
+        return httpx.MockTransport(handle)
+
+    def after(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.sim.tick(self.now)
+
+
+def _vast() -> VastSim:
+    return VastSim(rng=random.Random(1), api_key=KEY, intervals=INTERVALS)
+
+
+def _tensordock() -> TensorDockSim:
+    return TensorDockSim(rng=random.Random(1), api_key=KEY)
+
+
+MARKETS: dict[str, tuple[Callable[..., Any], Callable[[], Any]]] = {
+    "vast": (Vast, _vast),
+    "tensordock": (TensorDock, _tensordock),
+}
+
+
+@pytest.mark.parametrize("name", MARKETS)
+def test_both_faces_of_a_market_answer_alike(name: str) -> None:
+    adapter, make = MARKETS[name]
+    near, far = Face(make()), Face(make())
+
+    _tell(name, adapter, near, "http://market.sim", SimTransport(near).handle_request)
+    with _served(far) as url, httpx.HTTPTransport() as loopback:
+        _tell(name, adapter, far, url, loopback.handle_request)
+
+    assert far.transcript == near.transcript
+    statuses = {exchange.status for exchange in near.transcript}
+    assert {200, 400, 401, 404, 429} <= statuses, statuses
+
+
+def _tell(
+    name: str, adapter: Callable[..., Any], face: Face, url: str, send: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    """A life of a machine through the adapter, a wrong key, what no adapter sends, and more than the limits allow."""
+    waiting = {"wait": face.after} if adapter is Vast else {}
+    transport = face.recorded(send)
+    with httpx.Client(base_url=url, transport=transport, headers={"Authorization": f"Bearer {KEY}"}) as raw:
+        market: Market = adapter(KEY, base_url=url, transport=transport, **waiting)
+        _live(market, face)
+        _in_vain(adapter("wrong", base_url=url, transport=transport, **waiting).list)
+        for method, target, body in RAW[name]:
+            face.after(BOOTED_S)
+            raw.request(method, target, content=body.encode())
+        for _ in range(HURRIED):
+            _in_vain(market.list)
+
+
+def _live(market: Market, face: Face) -> None:
+    offer = market.search(Wanted(gpu="RTX 4090", disk_gb=64))[0]
+    launch = Launch(label="one", image="i", disk_gb=64, env={"A": "it's b"}, start_script="echo up\n")
+    id = market.create(offer, launch)
+    face.after(BOOTED_S)
+    assert [row.status for row in market.list()] == ["running"]
+    face.sim.outbid(face.sim.contract_of("one"), face.now)
+    assert market.get(id)
+    market.credit_usd()
+    face.after(BOOTED_S)
+    market.destroy(id)
+    face.after(BOOTED_S)
+    market.destroy(id)
+    assert market.get(id) is None
+    market.charges(START, START + HOUR)
+    face.after(BOOTED_S)
+
+
+def _in_vain(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except DumontError:
+        return
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+@contextmanager
+def _served(face: Face) -> Iterator[str]:
+    wsgi = HttpFace(face.sim, clock=lambda: face.now, lock=threading.Lock())
+    server = make_server("127.0.0.1", 0, wsgi, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
