@@ -184,13 +184,17 @@ def open_repository(
     way = endpoint(bucket)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Bucket(way, home)
+    known: dict[str, bytes] = {}
     if create and not list(store.list(f"{prefix}keys/")):
-        name, wrapped = _wrapped(os.urandom(KEY_BYTES), passphrase)
+        key = os.urandom(KEY_BYTES)
+        name, wrapped = _wrapped(key, passphrase)
         store.put(f"{prefix}keys/{name}.json", wrapped)
+        known[f"{prefix}keys/{name}.json"] = key
     found = sorted((at, stored.key) for stored, at in store.dated(f"{prefix}keys/"))
     if not found:
         raise ObjectMissing(f"there is no repository at {url}")
-    return Repository(way, prefix, [_unwrapped(store.get(key), passphrase) for _, key in found], home, clock)
+    keys = [known.get(name) or _unwrapped(store.get(name), passphrase) for _, name in found]
+    return Repository(way, prefix, keys, home, clock)
 
 
 def parse_url(url: str) -> tuple[str, str]:
