@@ -35,6 +35,7 @@ from tests.simulation.knobs import LONGEST_PAUSE_S
 from tests.simulation.objects import Content
 
 if TYPE_CHECKING:
+    from tests.simulation.users import Owned
     from tests.simulation.world import World
 
 Change = tuple[str, str, Data | None, Data | None]
@@ -326,7 +327,7 @@ class Oracle:
                 by_owner[world.key_of_label(contract.label)].append(contract)
         for owned in world.users.owned:
             record = world.record(owned.key)
-            found += self._unrest_of(owned.key, owned.final, record, by_owner.get(owned.key, []))
+            found += self._unrest_of(owned, record, by_owner.get(owned.key, []))
         if len(by_owner.get(None, [])) > world.plan.pool_size:
             found.append(f"{[c.label for c in by_owner[None]]} are in a pool of {world.plan.pool_size}")
         for id, doc in world.store.docs.get("rentals", {}).items():
@@ -334,11 +335,12 @@ class Oracle:
                 found.append(f"{id} is {doc.data['state']} and not settled")
         return found + world.mail.overdue()
 
-    def _unrest_of(self, key: str, final: str, record: Data | None, billing: list[Contract]) -> list[str]:
-        if record is None:
-            return [f"{key or 'an instance'} was never made"]
+    def _unrest_of(self, owned: Owned, record: Data | None, billing: list[Contract]) -> list[str]:
+        key, final, is_broke = owned.key, owned.final, owned.account in self._world.broke
+        if record is None:  # who has no money left from the first minute on never gets one
+            return [] if is_broke and not key else [f"{key or 'an instance'} was never made"]
         names = [f"{c.label} ({c.state})" for c in billing]
-        if self._world.users.is_broke(key):
+        if is_broke:
             resting = record["phase"] in ("down", "ended") and not billing
             return [] if resting else [f"{key} runs on a budget that is used up: {record['phase']}, {names}"]
         if record["phase"] == "ended" and (final == "gone" or record["pointer"] is None):

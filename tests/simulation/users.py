@@ -87,9 +87,6 @@ class Users:
             owned.busy.pop(0)
         return owned.busy[0][1] if owned.busy else True
 
-    def is_broke(self, key: str) -> bool:
-        return key.partition(".")[0] in self._world.broke
-
     def begin(self) -> None:
         for owned in self.owned:
             owned.busy = self._days(self._world.faults_end)
