@@ -23,6 +23,7 @@ SUMMARIES = {
     "budget": "What your account may spend, and has spent.",
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
+    "snapshots": "What an instance has kept: list, diff, verify.",
     "ssh": "Open a shell on an instance.",
     "evaluate": "How good forecasts and policies are, on recorded series: prices, survival, waiting, idle, jobs.",
     "slack": "Who in Slack is you.",

@@ -1,0 +1,133 @@
+"""What an instance has kept: its snapshots, what lies between two of them, and whether one is really there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from common.domain.instance import Instance
+from common.domain.snapshot import SnapshotRecord, Version
+from common.errors import NotFound
+from common.ports import App
+from common.records import manifest_key_of, prefix_of, read
+from common.snapshots import engine
+
+SNAPSHOTS_SHOWN = 200
+
+
+class SnapshotOut(BaseModel):
+    """One verified snapshot. `id` = <epoch>-<sequence>, unique within its instance."""
+
+    id: str
+    taken_at: datetime
+    version: Version
+    files: int
+    bytes: int
+    stored_bytes: int
+    """Uploaded for it: what it shares with older ones is not counted again."""
+    proof: str
+    """How its content was proven: md5, read_back or known."""
+    damaged: str | None
+    """The chunk that a restore found damaged."""
+    is_current: bool
+    """The one that the next machine starts from."""
+
+
+class NamesOut(BaseModel):
+    count: int
+    listed: list[str]
+    """The first of them."""
+
+
+class DifferenceOut(BaseModel):
+    """In terms of content: another mode or time alone is no change."""
+
+    older: str
+    newer: str
+    added: NamesOut
+    changed: NamesOut
+    removed: NamesOut
+
+
+class CheckedOut(BaseModel):
+    """Every object is there with its size and checksum, and the manifest is authentic."""
+
+    id: str
+    files: int
+    bytes: int
+    stored_bytes: int
+    """Of all objects that it needs."""
+    torn: list[str]
+    """Files that changed whenever they were read."""
+
+
+def listed(app: App, account: str, id: str) -> list[SnapshotOut]:
+    """The newest SNAPSHOTS_SHOWN, newest first. Raises `NotFound`."""
+    instance = _instance(app, account, id)
+    docs = app.store.query(
+        "snapshots",
+        [("instance_key", "==", instance.key)],
+        order_by="taken_at",
+        newest_first=True,
+        limit=SNAPSHOTS_SHOWN,
+    )
+    return [_out(instance, SnapshotRecord.model_validate(doc.data)) for doc in docs]
+
+
+def compared(app: App, account: str, id: str, older: str, newer: str) -> DifferenceOut:
+    """Raises `NotFound`, and what a manifest that cannot be read raises."""
+    instance = _instance(app, account, id)
+    manifests = [
+        engine.load_manifest(app.objects, _record(app, instance, name).manifest_key, manifest_key_of(app, instance))
+        for name in (older, newer)
+    ]
+    found = engine.diff(*manifests)
+    added, changed, removed = (
+        NamesOut(count=names.count, listed=list(names.listed)) for names in (found.added, found.changed, found.removed)
+    )
+    return DifferenceOut(older=older, newer=newer, added=added, changed=changed, removed=removed)
+
+
+def checked(app: App, account: str, id: str, snapshot: str) -> CheckedOut:
+    """One listing of the store beside the manifest; what was proven when it was taken is not read back again.
+
+    Raises `NotFound`, `SnapshotDamaged`, `SnapshotRefused`, `ObjectStoreError`.
+    """
+    instance = _instance(app, account, id)
+    record, key = _record(app, instance, snapshot), manifest_key_of(app, instance)
+    proven = engine.load_manifest(app.objects, record.manifest_key, key).packs
+    found = engine.verify(
+        app.objects, record.manifest_key, prefix=prefix_of(instance), instance_key=key, proven=list(proven)
+    )
+    return CheckedOut(
+        id=snapshot, files=found.files, bytes=found.bytes, stored_bytes=found.stored_bytes, torn=list(found.torn)
+    )
+
+
+def _instance(app: App, account: str, id: str) -> Instance:
+    kept = read(app, "instances", f"{account}.{id}", Instance) if id.isalnum() else None
+    if kept is None:
+        raise NotFound(f"there is no instance {id}")
+    return kept.value
+
+
+def _record(app: App, instance: Instance, snapshot: str) -> SnapshotRecord:
+    kept = read(app, "snapshots", f"{instance.key}.{snapshot}", SnapshotRecord)
+    if kept is None:
+        raise NotFound(f"{instance.id} has no snapshot {snapshot}")
+    return kept.value
+
+
+def _out(instance: Instance, record: SnapshotRecord) -> SnapshotOut:
+    return SnapshotOut(
+        id=f"{record.version.epoch}-{record.version.seq}",
+        taken_at=record.taken_at,
+        version=record.version,
+        files=record.files,
+        bytes=record.bytes,
+        stored_bytes=record.stored_bytes,
+        proof=record.proof,
+        damaged=record.damaged,
+        is_current=instance.pointer is not None and instance.pointer.manifest_key == record.manifest_key,
+    )
