@@ -9,10 +9,11 @@ DEPLOYER := .venv-deploy
 SEEDS ?= 2000
 SEED ?= 1
 MINUTES ?= 45
+KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost pins clean
+.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot pins clean
 
 setup: $(VENV)/.ready
 
@@ -47,10 +48,12 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
+# The simulation computes while the other tests wait for processes and sockets: it takes what they leave of the cores.
 test: check vendor bundle deployer runtime
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
-	@$(DEPLOYER)/bin/python -m pytest tests/deploy
-	@$(MAKE) --no-print-directory simulate SEEDS=2000
+	@nice -n 19 $(BIN)/python -m tests.simulation SEEDS=2000 >.cache/simulation.out 2>.cache/simulation.err & simulation=$$!; \
+	trap 'kill $$simulation 2>/dev/null' EXIT; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile && $(DEPLOYER)/bin/python -m pytest tests/deploy || exit 1; \
+	wait $$simulation; judged=$$?; trap - EXIT; tail -n 40 .cache/simulation.err; cat .cache/simulation.out; exit $$judged
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
 	@$(BIN)/python -m tests.simulation SEEDS=$(SEEDS) SEED=$(SEED) $(REPLAY)
@@ -63,6 +66,12 @@ demo: setup
 
 bench-coldstart: bundle runtime  ## process start to first 200, as deployed
 	@$(BIN)/python -m tests.bench.bench_coldstart
+
+bench-snapshot: setup  ## the snapshot engine beside its peers (restic, borg, s3cmd, lz4 are Debian's); QUICK=1 for a small round
+	@$(BIN)/python -m tests.bench.bench_snapshots
+
+torture-snapshot: setup  ## kills at random moments, and a flipped bit in every object: KILLS=n SEED=s
+	@$(BIN)/python -m tests.bench.torture_snapshots KILLS=$(KILLS) SEED=$(SEED)
 
 bench-cost: setup  ## what a host and an idle deployment cost a month
 	@$(BIN)/python -m tests.bench.bench_cost

@@ -238,14 +238,20 @@ class SnapshotError(DumontError):
 
 
 class SnapshotDamaged(SnapshotError):
-    """A snapshot's bytes are not what its manifest promises; `chunk` names the first bad one. Nothing was changed."""
+    """A snapshot's bytes are not what its manifest promises; `chunk` names the first bad one.
+
+    Nothing unproven was written: each name of the tree is as it was, or as the snapshot has it.
+    """
 
     code = "snapshot_damaged"
     status = 409
 
     def __init__(self, message: str, chunk: str) -> None:
-        super().__init__(message)
+        super().__init__(message, chunk)
         self.chunk = chunk
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SnapshotRefused(SnapshotError):

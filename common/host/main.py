@@ -1,4 +1,4 @@
-"""Entry point of the host bundle: the agent's loop, or one engine task in a child process."""
+"""Entry point of the host bundle: the agent's loop, one engine task in a child process, or the engine by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
-from common.host import access, attest
+from common.host import access, attest, repository
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.life import Life
 from common.host.samples import Looks
@@ -135,6 +135,8 @@ def steady_clock() -> Callable[[], datetime]:
 def main() -> None:
     if len(sys.argv) == 3 and sys.argv[1] == "--task":
         run_task(Path(sys.argv[2]), datetime.now(UTC))
+    elif len(sys.argv) > 1 and sys.argv[1] in (*repository.VERBS, "--help"):
+        repository.command()
     else:
         serve()
 

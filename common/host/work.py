@@ -1,8 +1,12 @@
-"""One order's engine work in a child process: a task file in, progress and a result file out."""
+"""One order's engine work in a child process: a task file in, progress and a result file out.
+
+The engine is loaded in the child alone: the agent's start does not wait for it.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -13,11 +17,13 @@ import time  # noqa: TID251 - the child measures how long the engine worked
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.domain.host import Order, SnapshotReport, StorageCredentials
 from common.errors import DumontError, SnapshotDamaged
-from common.snapshots import engine
+
+if TYPE_CHECKING:
+    from common.snapshots import engine
 
 NICENESS = 10
 PR_SET_PDEATHSIG = 1
@@ -66,6 +72,7 @@ def run_task(folder: Path, now: datetime) -> None:
     task = json.loads((folder / "task.json").read_text())
     _die_with_the_agent(task["agent_pid"])
     os.nice(NICENESS)
+    gc.disable()  # a short run that makes many small things and drops none of them
     (folder / "task.json").unlink()  # it holds credentials
     try:
         result = _snapshot(task, folder, now) if task["kind"] == "snapshot" else _restore(task, folder)
@@ -78,6 +85,8 @@ def run_task(folder: Path, now: datetime) -> None:
 
 
 def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
+    from common.snapshots import engine
+
     args, endpoint = task["args"], _endpoint(task)
     place = _place(task, endpoint)
     previous = (
@@ -114,6 +123,8 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
 
 def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     """No snapshot: the workspace starts as it is."""
+    from common.snapshots import engine
+
     args = task["args"]
     if not args.get("manifest_key"):
         Path(task["workspace"]).mkdir(parents=True, exist_ok=True)
@@ -140,6 +151,8 @@ def _place(task: dict[str, Any], endpoint: engine.Endpoint) -> dict[str, Any]:
 
 
 def _endpoint(task: dict[str, Any]) -> engine.Endpoint:
+    from common.snapshots import engine
+
     credentials = StorageCredentials.model_validate(task["credentials"])
     return engine.Endpoint(
         url=credentials.endpoint,

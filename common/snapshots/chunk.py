@@ -1,154 +1,107 @@
-"""Reads files into chunks: small ones together in path order, large ones in fixed pieces, holes left out.
+"""Content into chunks, each stored once: small files together in path order, large ones cut where their content says.
 
-A file that changes while it is read is read again, and in the end marked torn: a snapshot says what it is unsure of.
+A cut that depends on the content moves with it, so bytes inserted into a file change one chunk or two.
 """
 
 from __future__ import annotations
 
-import errno
+import mmap
 import os
-import stat
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
 
 from blake3 import blake3
 
-from common.errors import SnapshotError
-from common.snapshots.hostile import MAX_CHUNK_BYTES
-from common.snapshots.manifest import Entry, Extent, printable
-from common.snapshots.pack import PackWriter
-from common.snapshots.scan import Found, Stamp, data_segments, stamp
+from common.snapshots.codec import Plain
+from common.snapshots.keys import Keys
+from common.snapshots.limits import MAX_CHUNK_BYTES
+from common.snapshots.manifest import Chunk
+from common.snapshots.pack import PackWriter, chunk_id
 
 SMALL_FILE_BYTES = 256 << 10
 SOLID_CHUNK_BYTES = 1 << 20
 """Small files are put together until a chunk has grown so far."""
-READ_ATTEMPTS = 3
-READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
-"""The name was removed, or something that is no file took its place."""
+CUT_MIN_BYTES, CUT_MEAN_BYTES, CUT_MAX_BYTES = 256 << 10, 1 << 20, MAX_CHUNK_BYTES
+WINDOW_BYTES = 8 << 20
+"""Read at once of a large file: two chunks at least."""
 SUM_BYTES = 16
+CLAIMS = 1 << 18
+"""Places in the table of chunks that this snapshot has written: 4 MiB, about 250 GB of content."""
+CLAIM_BYTES = 16
+PROBES = 8
 
-Piece = tuple[int, bytes]
-"""(offset in the file, the bytes there)"""
 
+class Claims:
+    """Which chunks some worker has written already: a table in memory that all of them share.
 
-@dataclass
-class FileReader:
-    """Turns files into entries whose bytes are in `writer`. Entries of small files are complete only after `flush`."""
+    Only a hint that may be missed (then a chunk is stored twice, which costs its bytes); never wrong when it says yes,
+    for it compares 128 bits of the chunk's name.
+    """
 
-    root: bytes
-    writer: PackWriter
-    entries: dict[bytes, Entry] = field(default_factory=dict)
-    stamps: dict[bytes, Stamp] = field(default_factory=dict)
-    """Of the files that were read undisturbed."""
-    _solid: bytearray = field(default_factory=bytearray)
-    _members: list[tuple[bytes, int, int, int]] = field(default_factory=list)
-    """(path, offset in the file, start in the solid chunk, length)"""
+    def __init__(self) -> None:
+        self._table = mmap.mmap(-1, CLAIMS * CLAIM_BYTES)
 
-    def read(self, found: Found) -> bool:
-        """Adds the file's entry; False = it is gone. Raises `SnapshotError` when it cannot be read."""
-        for attempt in range(1, READ_ATTEMPTS + 1):
-            fd = self._open(found)
-            if fd is None:
-                return False
-            try:
-                settled = self._read_once(found, fd)
-            finally:
-                os.close(fd)
-            if settled:
+    def has(self, name: str) -> bool:
+        """Was it claimed? If not, it is now."""
+        mine = bytes.fromhex(name[: 2 * CLAIM_BYTES])
+        first = int.from_bytes(mine[:8], "little")
+        for probe in range(PROBES):
+            at = (first + probe) % CLAIMS * CLAIM_BYTES
+            there = self._table[at : at + CLAIM_BYTES]
+            if there == mine:
                 return True
-            if attempt < READ_ATTEMPTS:
-                self._forget(found.path)
-        self.entries[found.path] = replace(self.entries[found.path], torn=True)
-        self.stamps.pop(found.path)
-        return True
+            if there == bytes(CLAIM_BYTES):
+                self._table[at : at + CLAIM_BYTES] = mine
+                return False
+        return False
 
-    def flush(self) -> None:
-        """Closes the solid chunk that small files are collected in."""
-        if not self._members:
+
+class ChunkWriter:
+    """Names chunks, and writes those that neither the store nor this snapshot has."""
+
+    def __init__(self, keys: Keys, known: Mapping[str, Chunk], claims: Claims, packs: PackWriter) -> None:
+        self.tightly = False
+        self._keys = keys
+        self._known = known
+        self._claims = claims
+        self._packs = packs
+
+    def add(self, plain: Plain) -> str:
+        name = chunk_id(plain, self._keys)
+        if name not in self._known and not self._claims.has(name):
+            self._packs.add(name, plain, tightly=self.tightly)
+        return name
+
+
+def cut(fd: int, start: int, end: int, window: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(offset, bytes) of each chunk of a file's range, through `window`; ends early where the file ends early."""
+    at, held = start, 0
+    while at < end:
+        got = os.preadv(fd, [window[held : min(len(window), end - at)]], at + held)
+        held += got
+        is_last = got == 0 or at + held >= end
+        pieces = [(piece.offset, piece.length) for piece in _cutter().cut_buf(window[:held])] if held else []
+        for offset, length in pieces if is_last else pieces[:-1]:
+            yield at + offset, window[offset : offset + length]
+        if is_last:
             return
-        name = self.writer.add(bytes(self._solid))
-        for path, at, start, length in self._members:
-            entry = self.entries[path]
-            self.entries[path] = replace(entry, extents=(*entry.extents, Extent(at, name, start, length)))
-        self._solid.clear()
-        self._members.clear()
-
-    def _open(self, found: Found) -> int | None:
-        """By any of its names: one of several may be removed while the others stay."""
-        for path in (found.path, *found.others):
-            try:
-                fd = os.open(self.root + b"/" + path, READ_ONLY)
-            except OSError as error:
-                if error.errno in GONE:
-                    continue
-                raise SnapshotError(f"cannot read {printable(path)}: {error.strerror}") from None
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                return fd
-            os.close(fd)
-        return None
-
-    def _read_once(self, found: Found, fd: int) -> bool:
-        """One reading; was the file left alone meanwhile?"""
-        before = os.fstat(fd)
-        size = before.st_size
-        segments = list(data_segments(fd, size)) if found.may_have_holes else [(0, size)]
-        content = blake3()
-        extents: list[Extent] = []
-        small: list[Piece] = []
-        end = 0
-        for at, stop in _pieces(segments):
-            plain = _pread(fd, stop - at, at, found)
-            if not plain:
-                break
-            content.update(plain)
-            end = at + len(plain)
-            if size <= SMALL_FILE_BYTES:
-                small.append((at, plain))
-            else:
-                extents.append(Extent(at, self.writer.add(plain), 0, len(plain)))
-            if end < stop:
-                break
-        whole = end == (segments[-1][1] if segments else 0)
-        entry = Entry(
-            found.path,
-            "file",
-            stat.S_IMODE(before.st_mode),
-            before.st_mtime_ns,
-            size if whole else end,
-            content.hexdigest(length=SUM_BYTES),
-            tuple(extents),
-        )
-        self._collect(entry, small)
-        self.stamps[found.path] = stamp(before)
-        return whole and stamp(os.fstat(fd)) == stamp(before)
-
-    def _collect(self, entry: Entry, pieces: list[Piece]) -> None:
-        self.entries[entry.path] = entry
-        for at, plain in pieces:
-            self._members.append((entry.path, at, len(self._solid), len(plain)))
-            self._solid += plain
-        if len(self._solid) >= SOLID_CHUNK_BYTES:
-            self.flush()
-
-    def _forget(self, path: bytes) -> None:
-        """The bytes of a disturbed reading may stay in the solid chunk; nothing refers to them."""
-        self._members = [member for member in self._members if member[0] != path]
-        del self.entries[path]
+        kept_from = pieces[-1][0]
+        window[: held - kept_from] = bytes(window[kept_from:held])
+        at, held = at + kept_from, held - kept_from
 
 
-def _pread(fd: int, length: int, at: int, found: Found) -> bytes:
-    try:
-        return os.pread(fd, length, at)
-    except OSError as error:
-        raise SnapshotError(f"cannot read {printable(found.path)}: {error.strerror}") from None
+def content_sum(chunks: Iterable[str]) -> str:
+    """Of a large file: a hash over its chunks' names. Of a small one it is that of its bytes (`bytes_sum`)."""
+    return blake3(bytes.fromhex("".join(chunks))).hexdigest(length=SUM_BYTES)
 
 
-def _pieces(segments: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Cut at fixed offsets of the file, so that an edit in place changes one chunk."""
-    pieces = []
-    for start, end in segments:
-        first_cut = start - start % MAX_CHUNK_BYTES + MAX_CHUNK_BYTES
-        cuts = [start, *range(first_cut, end, MAX_CHUNK_BYTES), end]
-        pieces += [(at, stop) for at, stop in pairwise(cuts) if at < stop]
-    return pieces
+def bytes_sum(content: Plain) -> str:
+    return blake3(content).hexdigest(length=SUM_BYTES)
+
+
+@cache
+def _cutter() -> Any:
+    from pyfastcdc import FastCDC
+
+    return FastCDC(avg_size=CUT_MEAN_BYTES, min_size=CUT_MIN_BYTES, max_size=CUT_MAX_BYTES)

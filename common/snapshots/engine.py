@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from common.snapshots.diff import Difference, Names, diff
 from common.snapshots.manifest import Manifest
+from common.snapshots.packing import Progress
 from common.snapshots.restore import Restored, fetch_manifest, restore
-from common.snapshots.take import Progress, Sent, Taken, take
+from common.snapshots.take import Sent, Taken, take
 from common.snapshots.transfer import Endpoint
 from common.snapshots.verify import Verified, load_manifest, verify
 

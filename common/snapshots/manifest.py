@@ -8,7 +8,13 @@ from typing import Literal, NamedTuple
 from common.domain.snapshot import Version
 
 Kind = Literal["file", "dir", "symlink", "hardlink"]
-Codec = Literal["raw", "lz4"]
+Codec = Literal["raw", "lz4", "zstd", "bits2", "bits4"]
+"""How a chunk's bytes are written: as they are, by LZ4, by Zstandard, or bit-shuffled as 2- or 4-byte items and LZ4."""
+
+TAG_BYTES = 16
+"""What AES-GCM adds to each chunk of a sealed pack."""
+NOBODY = -1
+"""The owner is not known: nothing is said of it, and nothing changed."""
 
 
 class Extent(NamedTuple):
@@ -21,7 +27,10 @@ class Extent(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """`stored` bytes of a pack from `offset`, which decode to `plain` bytes whose BLAKE3 is the chunk's id."""
+    """`stored` bytes of a pack from `offset`, which decode to `plain` bytes; their BLAKE3 is the chunk's id.
+
+    In a sealed pack the BLAKE3 is keyed, and `stored` counts the tag.
+    """
 
     pack: str
     offset: int
@@ -35,10 +44,11 @@ class Pack(NamedTuple):
 
     size: int
     md5: str
+    salt: str = ""
+    """32 hex digits from which its key is derived; empty = a pack of format 1, which is not encrypted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name in the tree, relative to the root; the root itself is `b""`. Names are bytes, as the kernel has them."""
 
     path: bytes
@@ -47,12 +57,15 @@ class Entry:
     mtime_ns: int = 0
     size: int = 0
     sum: str = ""
-    """BLAKE3 (16 bytes, hex) of a file's extents in order."""
+    """32 hex digits that tell contents apart: see `chunk.content_sum`."""
     extents: tuple[Extent, ...] = ()
     target: bytes = b""
     """A symlink's text; a hardlink's other name, which is a file of the same manifest."""
     torn: bool = False
     """The file changed whenever it was read: its parts may be of different moments."""
+    uid: int = NOBODY
+    gid: int = NOBODY
+    xattrs: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def parent(self) -> bytes:

@@ -1,121 +1,109 @@
-"""Chunks in packs: how bytes are encoded, collected in objects worth sending, and proven when they come back."""
+"""Chunks in packs: how they are encoded, sealed, collected in objects worth sending, and proven when they come back."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-import lz4.block
 from blake3 import blake3
 
 from common.errors import SnapshotDamaged
-from common.snapshots.hostile import MAX_CHUNK_BYTES
-from common.snapshots.manifest import Chunk, Codec, Pack
+from common.snapshots.codec import Plain, decode, encode
+from common.snapshots.keys import Keys, nonce_at, pack_cipher
+from common.snapshots.limits import MAX_CHUNK_BYTES
+from common.snapshots.manifest import TAG_BYTES, Chunk, Codec, Pack
 
 PACK_BYTES = 32 << 20
 """A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5."""
-PAYS_BELOW = 0.97
-"""A chunk that LZ4 does not shrink at least so far is stored as it is."""
-CACHED_CHUNKS = 12
-"""Decoded chunks kept while files are written: at most 48 MiB."""
-HASHED_AT_ONCE = 8 << 20
+SALT_BYTES = 16
+
+Row = tuple[str, int, int, int, Codec]
+"""(chunk, offset, stored bytes, plain bytes, codec)"""
 
 assert PACK_BYTES + MAX_CHUNK_BYTES < 40 << 20
 
 
+def chunk_id(plain: Plain, keys: Keys) -> str:
+    return blake3(plain, key=keys.chunk_id).hexdigest()
+
+
 class PackWriter:
-    """Puts each chunk once into packs in `stage`; `known` chunks are in the store already and are not put again."""
+    """Writes chunks into one pack after the other; in one process, which alone knows the salt of the pack it writes."""
 
-    def __init__(self, stage: Path, known: dict[str, Chunk], on_full: Callable[[str, Pack], None]) -> None:
-        self.chunks: dict[str, Chunk] = {}
-        """Those of this snapshot, known and new."""
-        self.new_bytes = 0
-        self._stage = stage
-        self._known = known
+    def __init__(
+        self, keys: Keys, claim: Callable[[], int], on_full: Callable[[int, str, Pack, list[Row]], None]
+    ) -> None:
+        """`claim` gives the descriptor to write the next pack to; `on_full` takes it over with what is in it."""
+        self._keys = keys
+        self._claim = claim
         self._on_full = on_full
-        self._file: BinaryIO | None = None
-        self._waiting: dict[str, tuple[int, int, int, Codec]] = {}
+        self._sealed = bytearray(MAX_CHUNK_BYTES + TAG_BYTES)
+        self._slot: int | None = None
+        self.size = 0
+        self.holds_small = False
+        """Is the pack that is being written one of small files?"""
 
-    def add(self, plain: bytes | memoryview) -> str:
-        """The id of the chunk with this content (1 to MAX_CHUNK_BYTES bytes)."""
-        name = blake3(plain).hexdigest()
-        if name in self.chunks or name in self._waiting:
-            return name
-        if known := self._known.get(name):
-            self.chunks[name] = known
-            return name
-        self.new_bytes += len(plain)
-        packed = lz4.block.compress(plain, store_size=False)
-        pays = len(packed) < PAYS_BELOW * len(plain)
-        self._append(name, packed if pays else plain, len(plain), "lz4" if pays else "raw")
-        return name
-
-    def keep(self, name: str) -> None:
-        """An untouched file's chunk, known from the snapshot before."""
-        if name not in self.chunks:
-            self.chunks[name] = self._known[name]
+    def add(self, name: str, plain: Plain, *, tightly: bool) -> None:
+        """Appends the chunk of that name (1 to MAX_CHUNK_BYTES bytes)."""
+        if self._slot is None:
+            self._open()
+        codec, encoded = encode(plain, tightly=tightly)
+        sealed = memoryview(self._sealed)[: len(encoded) + TAG_BYTES]
+        self._cipher.encrypt_into(nonce_at(self.size), encoded, bytes.fromhex(name), sealed)
+        self._append(sealed)
+        self._rows.append((name, self.size, len(sealed), len(plain), codec))
+        self.size += len(sealed)
+        if self.size >= PACK_BYTES:
+            self.close()
 
     def close(self) -> None:
         """Hands over the last pack, full or not."""
-        if self._file is None:
+        if self._slot is None:
             return
-        self._file.close()
-        name, md5 = self._content.hexdigest(), self._md5.hexdigest()
-        (self._stage / "open").rename(self._stage / name)
-        for id, (offset, stored, plain, codec) in self._waiting.items():
-            self.chunks[id] = Chunk(name, offset, stored, plain, codec)
-        self._file, self._waiting = None, {}
-        self._on_full(name, Pack(self._size, md5))
+        slot, self._slot = self._slot, None
+        os.ftruncate(slot, self.size)
+        pack = Pack(self.size, self._md5.hexdigest(), self._salt)
+        self.size = 0
+        self._on_full(slot, self._content.hexdigest(), pack, self._rows)
 
-    def abandon(self) -> None:
-        """After a failure: the open pack is left to the next sweep of the stage."""
-        if self._file is not None:
-            self._file.close()
+    def _open(self) -> None:
+        self._slot = self._claim()
+        self._salt = os.urandom(SALT_BYTES).hex()
+        self._cipher = pack_cipher(self._keys, self._salt)
+        self._content, self._md5 = blake3(), hashlib.md5(usedforsecurity=False)
+        self._rows: list[Row] = []
 
-    def _append(self, name: str, stored: bytes | memoryview, plain_bytes: int, codec: Codec) -> None:
-        if self._file is None:
-            self._file = (self._stage / "open").open("wb")
-            self._size, self._content, self._md5 = 0, blake3(), hashlib.md5(usedforsecurity=False)
-        self._file.write(stored)
-        self._content.update(stored)
-        self._md5.update(stored)
-        self._waiting[name] = (self._size, len(stored), plain_bytes, codec)
-        self._size += len(stored)
-        if self._size >= PACK_BYTES:
-            self.close()
+    def _append(self, piece: memoryview) -> None:
+        self._content.update(piece)
+        self._md5.update(piece)
+        at = self.size
+        assert self._slot is not None
+        while piece:
+            written = os.pwrite(self._slot, piece, at)
+            piece, at = piece[written:], at + written
 
 
 class PackReader:
-    """Decodes chunks from the packs in `stage`, and believes none that does not hash to its name."""
+    """Decodes chunks from the packs in `folder`, and believes none that does not hash to its name."""
 
-    def __init__(self, stage: Path, chunks: dict[str, Chunk]) -> None:
-        self._stage = stage
+    def __init__(self, folder: Path, chunks: Mapping[str, Chunk], packs: Mapping[str, Pack], keys: Keys) -> None:
+        self._folder = folder
         self._chunks = chunks
-        self._cache: dict[str, bytes] = {}
+        self._packs = packs
+        self._keys = keys
         self._open: tuple[str, int] = ("", -1)
 
-    def chunk(self, name: str) -> bytes:
+    def chunk(self, name: str) -> Plain:
         """The plain bytes; raises `SnapshotDamaged` naming the chunk."""
-        if name in self._cache:
-            return self._cache[name]
-        plain = self.decode(name)
-        if len(self._cache) == CACHED_CHUNKS:
-            del self._cache[next(iter(self._cache))]
-        self._cache[name] = plain
-        return plain
-
-    def decode(self, name: str) -> bytes:
         chunk = self._chunks[name]
         stored = os.pread(self._pack(chunk.pack, name), chunk.stored, chunk.offset)
         try:
-            plain = stored if chunk.codec == "raw" else lz4.block.decompress(stored, uncompressed_size=chunk.plain)
-        except lz4.block.LZ4BlockError:
-            plain = b""
-        if len(plain) != chunk.plain or blake3(plain).hexdigest() != name:
-            raise SnapshotDamaged(f"chunk {name} of pack {chunk.pack} is not what the manifest promises", name)
+            plain = open_chunk(name, chunk, self._packs[chunk.pack], stored, self._keys)
+        except ValueError as error:
+            why = f"chunk {name} of pack {chunk.pack} is not what the manifest promises: {error}"
+            raise SnapshotDamaged(why, name) from None
         return plain
 
     def close(self) -> None:
@@ -127,21 +115,31 @@ class PackReader:
         if self._open[0] != pack:
             self.close()
             try:
-                self._open = (pack, os.open(self._stage / pack, os.O_RDONLY | os.O_CLOEXEC))
+                self._open = (pack, os.open(self._folder / pack, os.O_RDONLY | os.O_CLOEXEC))
             except FileNotFoundError:
                 raise SnapshotDamaged(f"pack {pack} is missing", chunk) from None
         return self._open[1]
 
 
-def is_whole(path: Path, name: str, pack: Pack) -> bool:
-    """Is the pack at `path`, every byte of it?"""
+def open_chunk(name: str, chunk: Chunk, pack: Pack, stored: bytes, keys: Keys) -> Plain:
+    """The plain bytes of a chunk as the pack holds it; raises ValueError."""
+    if len(stored) != chunk.stored:
+        raise ValueError("the pack ends too early")
+    if not pack.salt:  # format 1
+        plain = decode(chunk.codec, stored, chunk.plain)
+        if blake3(plain).hexdigest() != name:
+            raise ValueError("another content")
+        return plain
+    plain = decode(chunk.codec, _decrypted(name, chunk, pack, stored, keys), chunk.plain)
+    if chunk_id(plain, keys) != name:
+        raise ValueError("another content")
+    return plain
+
+
+def _decrypted(name: str, chunk: Chunk, pack: Pack, sealed: bytes, keys: Keys) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
     try:
-        if path.stat().st_size != pack.size:
-            return False
-    except FileNotFoundError:
-        return False
-    content = blake3()
-    with path.open("rb") as file:
-        while piece := file.read(HASHED_AT_ONCE):
-            content.update(piece)
-    return content.hexdigest() == name
+        return pack_cipher(keys, pack.salt).decrypt(nonce_at(chunk.offset), sealed, bytes.fromhex(name))
+    except InvalidTag:
+        raise ValueError("it does not authenticate") from None

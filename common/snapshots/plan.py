@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from blake3 import blake3
 
 from common.snapshots.chunk import SUM_BYTES
-from common.snapshots.manifest import Entry, Manifest, Pack
-from common.snapshots.tree import OWNER_MAY_ALL, Tree
+from common.snapshots.keys import Keys
+from common.snapshots.limits import PART_PREFIX
+from common.snapshots.manifest import Entry, Extent, Manifest, Pack
+from common.snapshots.tree import OWNER_MAY_ALL, Tree, join, part_of
 
 IS_KIND = {"dir": stat.S_ISDIR, "file": stat.S_ISREG, "hardlink": stat.S_ISREG, "symlink": stat.S_ISLNK}
+
+Base = Literal["new", "part", "old"]
+"""What a file is made from: nothing, what a killed restore left of it, or the content it had."""
+
+
+@dataclass
+class FilePlan:
+    """A file to be written. `extents` are those whose bytes are not there yet."""
+
+    entry: Entry
+    base: Base
+    extents: list[Extent]
+
+    @property
+    def at_once(self) -> bool:
+        """Written in one go by whoever has its chunk; others grow under a name of their own until they are whole."""
+        return self.base == "new" and len({extent.chunk for extent in self.extents}) == 1
 
 
 @dataclass
@@ -23,73 +43,148 @@ class Plan:
     prefix: str
     unlock: list[bytes] = field(default_factory=list)
     """Directories that their owner may not change as they are."""
+    in_the_way: list[tuple[bytes, bool]] = field(default_factory=list)
+    """(path, is it a directory?) of another kind than the manifest's, content before its directory."""
     extra: list[tuple[bytes, bool]] = field(default_factory=list)
-    """(path, is it a directory?) to be removed, content before its directory."""
+    """What the manifest does not have; it goes last, when all else is in place."""
     new_dirs: list[bytes] = field(default_factory=list)
-    files: list[Entry] = field(default_factory=list)
-    """To be written anew."""
+    files: list[FilePlan] = field(default_factory=list)
     undressed: list[Entry] = field(default_factory=list)
-    """Files with the right content and another mode or time."""
+    """Files with the right content and another mode, owner or time."""
     hardlinks: list[Entry] = field(default_factory=list)
     symlinks: list[Entry] = field(default_factory=list)
     dirs: list[Entry] = field(default_factory=list)
     packs: dict[str, Pack] = field(default_factory=dict)
-    """Those that `files` need."""
+    """Those that `files` need, the most wanted first."""
     chunks: dict[str, list[str]] = field(default_factory=dict)
     """Of each such pack, the chunks that `files` need, in the pack's order."""
+    targets: dict[str, list[tuple[int, list[Extent]]]] = field(default_factory=dict)
+    """Of each such chunk, who needs it: the file's number, and where its bytes go."""
 
     @property
     def bytes_to_write(self) -> int:
-        return sum(entry.data_bytes for entry in self.files)
+        return sum(extent.length for file in self.files for extent in file.extents)
 
     @property
     def new_names(self) -> int:
         return len(self.new_dirs) + len(self.files) + len(self.symlinks)
 
 
-def compare(manifest: Manifest, tree: Tree) -> Plan:
+def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
     """Turns what is there into the manifest's tree; files of the right size are read to see what they hold."""
     plan = Plan(manifest.prefix)
     there = tree.listing()
     wanted = {entry.path: entry for entry in manifest.entries}
-    plan.unlock = [b"", *_locked(there)]
-    for path, status in reversed(there.items()):
-        if path not in wanted or not IS_KIND[wanted[path].kind](status.st_mode):
-            plan.extra.append((path, stat.S_ISDIR(status.st_mode)))
-    for path, _ in plan.extra:
-        del there[path]
-    _plan_files(plan, manifest, tree, there)
+    plan.unlock = [b"", *(path for path, status in there.items() if _is_locked_dir(status.st_mode))]
+    _plan_removals(plan, wanted, there)
+    _Files(plan, manifest, tree, there, keys).all()
     for entry in manifest.entries:
         if entry.kind == "dir":
             plan.dirs.append(entry)
             if entry.path not in there and entry.path:
                 plan.new_dirs.append(entry.path)
         elif entry.kind == "symlink" and not _is_right_symlink(entry, tree, there.get(entry.path)):
-            if entry.path in there:
-                plan.extra.append((entry.path, False))
             plan.symlinks.append(entry)
     _plan_packs(plan, manifest)
     return plan
 
 
-def _plan_files(plan: Plan, manifest: Manifest, tree: Tree, there: dict[bytes, os.stat_result]) -> None:
-    """A file and its further names are right together, or it is written anew and all of them linked anew."""
-    links: dict[bytes, list[Entry]] = {}
-    for entry in manifest.entries:
-        if entry.kind == "hardlink":
-            links.setdefault(entry.target, []).append(entry)
-    for entry in manifest.entries:
-        if entry.kind != "file":
-            continue
-        others = links.get(entry.path, [])
-        status = there.get(entry.path)
-        if status and _is_one_file(status, [there.get(other.path) for other in others]) and _holds(tree, entry, status):
-            if (stat.S_IMODE(status.st_mode), status.st_mtime_ns) != (entry.mode, entry.mtime_ns):
-                plan.undressed.append(entry)
-            continue
-        plan.files.append(entry)
-        plan.hardlinks += others
-        plan.extra += [(other.path, False) for other in others if other.path in there]
+def _plan_removals(plan: Plan, wanted: dict[bytes, Entry], there: dict[bytes, os.stat_result]) -> None:
+    """What lies below something in the way goes with it; the rest waits for the end."""
+    blocked: set[bytes] = set()
+    for path, status in there.items():
+        is_blocked = path.rpartition(b"/")[0] in blocked if path else False
+        if is_blocked or (path in wanted and not IS_KIND[wanted[path].kind](status.st_mode)):
+            blocked.add(path)
+    for path, status in reversed(there.items()):
+        if path in blocked:
+            plan.in_the_way.append((path, stat.S_ISDIR(status.st_mode)))
+        elif path not in wanted:
+            plan.extra.append((path, stat.S_ISDIR(status.st_mode)))
+    for path, _ in plan.in_the_way:
+        del there[path]
+
+
+class _Files:
+    """Which files are right, which need some of their bytes, which need all."""
+
+    def __init__(
+        self, plan: Plan, manifest: Manifest, tree: Tree, there: dict[bytes, os.stat_result], keys: Keys
+    ) -> None:
+        self._plan = plan
+        self._manifest = manifest
+        self._tree = tree
+        self._there = there
+        self._keys = keys
+        self._has_parts = any(path.rpartition(b"/")[2].startswith(PART_PREFIX) for path in there)
+
+    def all(self) -> None:
+        """A file and its further names are right together, or it is written anew and all of them linked anew."""
+        links: dict[bytes, list[Entry]] = {}
+        for entry in self._manifest.entries:
+            if entry.kind == "hardlink":
+                links.setdefault(entry.target, []).append(entry)
+        for entry in self._manifest.entries:
+            if entry.kind == "file":
+                self._one(entry, links.get(entry.path, []))
+
+    def _one(self, entry: Entry, others: list[Entry]) -> None:
+        status = self._there.get(entry.path)
+        alone = status is not None and _is_one_file(status, [self._there.get(other.path) for other in others])
+        missing = self._missing(entry, entry.path, status) if status and alone else None
+        if status and missing == []:
+            if not _is_dressed(entry, status):
+                self._plan.undressed.append(entry)
+            return
+        self._plan.files.append(self._to_write(entry, status, missing, reusable=alone and not others))
+        self._plan.hardlinks += others
+
+    def _to_write(
+        self, entry: Entry, status: os.stat_result | None, missing: list[Extent] | None, *, reusable: bool
+    ) -> FilePlan:
+        """From what a killed restore left, else from the old content where that saves something."""
+        part = part_of(entry.path)
+        if self._has_parts and (left := self._there.get(part)) and stat.S_ISREG(left.st_mode):
+            self._plan.extra = [extra for extra in self._plan.extra if extra[0] != part]
+            return FilePlan(entry, "part", self._wrong(entry, part))
+        if reusable and missing and len(missing) < len(entry.extents) and status and not entry.is_sparse:
+            return FilePlan(entry, "old", missing)
+        return FilePlan(entry, "new", list(entry.extents))
+
+    def _missing(self, entry: Entry, path: bytes, status: os.stat_result) -> list[Extent] | None:
+        """Extents that the file does not hold; [] = it is right; None = all of it is to be written."""
+        if not self._checks_by_chunk(entry):
+            return [] if status.st_size == entry.size and self._has_sum(entry) else None
+        if not status.st_size:
+            return list(entry.extents) if entry.extents or entry.size else []
+        if status.st_size == entry.size and entry.is_sparse and not self._tree.has_holes_of(entry):
+            return None
+        wrong = self._wrong(entry, path)
+        return wrong if wrong or status.st_size == entry.size else list(entry.extents) or None
+
+    def _checks_by_chunk(self, entry: Entry) -> bool:
+        """Its extents are whole chunks, whose names tell what must stand there."""
+        chunks = self._manifest.chunks
+        return all(extent.start == 0 and extent.length == chunks[extent.chunk].plain for extent in entry.extents)
+
+    def _wrong(self, entry: Entry, path: bytes) -> list[Extent]:
+        if not self._checks_by_chunk(entry):
+            return list(entry.extents)
+        pieces = self._tree.pieces(path, entry.extents)
+        return [extent for extent, piece in zip(entry.extents, pieces, strict=True) if not self._is(extent, piece)]
+
+    def _is(self, extent: Extent, piece: bytes) -> bool:
+        salt = self._manifest.packs[self._manifest.chunks[extent.chunk].pack].salt
+        name = blake3(piece, key=self._keys.chunk_id) if salt else blake3(piece)
+        return len(piece) == extent.length and name.hexdigest() == extent.chunk
+
+    def _has_sum(self, entry: Entry) -> bool:
+        content = blake3()
+        if entry.is_sparse and not self._tree.has_holes_of(entry):
+            return False
+        for piece in self._tree.pieces(entry.path, entry.extents):
+            content.update(piece)
+        return content.hexdigest(length=SUM_BYTES) == entry.sum
 
 
 def _is_one_file(status: os.stat_result, others: list[os.stat_result | None]) -> bool:
@@ -97,24 +192,14 @@ def _is_one_file(status: os.stat_result, others: list[os.stat_result | None]) ->
     return same and status.st_nlink == 1 + len(others)
 
 
-def _holds(tree: Tree, entry: Entry, status: os.stat_result) -> bool:
-    """The content decides: size and time alone may lie, as after a copy that kept the time."""
-
-    def is_same(pieces: Iterator[bytes]) -> bool:
-        content = blake3()
-        for piece in pieces:
-            content.update(piece)
-        return content.hexdigest(length=SUM_BYTES) == entry.sum
-
-    return status.st_size == entry.size and tree.has_content(entry, is_same)
+def _is_dressed(entry: Entry, status: os.stat_result) -> bool:
+    owner = (status.st_uid, status.st_gid)
+    owned = entry.uid < 0 or owner == (entry.uid, entry.gid) or os.geteuid() != 0
+    return owned and (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns)
 
 
 def _is_right_symlink(entry: Entry, tree: Tree, status: os.stat_result | None) -> bool:
     return status is not None and status.st_mtime_ns == entry.mtime_ns and tree.read_symlink(entry) == entry.target
-
-
-def _locked(there: dict[bytes, os.stat_result]) -> list[bytes]:
-    return [path for path, status in there.items() if _is_locked_dir(status.st_mode)]
 
 
 def _is_locked_dir(mode: int) -> bool:
@@ -122,7 +207,29 @@ def _is_locked_dir(mode: int) -> bool:
 
 
 def _plan_packs(plan: Plan, manifest: Manifest) -> None:
-    needed = {extent.chunk for entry in plan.files for extent in entry.extents}
-    for name in sorted(needed, key=lambda name: manifest.chunks[name].offset):
-        plan.chunks.setdefault(manifest.chunks[name].pack, []).append(name)
-    plan.packs = {name: pack for name, pack in manifest.packs.items() if name in plan.chunks}
+    """Packs of whole small files first, then those with what was used last: usable before it is whole."""
+    newest: dict[str, int] = {}
+    with_small: set[str] = set()
+    for number, file in enumerate(plan.files):
+        by_chunk: dict[str, list[Extent]] = {}
+        for extent in file.extents:
+            by_chunk.setdefault(extent.chunk, []).append(extent)
+        for chunk, extents in by_chunk.items():
+            plan.targets.setdefault(chunk, []).append((number, extents))
+            pack = manifest.chunks[chunk].pack
+            newest[pack] = max(newest.get(pack, 0), file.entry.mtime_ns)
+            if file.at_once:
+                with_small.add(pack)
+    for chunk in sorted(plan.targets, key=lambda name: manifest.chunks[name].offset):
+        plan.chunks.setdefault(manifest.chunks[chunk].pack, []).append(chunk)
+    order = sorted(plan.chunks, key=lambda pack: (pack not in with_small, -newest[pack]))
+    plan.packs = {name: manifest.packs[name] for name in order}
+
+
+def packs_of(path: bytes, plan: Plan, manifest: Manifest) -> Iterable[str]:
+    """What has to be fetched before that file, or all below that directory, is there."""
+    inside = join(path, b"")
+    wanted: Iterator[FilePlan] = (
+        file for file in plan.files if file.entry.path == path or file.entry.path.startswith(inside)
+    )
+    return {manifest.chunks[extent.chunk].pack for file in wanted for extent in file.extents}

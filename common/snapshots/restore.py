@@ -1,6 +1,8 @@
-"""Makes a workspace byte for byte what a snapshot holds: fetch all, prove all, and only then change anything.
+"""Makes a workspace byte for byte what a snapshot holds, in the order in which a person wants it back.
 
-Whatever kills it, running it again ends in the same tree: a file is right only when its content is.
+Packs stream from the store to workers, which prove each chunk before they write it. A file appears under its name when
+it is whole, what the snapshot does not have goes last of all, and whatever kills it, running it again ends in the same
+tree: what is right already is neither fetched nor written again.
 """
 
 from __future__ import annotations
@@ -8,26 +10,34 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
-from common.errors import DiskFull, ObjectMissing, SnapshotDamaged, SnapshotError, SnapshotRefused
-from common.snapshots.manifest import Extent, Manifest, pack_key
-from common.snapshots.pack import PackReader, is_whole
+from common.errors import DiskFull, SnapshotError, SnapshotRefused
+from common.snapshots.fetching import Fetching, fetch_stage
+from common.snapshots.keys import keys_of
+from common.snapshots.limits import MAX_CHUNK_BYTES
+from common.snapshots.manifest import Manifest
+from common.snapshots.packing import Progress
 from common.snapshots.plan import Plan, compare
-from common.snapshots.scan import stamp
+from common.snapshots.scan import Stamp
 from common.snapshots.seal import unseal
+from common.snapshots.stage import STAGE_BYTES
 from common.snapshots.state import State
-from common.snapshots.take import MANIFEST_FILE, Progress
-from common.snapshots.transfer import WORKERS, Endpoint, Transfer, transfer
-from common.snapshots.tree import Tree
+from common.snapshots.transfer import Endpoint, transfer
+from common.snapshots.tree import Tree, opened
 
+MANIFEST_FILE = "manifest"
 SPARE_BYTES = 64 << 20
 """Left free on each disk."""
 SPARE_INODES = 1000
+
+Wanted = Callable[[], Iterable[bytes]]
+"""Paths that somebody waits for, asked for whenever the next pack is chosen."""
+
+assert MAX_CHUNK_BYTES < SPARE_BYTES
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,9 @@ def fetch_manifest(
         with transfer(endpoint, state.stage) as move:
             move.get(key, MANIFEST_FILE)
             list(move.finished())
-        manifest = unseal((state.stage / MANIFEST_FILE).read_bytes(), key, instance_key)
-        state.keep_last((state.stage / MANIFEST_FILE).read_bytes())
+        sealed = (state.stage / MANIFEST_FILE).read_bytes()
+        manifest = unseal(sealed, key, instance_key)
+        state.keep_last(sealed)
     if manifest.prefix != prefix:
         raise SnapshotRefused(f"{key} is a snapshot of {manifest.prefix}, not of {prefix}")
     return manifest
@@ -73,11 +84,12 @@ def restore(
     endpoint: Endpoint,
     clock: Callable[[], float],
     progress: Progress = lambda _done, _total, _what: None,
+    wanted: Wanted = lambda: (),
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
 
-    Before anything is changed it raises `SnapshotDamaged` (with the chunk), `SnapshotRefused`, `DiskFull` or
-    `ObjectStoreError`. A `SnapshotError` or `DiskFull` later leaves a tree that another run completes.
+    Before anything is changed it raises `SnapshotRefused`, `DiskFull` or `ObjectStoreError`. Later ones, and
+    `SnapshotDamaged` (with the chunk), leave a tree that another run completes: each name as it was or as it will be.
     """
     started = clock()
     state = State(state_dir, root)
@@ -85,108 +97,75 @@ def restore(
         manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
     )
     root.mkdir(parents=True, exist_ok=True)
-    with _translated(), closing(PackReader(state.stage, manifest.chunks)) as packs, _opened(root) as tree:
-        plan = compare(manifest, tree)
-        state.sweep(keep=frozenset(plan.packs))
-        _require_room(plan, root, state.stage)
-        fetched = _Fetching(plan, state.stage, packs, progress).run(endpoint)
-        state.forget()
-        _apply(plan, tree, packs, progress)
-        _flush(root)
-        _remember(state, manifest, tree)
     state.sweep()
+    with _translated(), opened(bytes(root)) as tree, fetch_stage(state) as stage:
+        plan = compare(manifest, tree, keys_of(instance_key))
+        _require_room(plan, root, stage)
+        state.forget()
+        stamps = _prepare(plan, tree)
+        fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted)
+        stamps |= fetching.run(endpoint)
+        _finish(plan, tree)
+        _flush(root)
+        _remember(state, manifest, tree, plan, stamps)
     return Restored(
         manifest=manifest,
         files=manifest.files,
         bytes=manifest.bytes,
         files_written=len(plan.files),
         bytes_written=plan.bytes_to_write,
-        bytes_fetched=fetched,
-        removed=len(plan.extra),
+        bytes_fetched=sum(pack.size for pack in plan.packs.values()),
+        removed=len(plan.extra) + len(plan.in_the_way),
         seconds=clock() - started,
     )
 
 
-class _Fetching:
-    """Packs from the store to the stage, each chunk that is needed proven as soon as its pack is here."""
-
-    def __init__(self, plan: Plan, stage: Path, packs: PackReader, progress: Progress) -> None:
-        self._plan = plan
-        self._stage = stage
-        self._packs = packs
-        self._progress = progress
-        self._done = 0
-        self._total = sum(pack.size for pack in plan.packs.values())
-
-    def run(self, endpoint: Endpoint) -> int:
-        """The bytes that had to be fetched: an interrupted restore's packs are used again."""
-        here = {name for name, pack in self._plan.packs.items() if is_whole(self._stage / name, name, pack)}
-        missing = [name for name in self._plan.packs if name not in here]
-        for name in here:
-            self._prove(name)
-        if missing:
-            with transfer(endpoint, self._stage) as move:
-                self._fetch(missing, move)
-        return sum(self._plan.packs[name].size for name in missing)
-
-    def _fetch(self, names: list[str], move: Transfer) -> None:
-        try:
-            for name in names:
-                move.get(pack_key(self._plan.prefix, name), name)
-                for done in move.finished(leave=2 * WORKERS):
-                    self._prove(done)
-            for done in move.finished():
-                self._prove(done)
-        except ObjectMissing as error:
-            pack = next(name for name in names if name in str(error))
-            raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
-
-    def _prove(self, pack: str) -> None:
-        for chunk in self._plan.chunks[pack]:
-            self._packs.decode(chunk)
-        self._done += self._plan.packs[pack].size
-        self._progress(self._done, self._total, "download")
-
-
-def _apply(plan: Plan, tree: Tree, packs: PackReader, progress: Progress) -> None:
-    """Old names away, then directories, files, and links last of all; times at the very end, from the leaves up."""
-
-    def read(extent: Extent) -> memoryview:
-        return memoryview(packs.chunk(extent.chunk))[extent.start : extent.start + extent.length]
-
+def _prepare(plan: Plan, tree: Tree) -> dict[bytes, Stamp]:
+    """Directories, files without content, and a place for each that grows; only what is in the way goes now."""
     for path in plan.unlock:
         tree.unlock(path)
-    for path, is_dir in plan.extra:
+    for path, is_dir in plan.in_the_way:
         tree.remove(path, is_dir=is_dir)
     for path in plan.new_dirs:
         tree.make_dir(path)
-    done, total = 0, plan.bytes_to_write
-    for parent, entries in groupby(plan.files, key=lambda entry: entry.parent):
-        for entry in tree.write_files(parent, list(entries), read):
-            done += entry.data_bytes
-            progress(done, total, "write")
+    stamps: dict[bytes, Stamp] = {}
+    for file in plan.files:
+        if not file.entry.extents:
+            stamps[file.entry.path] = tree.write(file.entry, ())
+        elif not file.at_once:
+            tree.begin_part(file.entry, from_old=file.base == "old", has_part=file.base == "part")
+            if not file.extents:  # a killed restore had all of it
+                stamps[file.entry.path] = tree.finish_part(file.entry)
+    return stamps
+
+
+def _finish(plan: Plan, tree: Tree) -> None:
+    """All content is in place: links, then what is too many, and times at the very end, from the leaves up."""
     for entry in plan.undressed:
         tree.dress(entry)
     for entry in plan.hardlinks:
         tree.make_hardlink(entry)
     for entry in plan.symlinks:
         tree.make_symlink(entry)
+    for path, is_dir in plan.extra:
+        tree.remove(path, is_dir=is_dir)
     for entry in reversed(plan.dirs):
         tree.dress(entry)
 
 
-def _remember(state: State, manifest: Manifest, tree: Tree) -> None:
-    """The next snapshot of this tree need not read what was just written."""
+def _remember(state: State, manifest: Manifest, tree: Tree, plan: Plan, stamps: dict[bytes, Stamp]) -> None:
+    """The next snapshot of this tree need not read what was just written, or found to be right."""
     clock_ns = state.file_clock_ns()
-    listing = tree.listing()
-    files = (entry.path for entry in manifest.entries if entry.kind == "file" and not entry.torn)
-    state.remember(manifest.key, {path: stamp(listing[path]) for path in files if path in listing}, clock_ns)
+    linked = {entry.target for entry in plan.hardlinks}
+    known = {path: stamp for path, stamp in stamps.items() if path not in linked}
+    files = [entry.path for entry in manifest.entries if entry.kind == "file" and not entry.torn]
+    state.remember(manifest, {path: known.get(path) or tree.stamp(path) for path in files}, clock_ns)
 
 
 def _require_room(plan: Plan, root: Path, stage: Path) -> None:
-    """Raises `DiskFull` unless the packs and the files that are to be written fit, each on its disk."""
+    """Raises `DiskFull` unless the packs under way and the files that are to be written fit, each on its disk."""
     needs: dict[int, tuple[Path, int, int]] = {}
-    to_stage = sum(pack.size for name, pack in plan.packs.items() if not (stage / name).exists())
+    to_stage = min(STAGE_BYTES, sum(pack.size for pack in plan.packs.values()))
     for place, size, names in ((stage, to_stage, len(plan.packs)), (root, plan.bytes_to_write, plan.new_names)):
         device = place.stat().st_dev
         _, other_size, other_names = needs.get(device, (place, 0, 0))
@@ -206,15 +185,6 @@ def _flush(root: Path) -> None:
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _opened(root: Path) -> Iterator[Tree]:
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield Tree(fd)
     finally:
         os.close(fd)
 

@@ -1,103 +1,82 @@
-"""Manifest <-> stored bytes, authenticated by the instance's key.
+"""Manifest <-> stored bytes, encrypted and authenticated under the instance's key.
 
-Stored: `MAGIC | HMAC-SHA256 | plain size (8 bytes, little endian) | one LZ4 block of compact JSON`. Nothing is decoded
-before the HMAC agrees; what was decoded is still judged as hostile (module `hostile`), for a host holds the key too.
+Stored: `MAGIC | nonce (12 bytes) | AES-256-GCM of (plain size (8 bytes, little endian) | one LZ4 block of format 2)`.
+Nothing is decoded before it is authentic; what was decoded is still judged as hostile, for a host holds the key too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import lz4.block
 from blake3 import blake3
 
 from common.errors import SnapshotRefused
-from common.snapshots.hostile import MAX_MANIFEST_BYTES, SCHEMA, read_manifest
-from common.snapshots.manifest import Entry, Manifest
+from common.snapshots import format1, format2
+from common.snapshots.keys import aes_gcm, keys_of
+from common.snapshots.limits import MAX_MANIFEST_BYTES
+from common.snapshots.manifest import Manifest
 
-MAGIC = b"DUMONT-SNAPSHOT-1\n"
-MAC_BYTES = 32
+MAGIC = b"DUMONT-SNAPSHOT-2\n"
+LZ4_MAX_RATIO = 256
+"""No block unpacks to more: a claim beyond is refused before anything is allocated."""
+NONCE_BYTES = 12
+"""Keyed BLAKE3 of what is sealed: the same content gives the same bytes, and two contents the same nonce only if 96
+bits of it collide, which for a million manifests has a chance of 1 : 10^17."""
 KEY_SHAPE = re.compile(r"(?P<prefix>.*)manifests/(?P<epoch>\d{1,12})-(?P<seq>\d{1,12})-(?P<content>[0-9a-f]{12})\.dm")
 
 
 def seal(manifest: Manifest, instance_key: bytes) -> tuple[Manifest, bytes]:
     """The manifest with its key, and the bytes to store there."""
-    plain = json.dumps(_document(manifest), separators=(",", ":")).encode("ascii")
-    body = len(plain).to_bytes(8, "little") + lz4.block.compress(plain, store_size=False)
-    sealed = MAGIC + _mac(body, instance_key) + body
+    plain = format2.encode(manifest)
+    sealed = seal_plain(len(plain).to_bytes(8, "little") + lz4.block.compress(plain, store_size=False), instance_key)
     version = manifest.version
-    name = f"{version.epoch}-{version.seq}-{_content(sealed)}.dm"
+    name = f"{version.epoch}-{version.seq}-{content_of(sealed)}.dm"
     return replace(manifest, key=f"{manifest.prefix}manifests/{name}"), sealed
+
+
+def seal_plain(body: bytes, instance_key: bytes) -> bytes:
+    keys = keys_of(instance_key)
+    nonce = blake3(body, key=keys.nonce).digest(length=NONCE_BYTES)
+    return MAGIC + nonce + aes_gcm(keys.manifest).encrypt(nonce, body, MAGIC)
 
 
 def unseal(sealed: bytes, key: str, instance_key: bytes) -> Manifest:
     """The manifest stored under `key`; raises `SnapshotRefused` if it is not authentic, not that one, or hostile."""
-    mac, body = sealed[len(MAGIC) :][:MAC_BYTES], sealed[len(MAGIC) + MAC_BYTES :]
-    if not sealed.startswith(MAGIC) or not hmac.compare_digest(mac, _mac(body, instance_key)):
-        raise SnapshotRefused(f"{key} is not a manifest made with this instance's key")
-    manifest = replace(read_manifest(_decode(body, key)), key=key)
+    if sealed.startswith(format1.MAGIC):
+        read = format1.unseal(sealed, key, instance_key)
+    else:
+        read = format2.decode(_unpack(_open(sealed, key, instance_key), key))
+    manifest = replace(read, key=key)
     name, version = KEY_SHAPE.fullmatch(key), manifest.version
-    claimed = (manifest.prefix, str(version.epoch), str(version.seq), _content(sealed))
+    claimed = (manifest.prefix, str(version.epoch), str(version.seq), content_of(sealed))
     if not name or name.groups() != claimed:
         raise SnapshotRefused(f"{key} holds a manifest of another name: {claimed}")
     return manifest
 
 
-def _decode(body: bytes, key: str) -> Any:
-    size = int.from_bytes(body[:8], "little")
-    if size > MAX_MANIFEST_BYTES:
-        raise SnapshotRefused(f"{key} claims to unpack to {size} bytes; the limit is {MAX_MANIFEST_BYTES}")
-    try:
-        return json.loads(lz4.block.decompress(body[8:], uncompressed_size=size))
-    except (lz4.block.LZ4BlockError, ValueError, RecursionError) as error:
-        raise SnapshotRefused(f"{key} does not decode: {error}") from None
-
-
-def _mac(body: bytes, instance_key: bytes) -> bytes:
-    return hmac.new(instance_key, MAGIC + body, hashlib.sha256).digest()
-
-
-def _content(sealed: bytes) -> str:
+def content_of(sealed: bytes) -> str:
     return blake3(sealed).hexdigest()[:12]
 
 
-def _document(manifest: Manifest) -> dict[str, Any]:
-    """Tables refer to each other by row number: names are long, and most of a manifest is references."""
-    packs = {name: row for row, name in enumerate(manifest.packs)}
-    chunks = {name: row for row, name in enumerate(manifest.chunks)}
-    return {
-        "schema": SCHEMA,
-        "prefix": manifest.prefix,
-        "epoch": manifest.version.epoch,
-        "seq": manifest.version.seq,
-        "taken_at": manifest.taken_at,
-        "packs": [[name, pack.size, pack.md5] for name, pack in manifest.packs.items()],
-        "chunks": [
-            [name, packs[chunk.pack], chunk.offset, chunk.stored, chunk.plain, chunk.codec]
-            for name, chunk in manifest.chunks.items()
-        ],
-        "entries": [_row(entry, chunks) for entry in manifest.entries],
-    }
+def _open(sealed: bytes, key: str, instance_key: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    nonce, body = sealed[len(MAGIC) :][:NONCE_BYTES], sealed[len(MAGIC) + NONCE_BYTES :]
+    try:
+        if not sealed.startswith(MAGIC) or len(nonce) != NONCE_BYTES:
+            raise InvalidTag
+        return aes_gcm(keys_of(instance_key).manifest).decrypt(nonce, body, MAGIC)
+    except InvalidTag:
+        raise SnapshotRefused(f"{key} is not a manifest made with this instance's key") from None
 
 
-def _row(entry: Entry, chunks: dict[str, int]) -> list[Any]:
-    row: list[Any] = [_text(entry.path), entry.kind]
-    if entry.kind == "hardlink":
-        return [*row, _text(entry.target)]
-    row += [entry.mode, entry.mtime_ns]
-    if entry.kind == "symlink":
-        return [*row, _text(entry.target)]
-    if entry.kind == "dir":
-        return row
-    extents = [[extent.at, chunks[extent.chunk], extent.start, extent.length] for extent in entry.extents]
-    return [*row, entry.size, entry.sum, extents, int(entry.torn)]
-
-
-def _text(name: bytes) -> str:
-    """Every name survives: bytes that are not UTF-8 become lone surrogates, which JSON writes as escapes."""
-    return name.decode("utf-8", "surrogateescape")
+def _unpack(body: bytes, key: str) -> bytes:
+    size = int.from_bytes(body[:8], "little")
+    if size > min(MAX_MANIFEST_BYTES, LZ4_MAX_RATIO * len(body)):
+        raise SnapshotRefused(f"{key} claims to unpack to {size} bytes; it has {len(body)}")
+    try:
+        return lz4.block.decompress(body[8:], uncompressed_size=size)  # type: ignore[no-any-return]
+    except (lz4.block.LZ4BlockError, ValueError, MemoryError) as error:
+        raise SnapshotRefused(f"{key} does not decode: {error}") from None

@@ -1,62 +1,74 @@
 """What an agent remembers between two snapshots, in a directory of its own outside the workspace.
 
-Losing any of it costs time, never correctness. `stage` holds packs under way; `seen.json` says which files were
-untouched since a manifest; `last.dm` is that manifest as it is stored.
+Losing any of it costs time, never correctness. `seen` says which files were untouched since a manifest, `last.dm` is
+that manifest as it is stored, `stage` holds packs that a restore has fetched.
 """
 
 from __future__ import annotations
 
-import json
+from array import array
 from pathlib import Path
 
 from common.errors import SnapshotError
+from common.snapshots.manifest import Manifest
 from common.snapshots.scan import Stamp
 
 TICK_NS = 50_000_000
 """Longest step of a kernel's file clock (and then some): a file changed twice within it can keep its ctime."""
+SEEN = b"DUMONT-SEEN-2 "
 
 
 class State:
     def __init__(self, folder: Path, root: Path) -> None:
         if folder.resolve().is_relative_to(root.resolve()):
             raise SnapshotError(f"the state directory {folder} must not lie in the workspace {root}")
-        self._folder = folder
+        self.folder = folder
         self.stage = folder / "stage"
         self.stage.mkdir(parents=True, exist_ok=True)
 
-    def sweep(self, keep: frozenset[str] = frozenset()) -> None:
+    def sweep(self) -> None:
         """Removes what an earlier run left in the stage."""
         for path in self.stage.iterdir():
-            if path.name not in keep:
-                path.unlink()
+            path.unlink()
 
     def file_clock_ns(self) -> int:
         """Now, as the file system stamps it."""
-        probe = self._folder / "clock"
+        probe = self.folder / "clock"
         probe.write_bytes(b"")
         return probe.stat().st_ctime_ns
 
-    def remember(self, key: str, stamps: dict[bytes, Stamp], clock_ns: int) -> None:
-        """The files that were as `key` has them when the clock stood there; those changed just before are left out."""
-        settled = {name: stamp for name, stamp in stamps.items() if stamp[2] < clock_ns - TICK_NS}
-        text = {name.decode("utf-8", "surrogateescape"): stamp for name, stamp in settled.items()}
-        self._write("seen.json", json.dumps({"key": key, "stamps": text}).encode("ascii"))
+    def remember(self, manifest: Manifest, stamps: dict[bytes, Stamp], clock_ns: int) -> None:
+        """The files that were as the manifest has them when the clock stood there; those changed just before are not.
 
-    def seen(self, key: str) -> dict[bytes, Stamp]:
-        """Stamps of files known to be as the manifest `key` has them; empty when nothing is remembered of it."""
+        Two columns, ctime and inode, in the manifest's order; 0 = not known. The rest of a stamp is the manifest's.
+        """
+        unknown = (0, 0, 0, 0)
+        rows = [stamps.get(entry.path, unknown) for entry in manifest.entries]
+        settled = [row if row[2] < clock_ns - TICK_NS else unknown for row in rows]
+        times, inodes = array("q", (row[2] for row in settled)), array("Q", (row[3] for row in settled))
+        head = SEEN + manifest.key.encode() + b"\n"
+        self._write("seen", head + times.tobytes() + inodes.tobytes())
+
+    def seen(self, manifest: Manifest) -> dict[bytes, Stamp]:
+        """Stamps of files known to be as the manifest has them; empty when nothing is remembered of it."""
         try:
-            remembered = json.loads((self._folder / "seen.json").read_bytes())
-            if remembered["key"] != key:
-                return {}
-            stamps = remembered["stamps"].items()
-            return {name.encode("utf-8", "surrogateescape"): tuple(stamp) for name, stamp in stamps}
-        except (FileNotFoundError, ValueError, KeyError, AttributeError):
+            head, _, columns = (self.folder / "seen").read_bytes().partition(b"\n")
+        except FileNotFoundError:
             return {}
+        entries = manifest.entries
+        if head != SEEN + manifest.key.encode() or len(columns) != 16 * len(entries):
+            return {}
+        times, inodes = array("q", columns[: 8 * len(entries)]), array("Q", columns[8 * len(entries) :])
+        return {
+            entry.path: (entry.size, entry.mtime_ns, ctime_ns, inode)
+            for entry, ctime_ns, inode in zip(entries, times, inodes, strict=True)
+            if inode
+        }
 
     def last(self) -> bytes:
         """The sealed manifest remembered; empty when there is none."""
         try:
-            return (self._folder / "last.dm").read_bytes()
+            return (self.folder / "last.dm").read_bytes()
         except FileNotFoundError:
             return b""
 
@@ -65,9 +77,9 @@ class State:
 
     def forget(self) -> None:
         """Before a restore changes the workspace: nothing remembered of it holds."""
-        (self._folder / "seen.json").unlink(missing_ok=True)
+        (self.folder / "seen").unlink(missing_ok=True)
 
     def _write(self, name: str, content: bytes) -> None:
-        new = self._folder / f"{name}.new"
+        new = self.folder / f"{name}.new"
         new.write_bytes(content)
-        new.replace(self._folder / name)
+        new.replace(self.folder / name)

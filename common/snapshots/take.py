@@ -11,20 +11,19 @@ from pathlib import Path
 
 from common.domain.snapshot import Version
 from common.errors import DiskFull, SnapshotError
-from common.snapshots.chunk import FileReader
-from common.snapshots.manifest import Chunk, Entry, Manifest, Pack, pack_key, printable
-from common.snapshots.pack import PackWriter
-from common.snapshots.scan import Scan, Stamp, scan
+from common.snapshots import packing
+from common.snapshots.ignore import excludes
+from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
+from common.snapshots.packing import Packed, Progress
+from common.snapshots.read import Read, read_xattrs
+from common.snapshots.scan import Found, Scan, Stamp, scan
 from common.snapshots.seal import seal
 from common.snapshots.state import State
-from common.snapshots.transfer import Endpoint, Transfer, transfer
+from common.snapshots.transfer import Endpoint
 
-MAX_STAGED_PACKS = 4
-"""Packs on the local disk that are not uploaded yet: at most 144 MiB."""
 MANIFEST_FILE = "manifest"
-
-Progress = Callable[[int, int, str], None]
-"""progress(done_bytes, total_bytes, what), `what` being read, upload, download, verify or write."""
+MAX_SECONDS = 12 * 3600.0
+"""A snapshot that took longer is given up: a prune counts on it (`prune.GRACE`)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Taken:
     """Files that changed whenever they were read."""
     vanished: tuple[str, ...]
     """Files that were removed while the snapshot was taken; it does not hold them."""
+    excluded: tuple[str, ...]
+    """What the default excludes and `.dumontignore` left out; a directory stands for all that is in it."""
     seconds: float
 
     @property
@@ -84,104 +85,94 @@ def take(
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
     state = State(state_dir, root)
-    state.sweep()
     clock_ns = state.file_clock_ns()
-    tree = scan(bytes(root))
-    with _room(), transfer(endpoint, state.stage) as move:
-        packing = _Packing(prefix, state.stage, move, previous)
-        try:
-            reading = _Reading(bytes(root), packing.writer, previous, state)
-            reading.all_files(tree, progress)
-        finally:
-            packing.writer.abandon()
-        packing.wait_for_all(progress)
-        version = Version(epoch=epoch, seq=seq)
-        manifest = _manifest(prefix, version, taken_at, reading.entries(tree), packing, previous)
+    tree = scan(bytes(root), excludes(root))
+    entries = _Entries(tree, previous, state)
+    with _room(), packing.store(
+        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress
+    ) as packed:  # fmt: skip
+        for read in packed.reads:
+            entries.add(read)
+        manifest = _manifest(prefix, Version(epoch=epoch, seq=seq), taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
-        (state.stage / MANIFEST_FILE).write_bytes(sealed)
-        move.put(MANIFEST_FILE, manifest.key)
-        list(move.finished())
+        if clock() - started > MAX_SECONDS:
+            raise SnapshotError(f"the snapshot took longer than {MAX_SECONDS:.0f} s")
+        packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
-    state.remember(manifest.key, reading.files.stamps, clock_ns)
-    state.sweep()
-    sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packing.sent.items())
+    state.remember(manifest, entries.stamps, clock_ns)
+    sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packed.packs.items())
     return Taken(
         manifest=manifest,
         files=manifest.files,
         bytes=manifest.bytes,
-        new_bytes=packing.writer.new_bytes,
+        new_bytes=sum(chunk.plain for chunk in packed.chunks.values()),
         stored_bytes=sum(pack.size for pack in sent) + len(sealed),
         packs_new=sent,
         skipped=tuple(tree.skipped),
         torn=tuple(manifest.torn),
-        vanished=tuple(reading.vanished),
+        vanished=tuple(entries.vanished),
+        excluded=tuple(map(printable, tree.excluded)),
         seconds=clock() - started,
     )
 
 
-class _Reading:
-    """Entries of all files: from the snapshot before where untouched, else read."""
+class _Entries:
+    """Entries of all names: from the snapshot before where a file is untouched, else from its reading."""
 
-    def __init__(self, root: bytes, writer: PackWriter, previous: Manifest | None, state: State) -> None:
-        self.files = FileReader(root, writer)
+    def __init__(self, tree: Scan, previous: Manifest | None, state: State) -> None:
+        self.stamps: dict[bytes, Stamp] = {}
+        """Of the files that were read undisturbed."""
         self.vanished: list[str] = []
-        self._writer = writer
-        self._before = {entry.path: entry for entry in previous.entries} if previous else {}
-        self._seen = state.seen(previous.key) if previous else {}
-
-    def all_files(self, tree: Scan, progress: Progress) -> None:
-        files = [found for found in tree.found if found.kind == "file"]
-        total, done = sum(found.stamp[0] for found in files), 0
-        for found in files:
-            if self._seen.get(found.path) == found.stamp and found.path in self._before:
-                self._keep(found.path, found.stamp)
-            elif not self.files.read(found):
-                self.vanished += [printable(path) for path in (found.path, *found.others)]
-            done += found.stamp[0]
-            progress(done, total, "read")
-        self.files.flush()
-        self._writer.close()
-
-    def _keep(self, path: bytes, untouched: Stamp) -> None:
-        entry = self._before[path]
-        for extent in entry.extents:
-            self._writer.keep(extent.chunk)
-        self.files.entries[path] = entry
-        self.files.stamps[path] = untouched
-
-    def entries(self, tree: Scan) -> Iterator[Entry]:
-        for found in tree.found:
+        self.unread: list[int] = []
+        """Places in the walk of the files that have to be read."""
+        self._tree = tree
+        self._files: dict[int, Entry] = {}
+        before = {entry.path: entry for entry in previous.entries if entry.kind == "file"} if previous else {}
+        seen = state.seen(previous) if previous else {}
+        for number, found in enumerate(tree.found):
             if found.kind != "file":
-                yield Entry(found.path, found.kind, found.mode, found.mtime_ns, target=found.target)
-            elif entry := self.files.entries.get(found.path):
-                yield entry
-        for found in tree.found:  # last: a further name may lie in any directory
-            if found.path in self.files.entries:
-                yield from (Entry(path, "hardlink", target=found.path) for path in found.others)
+                continue
+            entry = before.get(found.path)
+            if entry and seen.get(found.path) == found.stamp:
+                self._files[number] = _as_found(entry, found)
+                self.stamps[found.path] = found.stamp
+            else:
+                self.unread.append(number)
+
+    def add(self, read: Read) -> None:
+        found = self._tree.found[read.number]
+        if read.gone:
+            self.vanished += [printable(path) for path in (found.path, *found.others)]
+            return
+        extents = tuple(map(Extent._make, read.places))
+        status = read.status
+        stamp, torn = (found.stamp, False) if status is None else (status.stamp, status.torn)
+        mode, mtime_ns, size = status[:3] if status else (found.mode, found.mtime_ns, found.stamp[0])
+        self._files[read.number] = Entry(
+            found.path, "file", mode, mtime_ns, size, read.sum, extents, b"", torn, found.uid, found.gid, read.xattrs
+        )
+        if stamp:
+            self.stamps[found.path] = stamp
+
+    def all(self) -> Iterator[Entry]:
+        root = self._tree.root
+        for number, found in enumerate(self._tree.found):
+            if found.kind == "file":
+                entry = self._files.get(number)
+                if entry:
+                    yield entry
+                    yield from (Entry(path, "hardlink", target=found.path) for path in found.others)
+                continue
+            xattrs = read_xattrs(root + b"/" + found.path) if found.kind == "dir" else ()
+            yield Entry(
+                found.path, found.kind, found.mode, found.mtime_ns, target=found.target,
+                uid=found.uid, gid=found.gid, xattrs=xattrs,
+            )  # fmt: skip
 
 
-class _Packing:
-    """Packs on their way: written, uploaded, and removed from the stage when the upload is done."""
-
-    def __init__(self, prefix: str, stage: Path, move: Transfer, previous: Manifest | None) -> None:
-        self.sent: dict[str, Pack] = {}
-        self._prefix = prefix
-        self._stage = stage
-        self._move = move
-        self.writer = PackWriter(stage, previous.chunks if previous else {}, self._send)
-
-    def wait_for_all(self, progress: Progress) -> None:
-        total, done = sum(pack.size for pack in self.sent.values()), 0
-        for name in self._move.finished():
-            (self._stage / name).unlink()
-            done += self.sent[name].size
-            progress(done, total, "upload")
-
-    def _send(self, name: str, pack: Pack) -> None:
-        self.sent[name] = pack
-        self._move.put(name, pack_key(self._prefix, name))
-        for done in self._move.finished(leave=MAX_STAGED_PACKS - 1):
-            (self._stage / done).unlink()
+def _as_found(entry: Entry, found: Found) -> Entry:
+    """The content is the snapshot's before; so are mode and owner, for their change would have changed the ctime."""
+    return entry if entry.uid == found.uid else entry._replace(uid=found.uid, gid=found.gid)
 
 
 def _manifest(
@@ -189,14 +180,15 @@ def _manifest(
     version: Version,
     taken_at: datetime,
     entries: Iterator[Entry],
-    packing: _Packing,
+    packed: Packed,
     previous: Manifest | None,
 ) -> Manifest:
     """Holds only the chunks that a file refers to, and only the packs that hold one of them."""
-    rows = tuple(entries)
-    used = {extent.chunk for entry in rows for extent in entry.extents}
-    chunks: dict[str, Chunk] = {name: chunk for name, chunk in packing.writer.chunks.items() if name in used}
-    packs = {**(previous.packs if previous else {}), **packing.sent}
+    rows = tuple(sorted(entries, key=lambda entry: entry.path))
+    used = dict.fromkeys(extent.chunk for entry in rows for extent in entry.extents)
+    known: dict[str, Chunk] = previous.chunks if previous else {}
+    chunks = {name: known.get(name) or packed.chunks[name] for name in used}
+    packs: dict[str, Pack] = {**(previous.packs if previous else {}), **packed.packs}
     needed = dict.fromkeys(chunk.pack for chunk in chunks.values())
     return Manifest(prefix, version, taken_at.isoformat(), rows, chunks, {name: packs[name] for name in needed})
 

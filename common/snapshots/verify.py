@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from blake3 import blake3
 
 from common.domain.snapshot import Version
 from common.errors import SnapshotDamaged, SnapshotRefused
-from common.ports import ObjectStore, Stored
 from common.snapshots.manifest import Manifest, Pack, pack_key
 from common.snapshots.seal import unseal
 
+if TYPE_CHECKING:
+    from common.ports import Stored
+
 Proof = Literal["md5", "read_back", "known"]
+
+
+class Readable(Protocol):
+    """What a verification needs of an object store (`ports.ObjectStore` has it)."""
+
+    def get(self, key: str) -> bytes: ...
+
+    def read(self, key: str) -> Iterator[bytes]: ...
+
+    def list(self, prefix: str) -> Iterator[Stored]: ...
 
 
 @dataclass(frozen=True)
@@ -37,22 +49,24 @@ class Verified:
     ok: Literal[True] = True
 
 
-def load_manifest(objects: ObjectStore, key: str, instance_key: bytes) -> Manifest:
+def load_manifest(objects: Readable, key: str, instance_key: bytes) -> Manifest:
     """The manifest at `key`; raises `ObjectMissing`, `ObjectStoreError`, or `SnapshotRefused`."""
     return unseal(objects.get(key), key, instance_key)
 
 
 def verify(
-    objects: ObjectStore,
+    objects: Readable,
     manifest_key: str,
     *,
     prefix: str,
     instance_key: bytes,
     proven: Collection[str],
+    every_byte: bool = False,
 ) -> Verified:
     """Proves the snapshot by the store's own answers, with one listing.
 
-    `proven` names the packs whose content was proven before. Raises `SnapshotDamaged` (an object is missing, or not
+    `proven` names the packs whose content was proven before; with `every_byte` the others are read back even where the
+    store gives a checksum. Raises `SnapshotDamaged` (an object is missing, or not
     what it should be), `SnapshotRefused` (the manifest is not authentic, or another's), `ObjectStoreError` (no answer:
     that is no proof of anything).
     """
@@ -63,7 +77,7 @@ def verify(
     new = tuple(name for name in manifest.packs if name not in proven)
     for name, pack in manifest.packs.items():
         _check(manifest, name, pack, listed.get(pack_key(prefix, name)))
-    read_back = sum(_prove(objects, manifest, name, listed[pack_key(prefix, name)]) for name in new)
+    read_back = sum(_prove(objects, manifest, name, listed[pack_key(prefix, name)], every_byte) for name in new)
     return Verified(
         proof="read_back" if read_back else "md5" if new else "known",
         packs_new=new,
@@ -87,10 +101,10 @@ def _check(manifest: Manifest, name: str, pack: Pack, stored: Stored | None) -> 
         raise SnapshotDamaged(f"pack {name} has another content in the store", manifest.first_chunk_of(name))
 
 
-def _prove(objects: ObjectStore, manifest: Manifest, name: str, stored: Stored) -> int:
+def _prove(objects: Readable, manifest: Manifest, name: str, stored: Stored, every_byte: bool) -> int:
     """Proves one pack's content; the bytes that had to be read back for it."""
     pack = manifest.packs[name]
-    if stored.md5 is not None:
+    if stored.md5 is not None and not every_byte:
         return 0  # checked with the size
     content, md5 = blake3(), hashlib.md5(usedforsecurity=False)
     for piece in objects.read(stored.key):

@@ -231,8 +231,10 @@ def look_if_due(app: App, kept: Kept[Rental], instance: Instance | None, now: da
 
 
 def look_due_at(rental: Rental) -> datetime | None:
-    """None once it was looked at, and before it exists."""
-    return rental.not_before if rental.provider_id and rental.looked_at is None else None
+    """None once it was looked at, before it exists, and while a listing lacks it: then the sweep asks, and one token a
+    minute is too few for two."""
+    is_there = rental.provider_id is not None and rental.absent_at is None
+    return rental.not_before if is_there and rental.looked_at is None else None
 
 
 def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:

@@ -46,8 +46,11 @@ def s3_server(
     bucket: str = "dumont",
     access_key: str | None = None,
     secret_key: str | None = None,
+    md5_in_listings: bool = True,
 ) -> Iterator[S3Server]:
     """Serves `folder`, whose directories are the buckets; port 0 = a free one, no key = a random one.
+
+    Without MD5s in its listings it need not read what it lists: for measurements.
 
     Raises RuntimeError when it does not answer within START_LIMIT_S. It never outlives the thread that started it.
     """
@@ -58,6 +61,7 @@ def s3_server(
         [
             *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "ERROR"),
             *("--addr", address, "--auth-key", f"{access_key},{secret_key}"),
+            *(() if md5_in_listings else ("--etag-hash", "")),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

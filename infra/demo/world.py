@@ -336,8 +336,13 @@ def main() -> None:
         stopping.set()
 
     signal.signal(signal.SIGTERM, on_stop)
-    keys = {"access_key": local.s3_access_key, "secret_key": local.s3_secret_key}
-    with s3_server(Path(local.state) / "world" / "s3", port=local.s3_port, bucket=BUCKET, **keys):
+    with s3_server(
+        Path(local.state) / "world" / "s3",
+        port=local.s3_port,
+        bucket=BUCKET,
+        access_key=local.s3_access_key,
+        secret_key=local.s3_secret_key,
+    ):
         _publish_bundle(local)
         world = World(local)
         world.uplink.forward(local.host_api_port, local.api_port)

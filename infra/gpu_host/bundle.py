@@ -19,7 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bundle"
 SIZE_LIMIT_BYTES = 60 * 10**6
-HIDDEN = ("pynvml", "lz4.block", "blake3")
+HIDDEN = (
+    "pynvml",
+    "lz4.block",
+    "blake3",
+    "blosc",
+    "pyfastcdc",
+    "zstandard",
+    "pathspec",
+    "cryptography.hazmat.primitives.ciphers.aead",
+)
+"""Loaded when they are first needed, which PyInstaller does not see."""
 EXCLUDED = (
     "boto3",
     "botocore",

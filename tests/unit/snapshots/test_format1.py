@@ -1,18 +1,22 @@
-"""A manifest may be signed by the right key and still be an attack: each of these is refused before it is used."""
+"""Snapshots of format 1 still restore; a manifest of it may be authentic and still an attack, which is refused."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import lz4.block
 import pytest
+from blake3 import blake3
 
 from common.errors import SnapshotRefused
-from common.snapshots import seal
-from common.snapshots.hostile import MAX_MANIFEST_BYTES
+from common.snapshots import format1, seal, state
+from common.snapshots.chunk import bytes_sum
+from common.snapshots.limits import MAX_MANIFEST_BYTES
 from tests.snapshots_fixtures import KEY, PREFIX, Box, tree
 
 CHUNK, PACK, MD5, SUM = "c" * 64, "d" * 64, "e" * 32, "f" * 32
@@ -43,8 +47,8 @@ def stored(document: Any, key: bytes = KEY) -> tuple[str, bytes]:
 
 
 def stored_body(body: bytes, key: bytes = KEY) -> tuple[str, bytes]:
-    sealed = seal.MAGIC + seal._mac(body, key) + body
-    return f"{PREFIX}manifests/1-1-{seal._content(sealed)}.dm", sealed
+    sealed = format1.MAGIC + format1.mac_of(body, key) + body
+    return f"{PREFIX}manifests/1-1-{seal.content_of(sealed)}.dm", sealed
 
 
 Attack = Callable[[dict[str, Any]], Any]
@@ -169,15 +173,36 @@ def test_a_hostile_manifest_changes_nothing(box: Box) -> None:
     assert tree(box.copy) == before
 
 
-def test_a_link_on_the_machine_leads_no_write_outside(box: Box) -> None:
-    outside = box.base / "outside"
-    outside.mkdir()
-    (box.root / "d").mkdir()
-    (box.root / "d/file").write_bytes(b"content")
-    box.copy.mkdir()
-    (box.copy / "d").symlink_to(outside)
+def test_a_snapshot_of_format_1_restores_and_its_chunks_are_used_by_the_next(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "TICK_NS", -(10**10))  # what was written just now counts as settled
+    words, noise = b"words " * 1000, os.urandom(5000)
+    packed = lz4.block.compress(words, store_size=False) + noise
+    names = [blake3(words).hexdigest(), blake3(noise).hexdigest()]
+    pack = blake3(packed).hexdigest()
+    split = len(packed) - len(noise)
+    document = honest() | {
+        "packs": [[pack, len(packed), hashlib.md5(packed).hexdigest()]],
+        "chunks": [[names[0], 0, 0, split, len(words), "lz4"], [names[1], 0, split, len(noise), len(noise), "raw"]],
+        "entries": [
+            ["", "dir", 0o755, 0],
+            ["d", "dir", 0o700, 5],
+            ["d/words", "file", 0o644, 1, len(words), bytes_sum(words), [[0, 0, 0, len(words)]], 0],
+            ["noise", "file", 0o600, 2, len(noise), bytes_sum(noise), [[0, 1, 0, len(noise)]], 0],
+            ["other", "hardlink", "noise"],
+        ],
+    }
+    key, sealed = stored(document)
+    box.objects.put(key, sealed)
+    box.objects.put(f"{PREFIX}packs/{pack}", packed)
 
-    box.restore(box.take().manifest_key)
+    restored = box.restore(key)
+    next = box.take(2, restored.manifest, root=box.copy, state_dir=box.base / "other state")
+    again = box.restore(next.manifest_key, root=box.base / "third", state_dir=box.base / "third state")
 
-    assert tree(box.copy) == tree(box.root)
-    assert list(outside.iterdir()) == []
+    assert (box.copy / "d/words").read_bytes() == words
+    assert (box.copy / "other").read_bytes() == noise
+    assert box.verify(next.manifest_key).ok
+    assert pack in again.manifest.packs
+    assert tree(box.base / "third") == tree(box.copy)

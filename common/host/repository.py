@@ -1,0 +1,205 @@
+"""`dumont-host`: the snapshot engine by itself, for anyone with a directory and a bucket.
+
+Endpoint and keys come from the usual AWS_* variables, the passphrase from DUMONT_SNAPSHOT_KEY.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import DiskFull, DumontError, ObjectMissing, ObjectStoreError, SnapshotDamaged, SnapshotRefused
+
+VERBS = ("backup", "restore", "verify", "list", "prune")
+EXIT_CODES = {
+    0: "done",
+    1: "failed for another reason",
+    2: "wrong words or settings",
+    3: "a snapshot is damaged",
+    4: "refused: wrong passphrase, or not authentic",
+    5: "no such snapshot, object or repository",
+    6: "the object store did not answer or refused",
+    7: "no room on the disk",
+}
+CODE_OF: tuple[tuple[type[DumontError], int], ...] = (
+    (SnapshotDamaged, 3),
+    (SnapshotRefused, 4),
+    (ObjectMissing, 5),
+    (ObjectStoreError, 6),
+    (DiskFull, 7),
+)
+HOME = "~/.cache/dumont-host"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code; with --json one line of JSON on stdout, else one for people."""
+    args = _parser().parse_args(words)
+    gc.disable()  # a short run that makes many small things and drops none of them
+    try:
+        result = _run(args, os.environ)
+    except DumontError as error:
+        _say(args, {"ok": False, "error": error.code, "detail": str(error)}, f"{args.verb} failed: {error}")
+        return next((code for kind, code in CODE_OF if isinstance(error, kind)), 1)
+    except SettingMissing as missing:
+        _say(args, {"ok": False, "error": "bad_setting", "detail": str(missing)}, str(missing))
+        return 2
+    except OSError as error:
+        _say(args, {"ok": False, "error": "os_error", "detail": str(error)}, f"{args.verb} failed: {error}")
+        return 1
+    _say(args, {"ok": True, **result}, " ".join(f"{name}={value}" for name, value in result.items()))
+    return 0
+
+
+class SettingMissing(Exception):
+    """An environment variable is not set; the sentence names it."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog="dumont-host",
+        description=__doc__,
+        epilog=f"URL = s3://bucket/prefix; it holds many snapshots.\nExit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    backup = verbs.add_parser("backup", help="a new snapshot of a directory")
+    backup.add_argument("dir", type=Path)
+    backup.add_argument("url")
+    restore = verbs.add_parser("restore", help="make a directory what a snapshot holds")
+    restore.add_argument("url")
+    restore.add_argument("dir", type=Path)
+    restore.add_argument("--snapshot", metavar="ID", help="as `list` names it; the newest when left out")
+    verify = verbs.add_parser("verify", help="read every byte back and prove it")
+    verify.add_argument("url")
+    verify.add_argument("--quick", action="store_true", help="only what the store's listing proves: sizes and MD5")
+    verify.add_argument("--snapshot", metavar="ID")
+    verbs.add_parser("list", help="the snapshots, the newest last").add_argument("url")
+    prune = verbs.add_parser("prune", help="remove old snapshots, and a day later what nobody needs")
+    prune.add_argument("url")
+    for name, many in (("last", 12), ("hourly", 24), ("daily", 7), ("weekly", 4)):
+        prune.add_argument(f"--keep-{name}", type=int, default=many, metavar="N")
+    for verb in verbs.choices.values():
+        verb.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+        verb.add_argument("--home", type=Path, default=Path(HOME).expanduser(), help=f"what is remembered ({HOME})")
+    return parser
+
+
+def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
+    from common.domain.retention import Retention
+    from common.snapshots.repository import open_repository
+    from common.snapshots.transfer import Endpoint
+
+    def endpoint(bucket: str) -> Endpoint:
+        url = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or env.get("S3_ENDPOINT_URL")
+        region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
+        return Endpoint(
+            url or f"https://s3.{region}.amazonaws.com",
+            bucket,
+            _setting(env, "AWS_ACCESS_KEY_ID"),
+            _setting(env, "AWS_SECRET_ACCESS_KEY"),
+            env.get("AWS_SESSION_TOKEN"),
+            region,
+        )
+
+    passphrase = _setting(env, "DUMONT_SNAPSHOT_KEY")
+    now = datetime.now(UTC)
+    create = args.verb == "backup"
+    repository = open_repository(args.url, endpoint, passphrase, args.home, time.monotonic, create=create)
+    show = _progress(args)
+    match args.verb:
+        case "backup":
+            return _taken(repository.backup(args.dir, now, show))
+        case "restore":
+            return _restored(repository.restore(args.dir, args.snapshot, show))
+        case "verify":
+            started = time.monotonic()
+            verified = repository.verify(args.snapshot, quick=args.quick)
+            read = sum(each.bytes_read_back for each in verified)
+            return {"snapshots": len(verified), "bytes_read": read, "seconds": round(time.monotonic() - started, 3)}
+        case "list":
+            rows = repository.snapshots()
+            return {"snapshots": [{"id": row.id, "stored_at": row.stored_at.isoformat()} for row in rows]}
+        case _:
+            keep = {name: getattr(args, f"keep_{name}") for name in ("last", "hourly", "daily", "weekly")}
+            pruned = repository.prune(Retention(**keep), now)
+            return {
+                "snapshots_removed": len(pruned.manifests),
+                "packs_removed": len(pruned.packs),
+                "bytes_removed": pruned.bytes,
+                "packs_waiting": pruned.waiting,
+            }
+
+
+def _taken(taken: Any) -> dict[str, Any]:
+    return {
+        "snapshot": taken.manifest_key.rpartition("/")[2].removesuffix(".dm"),
+        "files": taken.files,
+        "bytes": taken.bytes,
+        "new_bytes": taken.new_bytes,
+        "stored_bytes": taken.stored_bytes,
+        "seconds": round(taken.seconds, 3),
+        "torn": list(taken.torn),
+        "vanished": list(taken.vanished),
+        "skipped": [list(each) for each in taken.skipped],
+        "excluded": list(taken.excluded),
+    }
+
+
+def _restored(restored: Any) -> dict[str, Any]:
+    return {
+        "snapshot": restored.manifest.key.rpartition("/")[2].removesuffix(".dm"),
+        "files": restored.files,
+        "bytes": restored.bytes,
+        "files_written": restored.files_written,
+        "bytes_written": restored.bytes_written,
+        "bytes_fetched": restored.bytes_fetched,
+        "removed": restored.removed,
+        "seconds": round(restored.seconds, 3),
+    }
+
+
+def _progress(args: argparse.Namespace) -> Callable[[int, int, str], None]:
+    """On a terminal: what is being done, how far, how fast, how long yet."""
+    if args.json or not sys.stderr.isatty():
+        return lambda _done, _total, _what: None
+    started = time.monotonic()
+
+    def show(done: int, total: int, what: str) -> None:
+        seconds = max(time.monotonic() - started, 0.001)
+        rate = done / seconds
+        left = (total - done) / rate if rate else 0
+        share = 100 * done // max(total, 1)
+        text = f"\r{what} {share} % of {total >> 20} MiB, {rate / 1e6:.0f} MB/s, {left:.0f} s left "
+        print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _setting(env: Mapping[str, str], name: str) -> str:
+    if not env.get(name):
+        raise SettingMissing(f"{name} is not set")
+    return env[name]
+
+
+def _say(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(text, file=sys.stdout if result["ok"] else sys.stderr)
+
+
+def command() -> None:
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    command()

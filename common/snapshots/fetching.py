@@ -1,0 +1,193 @@
+"""Packs from the store into files: one s5cmd fetches, workers prove, decode and write."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from blake3 import blake3
+
+from common.errors import ObjectMissing, SnapshotDamaged
+from common.snapshots.keys import keys_of
+from common.snapshots.manifest import Extent, Manifest, pack_key
+from common.snapshots.pack import PackReader
+from common.snapshots.packing import Progress
+from common.snapshots.plan import Plan, packs_of
+from common.snapshots.scan import Stamp
+from common.snapshots.stage import MEMORY_SHARE, SLOTS, STAGE_BYTES, free_memory_bytes
+from common.snapshots.state import State
+from common.snapshots.transfer import STALL_S, Endpoint, Transfer, transfer
+from common.snapshots.tree import Tree, opened, write_at
+from common.snapshots.workers import Crew, crew, worth
+
+MEMORY_DISK = Path("/dev/shm")
+PARTS_OPEN = 64
+
+Written = tuple[list[tuple[bytes, Stamp]], list[tuple[int, int]]]
+"""Files that are whole, with their stamps; (file's number, extents) of those that grow."""
+
+
+class Fetching:
+    """Draws the plan's packs, at most SLOTS of them at a time, and has them written."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        plan: Plan,
+        root: Path,
+        tree: Tree,
+        stage: Path,
+        instance_key: bytes,
+        progress: Progress,
+        wanted: Callable[[], Iterable[bytes]],
+    ) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._root = root
+        self._tree = tree
+        self._stage = stage
+        self._keys = keys_of(instance_key)
+        self._progress = progress
+        self._wanted = wanted
+        self._queue = list(plan.packs)
+        self._here: list[str] = []
+        """Packs that are fetched and wait for a worker."""
+        self._in_work: dict[int, str] = {}
+        self._left = {number: len(file.extents) for number, file in enumerate(plan.files) if not file.at_once}
+        self._stamps: dict[bytes, Stamp] = {}
+        self._total = plan.bytes_to_write
+        self._done = 0
+
+    def run(self, endpoint: Endpoint) -> dict[bytes, Stamp]:
+        """The stamps of what was written. Raises `SnapshotDamaged` with the first chunk that is not as promised."""
+        count = worth(self._total, len(self._queue))
+        with crew(count, self._work) as workers, transfer(endpoint, self._stage) as move:
+            try:
+                while self._queue or move.under_way or self._here or workers.busy:
+                    self._order(move)
+                    self._hand_out(workers)
+                    for worker, written in workers.messages(move.fileno(), STALL_S):
+                        workers.idle.add(worker)
+                        self._take_in(worker, written)
+                    self._here += move.heard()
+            except ObjectMissing as error:
+                pack = next(name for name in self._plan.packs if name in str(error))
+                raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
+        return self._stamps
+
+    def _order(self, move: Transfer) -> None:
+        """Asks for the next packs; what somebody waits for goes before the rest."""
+        while self._queue and move.under_way + len(self._here) + len(self._in_work) < SLOTS:
+            for path in self._wanted():
+                first = set(packs_of(path, self._plan, self._manifest))
+                self._queue.sort(key=lambda name: name not in first)
+            name = self._queue.pop(0)
+            move.get(pack_key(self._plan.prefix, name), name)
+
+    def _hand_out(self, workers: Crew) -> None:
+        for worker in sorted(workers.idle):
+            if self._here:
+                self._in_work[worker] = self._here.pop(0)
+                workers.give(worker, self._in_work[worker])
+
+    def _take_in(self, worker: int, written: tuple[int, Written]) -> None:
+        size, (whole, grown) = written
+        (self._stage / self._in_work.pop(worker)).unlink()
+        self._stamps.update(whole)
+        for number, extents in grown:
+            self._left[number] -= extents
+            if not self._left[number]:
+                entry = self._plan.files[number].entry
+                self._stamps[entry.path] = self._tree.finish_part(entry)
+        self._done += size
+        self._progress(self._done, self._total, "download")
+
+    def _work(self, pipe: Connection) -> None:
+        """A worker: names of packs in, what was written out."""
+        packs = PackReader(self._stage, self._manifest.chunks, self._manifest.packs, self._keys)
+        with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
+            while (name := pipe.recv()) is not None:
+                pipe.send(writer.pack(name))
+
+
+class _Writer:
+    """Writes what a pack holds to everywhere it belongs."""
+
+    def __init__(self, plan: Plan, tree: Tree, packs: PackReader) -> None:
+        self._plan = plan
+        self._tree = tree
+        self._packs = packs
+        self._parts: dict[int, int] = {}
+
+    def pack(self, name: str) -> tuple[int, Written]:
+        """(bytes written, what): raises `SnapshotDamaged` before anything of a bad chunk is written."""
+        whole: list[tuple[bytes, Stamp]] = []
+        grown: list[tuple[int, int]] = []
+        size = 0
+        for chunk in self._plan.chunks[name]:
+            plain = memoryview(self._packs.chunk(chunk))
+            for number, extents in self._plan.targets[chunk]:
+                file = self._plan.files[number]
+                pieces = [(extent.at, plain[extent.start : extent.start + extent.length]) for extent in extents]
+                if file.at_once:
+                    whole.append((file.entry.path, self._tree.write(file.entry, pieces)))
+                else:
+                    for at, piece in pieces:
+                        write_at(self._part(number), piece, at)
+                    grown.append((number, len(extents)))
+                size += _bytes(extents)
+        self._packs.close()
+        return size, (whole, grown)
+
+    def close(self) -> None:
+        for fd in self._parts.values():
+            os.close(fd)
+        self._parts.clear()
+
+    def _part(self, number: int) -> int:
+        if number not in self._parts:
+            if len(self._parts) == PARTS_OPEN:
+                os.close(self._parts.pop(next(iter(self._parts))))
+            self._parts[number] = self._tree.open_part(self._plan.files[number].entry)
+        return self._parts[number]
+
+
+def _bytes(extents: list[Extent]) -> int:
+    return sum(extent.length for extent in extents)
+
+
+@contextmanager
+def fetch_stage(state: State) -> Iterator[Path]:
+    """A directory for packs under way: in memory where there is enough, else beside the state.
+
+    Its name follows from the state directory's, so that what a killed restore leaves is swept by the next.
+    """
+    folder = _in_memory(state) or state.stage
+    for path in folder.iterdir():
+        path.unlink()
+    try:
+        yield folder
+    finally:
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        if folder != state.stage:
+            folder.rmdir()
+
+
+def _in_memory(state: State) -> Path | None:
+    """Only a directory of our own that nobody else may enter: the name can be guessed."""
+    with suppress(OSError):
+        disk = os.statvfs(MEMORY_DISK)
+        if min(free_memory_bytes(), 2 * disk.f_bavail * disk.f_frsize) < MEMORY_SHARE * STAGE_BYTES:
+            return None
+        folder = MEMORY_DISK / f"dumont-{os.geteuid()}-{blake3(bytes(state.folder.resolve())).hexdigest()[:16]}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+            return folder
+    return None

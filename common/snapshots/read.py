@@ -1,0 +1,237 @@
+"""Reads files in a worker. One that changes while it is read is read again, and in the end marked torn."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from common.errors import SnapshotError
+from common.snapshots.chunk import (
+    SMALL_FILE_BYTES,
+    SOLID_CHUNK_BYTES,
+    SUM_BYTES,
+    WINDOW_BYTES,
+    ChunkWriter,
+    bytes_sum,
+    content_sum,
+    cut,
+)
+from common.snapshots.limits import MAX_XATTR_BYTES, MAX_XATTRS
+from common.snapshots.manifest import printable
+from common.snapshots.scan import Found, Stamp, data_segments, stamp
+
+READ_ATTEMPTS = 3
+READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""The name was removed, or something that is no file took its place."""
+
+Place = tuple[int, str, int, int]
+"""(offset in the file, chunk, offset in the chunk, length)"""
+Xattrs = tuple[tuple[str, bytes], ...]
+
+
+class Status(NamedTuple):
+    """What a reading found otherwise than the walk had."""
+
+    mode: int
+    mtime_ns: int
+    size: int
+    stamp: Stamp | None
+    """None = not to be remembered: the file was moving."""
+    torn: bool
+
+
+class Read(NamedTuple):
+    """One file that was read; it goes from the worker to the engine."""
+
+    number: int
+    """The file's place in the walk."""
+    sum: str
+    places: Sequence[Place]
+    xattrs: Xattrs = ()
+    status: Status | None = None
+    gone: bool = False
+
+
+class FileReader:
+    """Turns files into places in chunks. `found` is the walk, shared with the engine; numbers point into it."""
+
+    def __init__(self, root: bytes, found: Sequence[Found], chunks: ChunkWriter) -> None:
+        self._root = root
+        self._found = found
+        self._chunks = chunks
+        self._window = memoryview(bytearray(WINDOW_BYTES))
+
+    def small(self, numbers: Iterable[int]) -> list[Read]:
+        """Small files, put together in solid chunks. Raises `SnapshotError` when one cannot be read."""
+        solid = _Solid(self._chunks)
+        for number in numbers:
+            fd = self._open(self._found[number])
+            if fd is None:
+                solid.done.append(Read(number, "", (), gone=True))
+                continue
+            try:
+                self._small(number, fd, solid)
+            finally:
+                os.close(fd)
+        return solid.close()
+
+    def piece(self, number: int, start: int, end: int) -> Read:
+        """A range of a large file; `status` is set when the file is no longer as the walk saw it."""
+        fd = self._open(self._found[number])
+        if fd is None:
+            return Read(number, "", (), gone=True)
+        try:
+            places = self._cut(fd, [(start, end)], self._found[number])
+            after = os.fstat(fd)
+            settled = stamp(after) == self._found[number].stamp
+            return Read(number, "", places, read_xattrs(fd) if start == 0 else (), None if settled else _status(after))
+        finally:
+            os.close(fd)
+
+    def whole(self, number: int) -> Read:
+        """A file that moved, of whatever size by now: up to READ_ATTEMPTS readings until it rests."""
+        fd = self._open(self._found[number])
+        if fd is None:
+            return Read(number, "", (), gone=True)
+        try:
+            return self._until_it_rests(number, fd)
+        finally:
+            os.close(fd)
+
+    def _small(self, number: int, fd: int, solid: _Solid) -> None:
+        """The usual case costs one reading and one look: the file is still as the walk saw it."""
+        found = self._found[number]
+        size = found.stamp[0]
+        segments = list(data_segments(fd, size)) if found.may_have_holes else [(0, size)] if size else []
+        pieces = [(start, _pread(fd, end - start, start, found)) for start, end in segments]
+        if stamp(os.fstat(fd)) == found.stamp and all(
+            len(piece) == end - start for (start, piece), (_, end) in zip(pieces, segments, strict=True)
+        ):
+            solid.add(number, pieces, read_xattrs(fd))
+        else:
+            solid.done.append(self._until_it_rests(number, fd))
+
+    def _until_it_rests(self, number: int, fd: int) -> Read:
+        """A file that only grew is whole as it was: its first bytes, read twice, are the same."""
+        found = self._found[number]
+        first: Read | None = None
+        for _ in range(READ_ATTEMPTS):
+            before = os.fstat(fd)
+            size = before.st_size if first is None or first.status is None else first.status.size
+            segments = [(s, min(e, size)) for s, e in data_segments(fd, before.st_size) if s < size]
+            content = blake3()
+            places = self._cut(fd, segments, found, content)
+            name = content_sum(place[1] for place in places)
+            if size <= SMALL_FILE_BYTES:
+                name = content.hexdigest(length=SUM_BYTES)
+            read = Read(number, name, places, read_xattrs(fd), _status(before))
+            after = os.fstat(fd)
+            if stamp(after) == stamp(before) and size == before.st_size:
+                return read
+            if first and first.status and first.sum == read.sum and after.st_size >= size:
+                return first._replace(status=first.status._replace(stamp=None))
+            first = read._replace(status=_status(before)) if after.st_size >= before.st_size else None
+        end = max((at + length for at, _, _, length in read.places), default=0)
+        torn = _status(before)._replace(stamp=None, torn=True, size=end)
+        return read._replace(status=torn)
+
+    def _cut(
+        self, fd: int, segments: Iterable[tuple[int, int]], found: Found, content: blake3 | None = None
+    ) -> list[Place]:
+        """Chunks of the ranges; `content` hashes what was read."""
+        places: list[Place] = []
+        try:
+            for start, end in segments:
+                for at, piece in cut(fd, start, end, self._window):
+                    places.append((at, self._chunks.add(piece), 0, len(piece)))
+                    if content:
+                        content.update(piece)
+        except OSError as error:
+            raise _unreadable(found.path, error) from None
+        return places
+
+    def _open(self, found: Found) -> int | None:
+        """By any of its names: one of several may be removed while the others stay."""
+        for path in (found.path, *found.others):
+            try:
+                fd = os.open(self._root + b"/" + path, READ_ONLY)
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                raise _unreadable(path, error) from None
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        return None
+
+
+class _Solid:
+    """Small files on their way into a chunk together."""
+
+    def __init__(self, chunks: ChunkWriter) -> None:
+        self.done: list[Read] = []
+        self._chunks = chunks
+        self._content = bytearray()
+        self._members: list[tuple[int, str, list[tuple[int, int, int]], Xattrs]] = []
+
+    def add(self, number: int, pieces: list[tuple[int, bytes]], xattrs: Xattrs) -> None:
+        places = []
+        for at, piece in pieces:
+            places.append((at, len(self._content), len(piece)))
+            self._content += piece
+        content = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
+        self._members.append((number, bytes_sum(content), places, xattrs))
+        if len(self._content) >= SOLID_CHUNK_BYTES:
+            self._flush()
+
+    def close(self) -> list[Read]:
+        self._flush()
+        return self.done
+
+    def _flush(self) -> None:
+        name = self._chunks.add(self._content) if self._content else ""
+        for number, content, places, xattrs in self._members:
+            mine = [(at, name, start, length) for at, start, length in places]
+            self.done.append(Read(number, content, mine, xattrs))
+        self._content, self._members = bytearray(), []
+
+
+def read_xattrs(path: bytes | int) -> Xattrs:
+    """What we may read of them; a file system without any has none."""
+    try:
+        names = os.listxattr(path) if isinstance(path, int) else os.listxattr(path, follow_symlinks=False)
+        if not names:
+            return ()
+        read: Callable[[str], bytes] = (
+            (lambda name: os.getxattr(path, name))
+            if isinstance(path, int)
+            else (lambda name: os.getxattr(path, name, follow_symlinks=False))
+        )
+        found = tuple((name, read(name)) for name in sorted(names) if name.isprintable())
+    except OSError:
+        return ()
+    return tuple((name, value) for name, value in found if len(value) <= MAX_XATTR_BYTES)[:MAX_XATTRS]
+
+
+def _status(now: os.stat_result) -> Status:
+    return Status(stat.S_IMODE(now.st_mode), now.st_mtime_ns, now.st_size, stamp(now), torn=False)
+
+
+def _pread(fd: int, length: int, at: int, found: Found) -> bytes:
+    try:
+        return os.pread(fd, length, at)
+    except OSError as error:
+        raise _unreadable(found.path, error) from None
+
+
+def _unreadable(path: bytes, error: OSError) -> SnapshotError:
+    return SnapshotError(f"cannot read {printable(path)}: {error.strerror}")
+
+
+assert SMALL_FILE_BYTES < SOLID_CHUNK_BYTES

@@ -1,0 +1,58 @@
+"""The codecs alone, on as many processes as there are cores: GB of plain bytes per second, beside memcpy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+
+from common.snapshots.codec import decode, encode
+
+CHUNK_BYTES = 1 << 20
+CHUNKS = 16
+SECONDS = 0.5
+
+
+def measure(floats: Path, code: Path) -> dict[str, float]:
+    content = floats.read_bytes()[: CHUNKS * CHUNK_BYTES]
+    text = b"".join(path.read_bytes() for path in sorted(code.rglob("*.py"))[:3000])[: CHUNKS * CHUNK_BYTES]
+    found = {"memcpy": _together(_copies, content)}
+    for name, plain, tightly in (("bitshuffle_lz4", content, False), ("lz4", text, False), ("zstd", text, True)):
+        found[f"{name}_compress"] = _together(_encodes, plain, tightly)
+        found[f"{name}_decompress"] = _together(_decodes, plain, tightly)
+    return {name: round(rate, 2) for name, rate in found.items()}
+
+
+def _together(work: Callable[..., float], *args: object) -> float:
+    """The sum over all cores."""
+    cores = len(os.sched_getaffinity(0))
+    with get_context("fork").Pool(cores) as pool:
+        return sum(job.get() for job in [pool.apply_async(work, args) for _ in range(cores)])
+
+
+def _copies(content: bytes) -> float:
+    return _rate(content, lambda chunk: bytearray(chunk))
+
+
+def _encodes(content: bytes, tightly: bool) -> float:
+    return _rate(content, lambda chunk: encode(chunk, tightly=tightly))
+
+
+def _decodes(content: bytes, tightly: bool) -> float:
+    packed = {chunk: encode(chunk, tightly=tightly) for chunk in _chunks(content)}
+    return _rate(content, lambda chunk: decode(packed[chunk][0], packed[chunk][1], len(chunk)))
+
+
+def _rate(content: bytes, work: Callable[[bytes], object]) -> float:
+    chunks, done, began = _chunks(content), 0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        for chunk in chunks:
+            work(chunk)
+        done += len(content)
+    return done / (time.perf_counter() - began) / 1e9
+
+
+def _chunks(content: bytes) -> list[bytes]:
+    return [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]

@@ -1,0 +1,104 @@
+"""The engine by itself: backup, restore, verify, list, prune over a real S3 server, as `dumont-host` is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.snapshots_fixtures import Box, tree
+
+URL = "s3://dumont/repositories/one"
+
+
+def host(box: Box, *words: object, code: int = 0, passphrase: str = "correct horse", **env: str) -> dict[str, Any]:
+    """Types it with --json; the answer is one line."""
+    settings = {
+        "PATH": os.environ["PATH"],
+        "AWS_ENDPOINT_URL": box.endpoint.url,
+        "AWS_ACCESS_KEY_ID": box.endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": box.endpoint.secret_key,
+        "DUMONT_SNAPSHOT_KEY": passphrase,
+        **env,
+    }
+    command = [sys.executable, "-m", "common.host.repository", *map(str, words), "--json", "--home", box.base / "home"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.count("\n")) == (code, 1), done.stdout + done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_a_directory_goes_into_a_bucket_and_comes_back(box: Box) -> None:
+    (box.root / "a").write_bytes(b"a" * 5000)
+    (box.root / "empty").mkdir()
+    first = host(box, "backup", box.root, URL)
+    (box.root / "a").write_bytes(b"b" * 5000)
+    second = host(box, "backup", box.root, URL)
+
+    newest = host(box, "restore", URL, box.base / "newest")
+    older = host(box, "restore", URL, box.base / "older", "--snapshot", first["snapshot"])
+    listed = host(box, "list", URL)
+
+    assert tree(box.base / "newest") == tree(box.root)
+    assert (box.base / "older/a").read_bytes() == b"a" * 5000
+    assert [row["id"] for row in listed["snapshots"]] == [first["snapshot"], second["snapshot"]]
+    assert (newest["snapshot"], older["snapshot"]) == (second["snapshot"], first["snapshot"])
+    assert host(box, "verify", URL)["bytes_read"] > 0
+    assert host(box, "verify", URL, "--quick")["bytes_read"] == 0
+
+
+def test_it_refuses_by_name(box: Box) -> None:
+    assert host(box, "restore", URL, box.copy, code=5)["error"] == "object_missing"
+    (box.root / "a").write_bytes(b"a")
+    host(box, "backup", box.root, URL)
+
+    assert host(box, "restore", URL, box.copy, code=4, passphrase="wrong")["error"] == "snapshot_refused"
+    assert host(box, "restore", URL, box.copy, "--snapshot", "7-7", code=5)["error"] == "object_missing"
+    assert host(box, "list", URL, code=6, AWS_SECRET_ACCESS_KEY="wrong")["error"] == "object_store"
+    assert host(box, "list", URL, code=2, DUMONT_SNAPSHOT_KEY="")["error"] == "bad_setting"
+    assert host(box, "list", "http://x/y", code=1)["error"] == "snapshot"
+    assert not box.copy.exists()
+
+
+def test_every_flipped_byte_is_found_and_none_is_restored(box: Box) -> None:
+    (box.root / "a").write_bytes(os.urandom(300_000))
+    host(box, "backup", box.root, URL)
+    (pack,) = box.objects.list("repositories/one/packs/")
+    content = bytearray(box.objects.get(pack.key))
+    content[1000] ^= 1
+    box.objects.put(pack.key, bytes(content))
+
+    assert host(box, "verify", URL, code=3)["error"] == "snapshot_damaged"
+    assert host(box, "restore", URL, box.copy, code=3)["error"] == "snapshot_damaged"
+    assert not (box.copy / "a").exists()
+
+
+def test_a_prune_keeps_what_it_is_told_to_and_removes_packs_a_day_later(box: Box) -> None:
+    for number in range(4):
+        (box.root / "a").write_bytes(b"%d" % number * 5000)
+        host(box, "backup", box.root, URL)
+
+    pruned = host(box, "prune", URL, *("--keep-last", 1, "--keep-hourly", 0, "--keep-daily", 0, "--keep-weekly", 0))
+
+    assert (pruned["snapshots_removed"], pruned["packs_removed"], pruned["packs_waiting"]) == (3, 0, 3)
+    shutil.rmtree(box.base / "home")
+    host(box, "restore", URL, box.copy)
+    assert tree(box.copy) == tree(box.root)
+
+
+def test_caches_and_what_the_ignore_file_names_are_left_out(box: Box) -> None:
+    for name in ("kept", "logs/run.txt", "keep.log", "a.log", ".cache/pip/wheel", ".cache/model", "lost+found/x"):
+        path = box.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (box.root / ".dumontignore").write_text("*.log\n!keep.log\n/logs/\n!lost+found/\n")
+
+    taken = host(box, "backup", box.root, URL)
+    host(box, "restore", URL, box.copy)
+
+    assert sorted(taken["excluded"]) == [".cache/pip", "a.log", "logs"]
+    there = sorted(str(path.relative_to(box.copy)) for path in Path(box.copy).rglob("*") if path.is_file())
+    assert there == [".cache/model", ".dumontignore", "keep.log", "kept", "lost+found/x"]
