@@ -277,13 +277,13 @@ def leased(original: Any) -> Any:
     """A lease instead of guards: fine until somebody pauses for longer than it lasts."""
     leases: dict[tuple[int, str], Any] = {}
 
-    def advanced(app: App, key: str) -> World:
+    def advanced(app: App, key: str) -> tuple[World, bool]:
         held = leases.get((id(app), key))
         if held and app.clock() < held:
-            return load(app, key)
+            return load(app, key), False
         leases[id(app), key] = app.clock() + timedelta(seconds=60)
         try:
-            done: World = original(replace(app, store=Blind(app.store)), key)
+            done: tuple[World, bool] = original(replace(app, store=Blind(app.store)), key)
             return done
         finally:
             leases.pop((id(app), key), None)
