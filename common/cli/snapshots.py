@@ -41,7 +41,7 @@ def diff(
 ) -> None:
     """Names that were added, changed and removed between two of them."""
     with session.client() as api:
-        found = api.get(f"/instances/{id}/snapshots/difference", older=older, newer=newer)
+        found = api.get(f"/instances/{id}/snapshots/{newer}/since/{older}")
     if json_:
         session.out(found)
         return

@@ -39,7 +39,6 @@ EXCLUDED = (
     "tkinter",
     "pytest",
     "setuptools",
-    "unittest",
     "rich",
     "numpy",
 )

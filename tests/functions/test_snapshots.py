@@ -65,7 +65,7 @@ def test_another_tenants_and_unknown_snapshots_are_not_found(signed_in: World) -
     id, older, newer = with_two_snapshots(signed_in)
     stranger = Api(signed_in, key_for(signed_in, "other", Role.ADMIN))
 
-    for path in ("snapshots", f"snapshots/{newer}/check", f"snapshots/difference?older={older}&newer={newer}"):
+    for path in ("snapshots", f"snapshots/{newer}/check", f"snapshots/{newer}/since/{older}"):
         assert stranger.get(f"/instances/{id}/{path}").status_code == 404, path
     asked("verify", id, "9-9", code=session.NOT_FOUND)
-    asked("diff", id, older, "not one", code=session.USAGE)
+    asked("diff", id, older, "not one", code=session.NOT_FOUND)
