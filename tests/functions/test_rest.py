@@ -187,6 +187,7 @@ def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api
     code = slack.new_code(world.app, Person(team="T1", user="U1"), world.now)
     link = admin.post("/slack/link", {"code": code}).json["id"]
     ids = {"link_id": link, "key_id": key, "user_id": users[0]["id"], "webhook_id": hook, "message_id": message}
+    ids |= dict.fromkeys(("snapshot", "older", "newer"), "1-1")
     stranger = Api(world, key_for(world, "others", Role.ADMIN))
     walked = 0
     for route in ROUTES:
