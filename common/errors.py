@@ -240,7 +240,7 @@ class SnapshotError(DumontError):
 class SnapshotDamaged(SnapshotError):
     """A snapshot's bytes are not what its manifest promises; `chunk` names the first bad one.
 
-    Nothing unproven was written: each name of the tree is as it was, or as the snapshot has it.
+    A restore that raises it has changed nothing.
     """
 
     code = "snapshot_damaged"

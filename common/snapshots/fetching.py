@@ -1,4 +1,4 @@
-"""Packs from the store into files: one s5cmd fetches, workers prove, decode and write."""
+"""Packs from the store into files: one s5cmd fetches, workers prove, decode and write, or only prove."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Fetching:
         self._keys = keys_of(instance_key)
         self._progress = progress
         self._wanted = wanted
-        self._queue = list(plan.packs)
+        self._queue: list[str] = []
         self._here: list[str] = []
         """Packs that are fetched and wait for a worker."""
         self._in_work: dict[int, str] = {}
@@ -61,11 +61,21 @@ class Fetching:
         self._stamps: dict[bytes, Stamp] = {}
         self._total = plan.bytes_to_write
         self._done = 0
+        self._what = ""
+
+    def prove(self, endpoint: Endpoint) -> None:
+        """Fetches all that `run` will and writes nothing of it. Raises `SnapshotDamaged` like `run`."""
+        self._draw(endpoint, self._prove, "verify")
 
     def run(self, endpoint: Endpoint) -> dict[bytes, Stamp]:
         """The stamps of what was written. Raises `SnapshotDamaged` with the first chunk that is not as promised."""
+        self._draw(endpoint, self._write, "download")
+        return self._stamps
+
+    def _draw(self, endpoint: Endpoint, work: Callable[[Connection], None], what: str) -> None:
+        self._queue, self._done, self._what = list(self._plan.packs), 0, what
         count = worth(self._total, len(self._queue))
-        with crew(count, self._work) as workers, transfer(endpoint, self._stage) as move:
+        with crew(count, work) as workers, transfer(endpoint, self._stage) as move:
             try:
                 while self._queue or move.under_way or self._here or workers.busy:
                     self._order(move)
@@ -77,7 +87,6 @@ class Fetching:
             except ObjectMissing as error:
                 pack = next(name for name in self._plan.packs if name in str(error))
                 raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
-        return self._stamps
 
     def _order(self, move: Transfer) -> None:
         """Asks for the next packs; what somebody waits for goes before the rest."""
@@ -104,14 +113,27 @@ class Fetching:
                 entry = self._plan.files[number].entry
                 self._stamps[entry.path] = self._tree.finish_part(entry)
         self._done += size
-        self._progress(self._done, self._total, "download")
+        self._progress(self._done, self._total, self._what)
 
-    def _work(self, pipe: Connection) -> None:
+    def _prove(self, pipe: Connection) -> None:
+        """A worker: names of packs in, nothing written."""
+        packs = self._reader()
+        while (name := pipe.recv()) is not None:
+            for chunk in self._plan.chunks[name]:
+                packs.chunk(chunk)
+            packs.close()
+            targets = (target for chunk in self._plan.chunks[name] for target in self._plan.targets[chunk])
+            pipe.send((sum(_bytes(extents) for _, extents in targets), ([], [])))
+
+    def _write(self, pipe: Connection) -> None:
         """A worker: names of packs in, what was written out."""
-        packs = PackReader(self._stage, self._manifest.chunks, self._manifest.packs, self._keys)
+        packs = self._reader()
         with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
             while (name := pipe.recv()) is not None:
                 pipe.send(writer.pack(name))
+
+    def _reader(self) -> PackReader:
+        return PackReader(self._stage, self._manifest.chunks, self._manifest.packs, self._keys)
 
 
 class _Writer:

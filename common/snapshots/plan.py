@@ -41,6 +41,8 @@ class Plan:
     """Lists in the order in which they are worked off."""
 
     prefix: str
+    is_fresh: bool
+    """Nothing is there yet: nothing can be lost."""
     unlock: list[bytes] = field(default_factory=list)
     """Directories that their owner may not change as they are."""
     in_the_way: list[tuple[bytes, bool]] = field(default_factory=list)
@@ -72,8 +74,8 @@ class Plan:
 
 def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
     """Turns what is there into the manifest's tree; files of the right size are read to see what they hold."""
-    plan = Plan(manifest.prefix)
     there = tree.listing()
+    plan = Plan(manifest.prefix, is_fresh=not there)
     wanted = {entry.path: entry for entry in manifest.entries}
     plan.unlock = [b"", *(path for path, status in there.items() if _is_locked_dir(status.st_mode))]
     _plan_removals(plan, wanted, there)

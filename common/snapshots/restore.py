@@ -3,6 +3,9 @@
 Packs stream from the store to workers, which prove each chunk before they write it. A file appears under its name when
 it is whole, what the snapshot does not have goes last of all, and whatever kills it, running it again ends in the same
 tree: what is right already is neither fetched nor written again.
+
+A damaged snapshot changes nothing. Into an empty tree it streams, and what came before the damage goes again; where
+something could be lost every chunk is proven before the first is written, which costs a second reading of the packs.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import DiskFull, SnapshotError, SnapshotRefused
+from common.errors import DiskFull, SnapshotDamaged, SnapshotError, SnapshotRefused
 from common.snapshots.fetching import Fetching, fetch_stage
 from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
@@ -88,8 +92,8 @@ def restore(
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
 
-    Before anything is changed it raises `SnapshotRefused`, `DiskFull` or `ObjectStoreError`. Later ones, and
-    `SnapshotDamaged` (with the chunk), leave a tree that another run completes: each name as it was or as it will be.
+    `SnapshotDamaged` (with the chunk) and `SnapshotRefused` leave the tree as it was. `DiskFull` and `ObjectStoreError`
+    after the first write leave one that another run completes: each name as it was or as it will be.
     """
     started = clock()
     state = State(state_dir, root)
@@ -101,10 +105,13 @@ def restore(
     with _translated(), opened(bytes(root)) as tree, fetch_stage(state) as stage:
         plan = compare(manifest, tree, keys_of(instance_key))
         _require_room(plan, root, stage)
-        state.forget()
-        stamps = _prepare(plan, tree)
         fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted)
-        stamps |= fetching.run(endpoint)
+        if not plan.is_fresh:
+            fetching.prove(endpoint)
+        state.forget()
+        with _emptied_if_damaged(plan, tree):
+            stamps = _prepare(plan, tree)
+            stamps |= fetching.run(endpoint)
         _finish(plan, tree)
         _flush(root)
         _remember(state, manifest, tree, plan, stamps)
@@ -118,6 +125,18 @@ def restore(
         removed=len(plan.extra) + len(plan.in_the_way),
         seconds=clock() - started,
     )
+
+
+@contextmanager
+def _emptied_if_damaged(plan: Plan, tree: Tree) -> Iterator[None]:
+    """A tree that was empty is so again. One that was not was proven; what rots after that leaves proven names only."""
+    try:
+        yield
+    except SnapshotDamaged:
+        if plan.is_fresh:
+            for path, status in reversed(tree.listing().items()):
+                tree.remove(path, is_dir=stat.S_ISDIR(status.st_mode))
+        raise
 
 
 def _prepare(plan: Plan, tree: Tree) -> dict[bytes, Stamp]:

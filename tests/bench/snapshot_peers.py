@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Cost:
 
 
 @dataclass
-class Peer:
+class Peer(ABC):
     """One tool with a place of its own in the bucket. `with_history` keeps older versions."""
 
     name: str
@@ -74,11 +75,11 @@ class Peer:
             "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
         }
 
-    def backup(self, root: Path) -> Cost:
-        raise NotImplementedError
+    @abstractmethod
+    def backup(self, root: Path) -> Cost: ...
 
-    def restore(self, to: Path) -> Cost:
-        raise NotImplementedError
+    @abstractmethod
+    def restore(self, to: Path) -> Cost: ...
 
 
 class Ours(Peer):

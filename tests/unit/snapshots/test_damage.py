@@ -35,16 +35,15 @@ def flip(box: Box, key: str) -> None:
     box.objects.put(key, bytes(content))
 
 
-def assert_nothing_is_lost(box: Box) -> None:
-    """What was there is there, and no name of the snapshot has a content that is not its own."""
-    assert (box.copy / "precious").read_bytes() == b"still here"
-    for name in ("notes", "model"):
-        path = box.copy / name
-        assert not path.exists() or path.read_bytes() == (box.root / name).read_bytes()
+def look(box: Box) -> dict[str, tuple[bytes, int, int]]:
+    """Content, mode and time of every file of the copy."""
+    files = [path for path in box.copy.rglob("*") if path.is_file()]
+    return {str(p.relative_to(box.copy)): (p.read_bytes(), p.stat().st_mode, p.stat().st_mtime_ns) for p in files}
 
 
-def test_one_flipped_byte_names_its_chunk_and_nothing_is_lost(box: Box, taken: engine.Taken) -> None:
+def test_one_flipped_byte_names_its_chunk_and_changes_nothing(box: Box, taken: engine.Taken) -> None:
     flip(box, taken.packs_new[0].key)
+    before = look(box)
 
     with pytest.raises(SnapshotDamaged) as refusal:
         box.restore(taken.manifest_key)
@@ -52,7 +51,31 @@ def test_one_flipped_byte_names_its_chunk_and_nothing_is_lost(box: Box, taken: e
     middle = taken.packs_new[0].size // 2
     chunk = taken.manifest.chunks[refusal.value.chunk]
     assert chunk.offset <= middle < chunk.offset + chunk.stored
-    assert_nothing_is_lost(box)
+    assert look(box) == before
+    assert set(before) == {"precious"}
+
+
+def test_a_damaged_snapshot_leaves_an_empty_tree_empty(box: Box, taken: engine.Taken) -> None:
+    (box.copy / "precious").unlink()
+    flip(box, taken.packs_new[-1].key)
+
+    with pytest.raises(SnapshotDamaged):
+        box.restore(taken.manifest_key)
+
+    assert list(box.copy.iterdir()) == []
+
+
+def test_a_tree_that_was_restored_before_keeps_the_work_done_since(box: Box, taken: engine.Taken) -> None:
+    box.restore(taken.manifest_key)
+    (box.copy / "notes").write_bytes(b"work of today")
+    (box.copy / "model").unlink()
+    before = look(box)
+    flip(box, taken.packs_new[0].key)
+
+    with pytest.raises(SnapshotDamaged):
+        box.restore(taken.manifest_key)
+
+    assert look(box) == before
 
 
 @pytest.mark.parametrize("harm", ["truncate", "remove"])
@@ -62,12 +85,13 @@ def test_a_pack_that_is_short_or_missing_stops_the_restore(box: Box, taken: engi
         box.objects.put(key, box.objects.get(key)[:1000])
     else:
         box.objects.delete([key])
+    before = look(box)
 
     with pytest.raises(SnapshotDamaged) as refusal:
         box.restore(taken.manifest_key)
 
     assert refusal.value.chunk in taken.manifest.chunks
-    assert_nothing_is_lost(box)
+    assert look(box) == before
 
 
 def test_verify_proves_by_the_stores_own_checksum(box: Box, taken: engine.Taken) -> None:
