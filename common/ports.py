@@ -325,8 +325,8 @@ class Market(Protocol):
     def get(self, provider_id: str) -> Listed | None:
         """One machine; None = the marketplace says definitely that it does not exist."""
 
-    def destroy(self, provider_id: str) -> None:
-        """Ask for the end; succeeds when it is already gone. Only a later listing or `get` proves that it is."""
+    def destroy(self, provider_id: str) -> bool:
+        """Ask for the end; False = it was gone already. Only a later listing or `get` proves that it is."""
 
     def credit_usd(self) -> str | None:
         """Spendable money on the account as a decimal string; None = the marketplace does not tell."""

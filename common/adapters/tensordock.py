@@ -158,11 +158,12 @@ class TensorDock:
             return None
         return _listed(row, in_full=True) if _status(row) != GONE else None
 
-    def destroy(self, provider_id: str) -> None:
+    def destroy(self, provider_id: str) -> bool:
         try:
             self._call("DELETE", f"/instances/{provider_id}")
         except _Missing:
-            return
+            return False
+        return True
 
     def credit_usd(self) -> str | None:
         """The API has no call for the balance: a create that is refused for it is the only word."""

@@ -106,6 +106,16 @@ class Meter(BaseModel):
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
 
+    def begun(self, at: datetime, *, bills_gpu: bool) -> Self:
+        """It exists since then at the latest; the first word counts."""
+        gpu_from = self.gpu_from or (at if bills_gpu else None)
+        return self.model_copy(update={"disk_from": self.disk_from or at, "gpu_from": gpu_from})
+
+    def reopened(self) -> Self:
+        """What was taken for ended goes on: its disk, and its GPU if it ran until then."""
+        ran = self.gpu_until is not None and self.gpu_until == self.disk_until
+        return self.model_copy(update={"disk_until": None} | ({"gpu_until": None} if ran else {}))
+
     def stopped(self, at: datetime) -> Self:
         """The GPU no longer runs; the first word counts."""
         return self.model_copy(update={"gpu_until": self.gpu_until or (at if self.gpu_from else None)})

@@ -164,7 +164,8 @@ def _note(
     late_create_s = app.settings.timing.late_create_s
     gone = row is None and rentals.released(rental, late_create_s=late_create_s, now=now)
     if rental.state is RentalState.RELEASING and gone and not _may_remain(app, market, rental):
-        ended = rental.meter.ended(rental.destroy_called_at or now)  # where no destroy was ever answered with success
+        # for the case that no destroy was ever answered with success, or that its answer was not written down
+        ended = rentals.began(rental).meter.ended(rental.destroy_called_at or now)
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
@@ -199,7 +200,7 @@ def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
     update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
     if rental.state is RentalState.CREATING and row.message:
         update["message"] = row.message[:MESSAGE_KEPT]
-    return rentals.looked_at(rental.model_copy(update=update), row, now)
+    return rentals.looked_at(rentals.exists(rental.model_copy(update=update)), row, now)
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
@@ -244,10 +245,13 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     that does not tell the credit), silent."""
     if row is None or rental.state is RentalState.LOST:
         return rental
-    if row.status == "stopped" and rental.state is RentalState.HELD:
-        rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
-    if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
-        return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if credit is Credit.LEFT else rental
+    if row.status == "stopped":
+        credit = _credit_left(app, rental)
+        if rental.state is RentalState.HELD or credit is Credit.UNTOLD:
+            rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
+        if credit is not Credit.UNTOLD:
+            interrupted = credit is Credit.LEFT
+            return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if interrupted else rental
     # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
     booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:

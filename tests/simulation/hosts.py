@@ -13,10 +13,9 @@ from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply,
 from common.domain.snapshot import Version
 from common.errors import DumontError, ObjectStoreError, SnapshotDamaged
 from common.host.agent import Agent, Refused, Unanswered
-from infra.demo.vast_contract import Contract
 from tests.simulation import objects
 from tests.simulation.clock import Task
-from tests.simulation.market import Fate
+from tests.simulation.market import Account, Contract, Fate
 from tests.simulation.objects import Content, Shot
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class Machine:
     """One rented machine. `container` is its process tree; the disk outlives a stop, not an end."""
 
     world: World
+    account: Account
     contract: Contract
     fate: Fate
     home: Path
@@ -175,12 +175,11 @@ class Machine:
     def _exits(self) -> None:
         """The container's own process ended: the contract runs, and bills, on."""
         self.agent = None
-        if self.contract.listed and self.contract.actual == "running":
-            self.world.account.sim.exited(self.contract.id, self.world.loop.clock())
+        self.account.exit(self.contract)
 
     def _stop_at_the_market(self) -> None:
         if self.contract.listed:
-            self.world.account.stop(self.contract, self.world.loop.clock())
+            self.account.stop(self.contract, self.world.loop.clock())
 
     def _measure(self) -> Attest | None:
         """Takes a few seconds; a slow line is seen, where anything is."""
@@ -335,7 +334,7 @@ class SimWork:
             bytes=shot.manifest.bytes,
             stored_bytes=len(shot.sealed),
         )
-        machine.world.account.sim.traffic(machine.contract.id, 50_000_000, 0, world.loop.clock())
+        machine.account.sim.traffic(machine.contract.id, 50_000_000, 0, world.loop.clock())
         return {"ok": True, "snapshot": report.model_dump(mode="json"), "uploaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
@@ -377,7 +376,7 @@ class SimWork:
         elif machine.content is None:
             machine.content = world.workspaces.write(None)
         machine.has_served, machine.served_epoch, machine.restored = True, self.epoch, machine.content
-        world.account.sim.traffic(machine.contract.id, 0, 50_000_000, world.loop.clock())
+        machine.account.sim.traffic(machine.contract.id, 0, 50_000_000, world.loop.clock())
         return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _require_bucket(self) -> None:
