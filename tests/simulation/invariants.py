@@ -3,9 +3,9 @@
 I1 one machine per label, one writer. I2 no untracked machine. I3 nothing destroyed that holds what no snapshot has.
 I5 the durable version only grows, and what the pointer names is whole. I6 epochs only grow. I7 listed moves only.
 I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
-its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, as
-without faults. I15 busy or unseen is not idle. I0 no internal error. L everything comes to rest. M what people are told
-(module `mail`).
+its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and the
+same without faults (`__main__.judged`). I15 busy or unseen is not idle. I0 no internal error. L everything comes to
+rest. M what people are told (module `mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -53,8 +53,8 @@ REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
 
 
-METER_UNDER_S = 600.0
-"""Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
+METER_UNDER_S = 600.0 + BY_NAME["destroy_deferred"].longest_s
+"""What our meter may lack: a destroy was answered with success, and nobody could see that the machine went on."""
 METER_OVER_S = BY_NAME["cut_market"].longest_s
 """A stop that nobody could see is paid for in our books until somebody can."""
 

@@ -317,6 +317,15 @@ class FaultyMarket:
         return answer
 
 
+class FaultyAnnouncer(FaultyMarket):
+    """`ports.Announcing` besides."""
+
+    def __init__(self, market: Any, gate: Gate) -> None:
+        super().__init__(market, gate)
+        self.subscribe, self.unsubscribe = market.subscribe, market.unsubscribe
+        self.subscriptions, self.event = market.subscriptions, market.event
+
+
 class FaultyObjects:
     """`ports.ObjectStore`."""
 
@@ -359,4 +368,4 @@ class FaultyObjects:
         return self._gate.call("objects", verb, do, about=key, mutates=mutates, unknown=ObjectStoreError)
 
 
-__all__ = ["FaultyMarket", "FaultyObjects", "FaultyStore", "Gate", "Reach", "StoreError"]
+__all__ = ["FaultyAnnouncer", "FaultyMarket", "FaultyObjects", "FaultyStore", "Gate", "Reach", "StoreError"]

@@ -5,11 +5,12 @@ The same life as a race is killed after each of its effects.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 
 from tests.simulation.faults import Hit
-from tests.simulation.runs import Run, disk
+from tests.simulation.runs import Run, disk, do
 from tests.simulation.world import World
 
 STORY_SEED = 7
@@ -40,6 +41,13 @@ GENERIC: dict[str, dict[str, str]] = {
 }
 CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "destroy", "put_file", "post"}
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
+
+
+@functools.cache
+def ending(*, is_race: bool = False) -> dict[str, tuple[str, int]]:
+    """Of the scripted life without a fault: what every single fault must end in, too (I14)."""
+    with disk():
+        return do(Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)).ending
 
 
 def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:

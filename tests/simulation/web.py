@@ -84,6 +84,11 @@ class Web:
                 world.loop.now + again.length_s(), lambda: self._handled(machine, "notice", body, token)
             )
 
+    def announce(self, market: str, body: bytes, headers: dict[str, str]) -> Task:
+        """A marketplace's event; whose signature it bears is looked at by us."""
+        request = Posted(body, headers, f"/failover/{market}")
+        return self.invoke("announced", lambda: _answer(failover.failover(request)))
+
     def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
         request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
         # a notice makes the whole market looked at: it is nobody's own

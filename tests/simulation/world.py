@@ -29,10 +29,11 @@ from tests.simulation.mail import Mail
 from tests.simulation.market import API_KEY, GPU, Account, Contract
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
-from tests.simulation.ports import FaultyMarket, FaultyObjects, FaultyStore, Gate
+from tests.simulation.ports import FaultyAnnouncer, FaultyMarket, FaultyObjects, FaultyStore, Gate
 from tests.simulation.store import MemoryStore
 from tests.simulation.users import Owned, Users
 from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
+from tests.simulation.webhooks import Webhooks
 
 JWT_SECRET = "jwt-canary-0123456789abcdef012345"
 STORAGE_SECRET = "storage-canary-0123456789"
@@ -52,6 +53,7 @@ JOBS = (
 )
 ACCOUNTS: dict[str, type[Account]] = {"vast": vast.VastAccount, "tensordock": tensordock.TensorDockAccount}
 ADAPTERS: dict[str, Callable[[Account], Market]] = {"vast": vast.adapter, "tensordock": tensordock.adapter}
+ANNOUNCING = {"vast"}
 ALPHABET = string.ascii_lowercase + string.digits
 _homes = itertools.count()
 
@@ -102,6 +104,8 @@ class Outcome:
     hits: list[tuple[str, int]]
     cells: dict[tuple[str, str], int]
     virtual_s: float
+    ending: dict[str, tuple[str, int]]
+    """Which instance ended in which phase, on how many machines; without those whose end no user chose."""
 
 
 class World:
@@ -125,6 +129,7 @@ class World:
         self.broke: set[str] = set()
         """Accounts whose cap is used up for good."""
         self._make_ports(trace)
+        self.webhooks = {a.name: Webhooks(self, a) for a in self.accounts if a.name in ANNOUNCING}
         self.web = Web(self)
         self.web.crashed = self._crashed
         self.users = Users(self, self._rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
@@ -152,7 +157,7 @@ class World:
         self.bucket = self.make_bucket()
         settings = Settings(
             store="sqlite:///unused",
-            url="http://functions.sim",
+            url="https://functions.sim",
             jwt_secret=JWT_SECRET,
             vast_api_key=API_KEY,
             tensordock_api_key=API_KEY,
@@ -187,7 +192,8 @@ class World:
         return account
 
     def _make_port(self, account: Account) -> Market:
-        market = FaultyMarket(self.make_market(account), self.gate)
+        kind = FaultyAnnouncer if account.name in ANNOUNCING else FaultyMarket
+        market = kind(self.make_market(account), self.gate)
         market.about = lambda provider_id: next(
             (c.label for c in account.sim.all_contracts() if str(c.id) == provider_id), ""
         )
@@ -212,7 +218,7 @@ class World:
         return self.end()
 
     def begin(self) -> None:
-        self.mail.subscribe()
+        self._subscribe()
         if self.plan.has_story:
             (owned,) = self.users.owned
             self.loop.spawn(lambda: story.live(self, owned), "user")
@@ -220,6 +226,14 @@ class World:
             self.users.begin()
         self.loop.at(1.0, self._minute)
         self.loop.at(1.0, self.nemesis.look)
+
+    def _subscribe(self) -> None:
+        """By hand, before anything breaks."""
+        self.faults.active = False
+        self.mail.subscribe()
+        for webhooks in self.webhooks.values():
+            webhooks.subscribe()
+        self.faults.active = True
 
     def calm(self) -> None:
         """Faults stop; what was on its way still arrives."""
@@ -261,7 +275,21 @@ class World:
             hits=self.faults.hits,
             cells=dict(self.faults.cells),
             virtual_s=self.loop.now,
+            ending=self._ending(),
         )
+
+    def _ending(self) -> dict[str, tuple[str, int]]:
+        """A budget that is used up, or nothing that could be restored, decides in its user's place."""
+        ending: dict[str, tuple[str, int]] = {}
+        for number, owned in enumerate(self.users.owned):
+            record = self.record(owned.key)
+            if record is None or not owned.final or owned.account in self.broke:
+                continue
+            if record["phase"] == "ended" and owned.final != "gone":
+                continue
+            billing = [c for c in self.contracts() if c.listed and self.key_of_label(c.label) == owned.key]
+            ending[f"instance {number}"] = record["phase"], len(billing)
+        return ending
 
     def _final_state(self) -> str:
         docs = [
@@ -355,6 +383,8 @@ class World:
             elif machine:
                 machine.end()
                 shutil.rmtree(machine.home, ignore_errors=True)
+        if account.name in self.webhooks:
+            self.webhooks[account.name].send_due()
 
     def _start(self, account: Account, contract: Contract, token: str) -> None:
         home = self.folder / str(contract.id)
