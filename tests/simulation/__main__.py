@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from tests.simulation import catching, over_http, sweep
@@ -114,7 +115,7 @@ def everything(first: int, seeds: int) -> int:
     for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
         total.add(run, outcome, "http_seeds")
     say(f"over HTTP: {total.watch}")
-    for run, outcome in in_parallel(work, [*sweep.singles(), *sweep.pairs(PAIRS)]):
+    for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
         total.add(run, judged(outcome, sweep.ending(is_race=run.is_race)), "sweep_runs", covers=False)
     say(f"sweep: {total.watch}")
     direct(total)
