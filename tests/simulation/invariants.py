@@ -53,8 +53,10 @@ REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
 
 
-METER_UNDER_S = 600.0 + BY_NAME["destroy_deferred"].longest_s
-"""What our meter may lack: a destroy was answered with success, and nobody could see that the machine went on."""
+METER_UNDER_S = 600.0
+"""Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
+DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
+"""And that, when a destroy was answered with success and nobody could see that the machine went on."""
 METER_OVER_S = BY_NAME["cut_market"].longest_s
 """A stop that nobody could see is paid for in our books until somebody can."""
 
@@ -411,8 +413,9 @@ class Oracle:
             since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or rental["at"]
             ours_s = (until - since).total_seconds() if since else 0.0
             is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
+            lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
             is_dear = ours_s - truth_s > METER_OVER_S and not is_late
-            if is_dear or truth_s - ours_s > METER_UNDER_S:
+            if is_dear or truth_s - ours_s > lacks_s:
                 self.violate("I8", f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
 
     def _no_secret_is_written(self) -> None:
