@@ -254,6 +254,8 @@ class Oracle:
         machine, owned = world.machine_of(label), world.users.of(before["instance_key"])
         if machine is None or not machine.has_served or machine.content is None:
             return "it never served"
+        if machine.content is machine.restored:
+            return "nothing was done on it since it was restored"
         if machine.contract.is_stopped or not machine.contract.listed:
             return "the market took it"
         if owned is None or owned.is_discarding:
