@@ -120,6 +120,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "R5",
     ),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
+    Mutant(
+        "what is remembered is believed written",
+        "common.domain.liveness.Heard.durable_at",
+        planted.remembered_is_durable,
+        "R4",
+        frozenset({"process_ends"}),
+    ),
+    Mutant(
+        "silence by the host's own document alone",
+        "common.records.newest_of",
+        planted.constant({}),
+        "R4",
+    ),
     Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(
         "wish written unguarded",
