@@ -273,10 +273,6 @@ def fence_at_once(original: Any) -> Any:
     return fence
 
 
-def remembered_is_durable(original: Any) -> Any:
-    return lambda self, label: self._at.get(label)
-
-
 def leased(original: Any) -> Any:
     """A lease instead of guards: fine until somebody pauses for longer than it lasts."""
     leases: dict[tuple[int, str], Any] = {}
