@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
+from common.domain.liveness import Heard
 from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Limits
 from common.errors import QueryRefused, Unauthenticated
@@ -147,13 +148,13 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("restless",)),
     Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
-    Index("hosts", order="last_seen_at"),
-    Index("hosts", order="news_at"),
+    Index("seen", order="at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
@@ -186,6 +187,7 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
     "operations": timedelta(days=90),
     "outbox": timedelta(days=90),  # after its end: what still waits never expires
     "quotes": timedelta(days=60),
+    "seen": timedelta(days=1),
 }
 """Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
@@ -479,6 +481,8 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    heard: Heard
+    """What this process has heard of hosts and need not have written down yet."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None

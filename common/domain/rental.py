@@ -174,6 +174,8 @@ class Rental(BaseModel):
     meter: Meter = Meter()
     settled: bool = False
     """The ledger holds everything the provider will ever bill for it."""
+    restless: bool = True
+    """Indexed: a pass of the reconcile has something to do for it; set whenever the record is written."""
 
     def to(self, state: RentalState, *, at: datetime, message: str | None = None) -> Self:
         """The same rental, one legal move later."""
@@ -186,6 +188,11 @@ class Rental(BaseModel):
         """A machine of the pool gets its owner. Its label stays the pool's."""
         owner = {"account": account, "instance_id": instance_id, "instance_key": instance_key, "assigned_at": at}
         return self.to(RentalState.SERVING, at=at).model_copy(update=owner)
+
+    def with_restlessness(self) -> Self:
+        """It rests while it serves, is listed and heard, and once its bill is closed."""
+        serves = self.state is RentalState.SERVING and self.unreachable_at is None and self.absent_at is None
+        return self.model_copy(update={"restless": not (self.settled or serves)})
 
     @property
     def is_live(self) -> bool:

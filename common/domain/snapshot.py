@@ -42,7 +42,7 @@ class SnapshotRecord(BaseModel):
     bytes: int
     stored_bytes: int
     new_packs: list[str] = []
-    """Objects whose content this snapshot's verification proved."""
+    """Objects whose content this snapshot's verification proved by reading them back."""
     proof: str
     damaged: str | None = None
     """The chunk that a restore found damaged."""

@@ -114,7 +114,7 @@ def create_due(app: App, world: World, now: datetime) -> bool:
 
     Without a turn at the market the attempt is put off, and nothing is called.
     """
-    if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
+    if any(kept.value.phase for label, kept in world.hosts.items() if label in world.instance.value.race):
         return False
     instance = world.instance.value
     return any(create_if_due(app, kept, instance, now) for kept in world.in_state(RentalState.CREATING))

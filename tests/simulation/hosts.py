@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SAMPLE_S = 15.0
 ANSWER_WITHIN_S = 20.0
 """The agent's own patience with a heartbeat (common/host/main.py)."""
+ANSWERS_KEPT = 10
 BOOT_CALLS = 20
 """The start-up script's tries of its first call, BOOT_AGAIN_S apart."""
 BOOT_AGAIN_S = 2.0
@@ -67,8 +68,8 @@ class Machine:
     served_epoch: int = 0
     open_epoch: int = 0
     """The user's processes work since the agent served in that epoch; only a freeze stops them."""
-    heard_at: float = 0.0
-    """The control plane last answered a heartbeat of this host."""
+    answered_at: list[float] = field(default_factory=list)
+    """When the control plane answered the last heartbeats of this host."""
     is_gone: bool = False
 
     @property
@@ -253,7 +254,7 @@ class Control:
             raise Unanswered("no answer")
         if answer == b"404":
             raise Refused("there is no such rental")
-        self._machine.heard_at = self._machine.world.loop.now
+        self._machine.answered_at = [*self._machine.answered_at[-ANSWERS_KEPT:], self._machine.world.loop.now]
         return Reply.model_validate_json(answer)
 
     def notice(self, label: str, reason: str, token: str) -> None:

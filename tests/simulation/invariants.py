@@ -44,10 +44,12 @@ GIVEN_UP = ("snapshot_failed", "snapshot_refused")
 """A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
     "want": {"hibernate", "wake", "terminate", "restore", "down", "in_use", *GIVEN_UP},
-    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "snapshot", "down", "lost", "ended", "restore", *GIVEN_UP},
+    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "released", "down", "lost", "ended", "restore", *GIVEN_UP},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
 """What of an instance changes only together with one of these lines of its story."""
+ANSWERS_ENOUGH = 3
+"""Within `silent_after_s`: two reports may be lost with the processes that heard them, the third is written down."""
 GAP_S = 2.5 * SAMPLE_S + 1.0
 REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
@@ -81,6 +83,7 @@ class Oracle:
 
     def see(self, changes: list[Change]) -> None:
         kinds = {after["kind"] for collection, _, before, after in changes if collection == "events" and after}
+        kinds |= {"snapshot" for collection, _, before, after in changes if collection == "snapshots" and not before}
         for collection, id, before, after in changes:
             self._tenancy(collection, id, after)
             if collection == "instances" and after is not None:
@@ -234,10 +237,21 @@ class Oracle:
             self.violate("K1", f"{label} was declared lost ({after['loss']}) while the market has it, {contract.state}")
 
     def _fenced(self, label: str) -> None:
-        world, host = self._world, self._world.store.docs.get("hosts", {}).get(label)
-        silent_s = (world.loop.clock() - host.data["last_seen_at"]).total_seconds() if host else world.loop.now
-        if silent_s < world.plan.timing.silent_after_s:
+        silent_s = self._silent_s(label, if_never=self._world.loop.now)
+        if silent_s < self._world.plan.timing.silent_after_s:
             self.violate("D4", f"{label} was fenced {silent_s:.0f} s after its host was heard")
+        machine, since = self._world.machine_of(label), self._world.loop.now - self._world.plan.timing.silent_after_s
+        answers = [at for at in machine.answered_at if at > since] if machine else []
+        if len(answers) >= ANSWERS_ENOUGH:
+            self.violate("D4", f"{label} was fenced although its host was answered at {answers}")
+
+    def _silent_s(self, label: str, *, if_never: float) -> float:
+        """Since its host was heard, by everything that is written down."""
+        docs = self._world.store.docs
+        host = docs.get("hosts", {}).get(label)
+        times = [doc.data["hosts"][label] for doc in docs.get("seen", {}).values() if label in doc.data["hosts"]]
+        times += [host.data["last_seen_at"]] if host else []
+        return (self._world.loop.clock() - max(times)).total_seconds() if times else if_never
 
     def _retired(self, label: str, old: RentalState, before: Data, after: Data) -> None:
         excuse = self._excuse(label, old, before)
@@ -265,8 +279,7 @@ class Oracle:
         return self._excuse_of_silence(label) or self._excuse_of_epoch(before["instance_key"], machine.served_epoch)
 
     def _excuse_of_silence(self, label: str) -> str | None:
-        host = self._world.store.docs.get("hosts", {}).get(label)
-        silent_s = (self._world.loop.clock() - host.data["last_seen_at"]).total_seconds() if host else 0.0
+        silent_s = self._silent_s(label, if_never=0.0)
         return "it was silent for the dead man's time" if silent_s >= self._world.plan.timing.dead_man_s else None
 
     def _excuse_of_epoch(self, key: str, served: int) -> str | None:

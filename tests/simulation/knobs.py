@@ -141,6 +141,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("beat_reply_lost", "B7 D4", "web", 0.2, "a host's call is served and the answer lost"),
     Knob("beat_late", "B7", "web", 0.15, "a host's call arrives after it gave up", LONGEST_LATE_S),
     Knob("beat_twice", "B7", "web", 0.1, "a host's call is delivered twice"),
+    Knob("process_ends", "B1 D4", "web", 0.5, "a process of the heartbeat function ends, and what it had not written"),
     Knob("nudge_lost", "B7", "web", 0.5, "the hint that makes another invocation follow is lost"),
     Knob("boot_twice", "B7", "web", 0.3, "a machine's first call is delivered twice"),
     Knob("notice", "B7", "web", 1.0, "a dying host says so"),

@@ -130,6 +130,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "R5",
     ),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
+    Mutant(
+        "silence by the host's own document alone",
+        "common.records.newest_of",
+        planted.constant({}),
+        "R4",
+    ),
     Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(
         "wish written unguarded",
@@ -218,6 +224,10 @@ MUTANTS: tuple[Mutant, ...] = (
 
 NOT_REACHED = {
     "hosts._newest taking any report": "a late report could only pass for idleness, and whoever is idle is soon down",
+    "liveness.Heard.durable_at of what is only remembered": "three reports of a host would have to be lost with "
+    "three processes; tests/functions/test_liveness.py loses them all",
+    "sweep._is_fresh believing any age": "only delays a fence, by the quarter of an hour after which nobody remembers; "
+    "tests/functions/test_liveness.py waits for it",
     "hibernate._may_count without its epoch": "a machine serves in one epoch only until the standby brings start=keep",
     "hibernate._may_count without its version": "reports come numbered (hosts._newest), so an older one is never read",
 }

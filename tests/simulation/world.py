@@ -16,6 +16,7 @@ from typing import Any
 
 from common import bootstrap
 from common.config import Settings, Timing
+from common.domain.liveness import Heard
 from common.domain.pool import PoolTerms
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
@@ -179,6 +180,7 @@ class World:
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
+            heard=Heard("unused", self.plan.timing.silent_after_s),
             nudge=lambda key: self.web.nudge(key),
             courier=self.mail,
             nudge_outbox=lambda: self.web.nudge_outbox(),
