@@ -211,7 +211,7 @@ class Oracle:
         if new not in rentals.MOVES[old]:
             self.violate("I7", f"{label} went from {old} to {new}")
         if new in (RentalState.LOST, RentalState.RELEASED):
-            self._not_from_a_failed_read(label, new)
+            self._not_from_a_failed_read(label, new, after["provider"])
         if new is RentalState.LOST:
             self._lost(label, after)
         if new is RentalState.HELD:
@@ -225,10 +225,10 @@ class Oracle:
         if len(live) > self._world.plan.pool_size:
             self.violate("P", f"{live} are in a pool of {self._world.plan.pool_size}")
 
-    def _not_from_a_failed_read(self, label: str, state: RentalState) -> None:
+    def _not_from_a_failed_read(self, label: str, state: RentalState, market: str) -> None:
         task = getcurrent()
         failed = task.facts.get("failed_reads", set()) if isinstance(task, Task) else set()
-        if "list " in failed or (state is RentalState.LOST and f"get {label}" in failed):
+        if f"{market} list " in failed or (state is RentalState.LOST and f"{market} get {label}" in failed):
             self.violate("I13", f"{label} became {state} after a read that failed: {failed}")
 
     def _lost(self, label: str, after: Data) -> None:

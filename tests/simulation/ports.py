@@ -303,7 +303,7 @@ class FaultyMarket:
     ) -> T:
         task = getcurrent()
         failed = task.facts.setdefault("failed_reads", set()) if isinstance(task, Task) else set()
-        name = f"{verb} {about}"
+        name = f"{self.name} {verb} {about}"
         failed.add(name)
         answer = self._gate.call(
             "market",
