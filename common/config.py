@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from common.domain.pool import PoolTerms
+from common.domain.retention import Retention
 from common.domain.slack import SLACK_ID
 from common.errors import SettingError
 
@@ -35,6 +36,7 @@ RETIRED = {
 
 
 POOL_PREFIX = "DUMONT_POOL_"
+KEEP_PREFIX = "DUMONT_KEEP_"
 
 
 class Timing(BaseModel):
@@ -45,6 +47,10 @@ class Timing(BaseModel):
     idle_for_s: float = Field(default=180, gt=0)
     """A GPU quiet for so long is hibernated, unless the instance says otherwise."""
     snapshot_every_s: float = Field(default=900, gt=0)
+    prune_every_s: float = Field(default=3600, gt=0)
+    """Between two looks at what an instance keeps."""
+    prune_grace_s: float = Field(default=86_400, gt=0)
+    """A pack that no snapshot needs goes after so long, and a snapshot is given up that takes half of it."""
     reconcile_every_s: float = Field(default=60, gt=0)
     heartbeat_settled_s: float = Field(default=60, gt=0)
     heartbeat_busy_s: float = Field(default=3, gt=0)
@@ -111,6 +117,8 @@ class Settings(BaseModel):
     credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
     pool: PoolTerms = PoolTerms()
+    keep: Retention = Retention()
+    """Of an instance that says nothing else."""
 
     @field_validator("slack_channels", mode="before")
     @classmethod
@@ -154,6 +162,7 @@ class Settings(BaseModel):
             "storage_application_key": _required(env, f"{prefix}_APPLICATION_KEY"),
             "timing": _group(env, Timing, "DUMONT_"),
             "pool": _group(env, PoolTerms, POOL_PREFIX),
+            "keep": _group(env, Retention, KEEP_PREFIX),
         }
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
@@ -204,12 +213,19 @@ def _names(prefix: str) -> dict[str, str]:
     }
 
 
+_GROUPS: dict[str, tuple[str, type[BaseModel]]] = {
+    "pool": (POOL_PREFIX, PoolTerms),
+    "keep": (KEEP_PREFIX, Retention),
+}
+"""Settings with a prefix of their own."""
+
+
 def _sentence(error: ValidationError, names: Mapping[str, str]) -> str:
     first = error.errors()[0]
     group, field = str(first["loc"][0]), str(first["loc"][-1])
-    of_pool = group == "pool"
-    name = f"{POOL_PREFIX}{str(first['loc'][1]).upper()}" if of_pool else names.get(field, f"DUMONT_{field.upper()}")
-    known = {**Settings.model_fields, **(PoolTerms if of_pool else Timing).model_fields}
+    prefix, model = _GROUPS.get(group, ("", Timing))
+    name = f"{prefix}{str(first['loc'][1]).upper()}" if prefix else names.get(field, f"DUMONT_{field.upper()}")
+    known = {**Settings.model_fields, **model.model_fields}
     example = EXAMPLES.get(name) or known.get(field)
     shown = getattr(example, "default", example)
     return f"{name} is wrong: {first['msg']}. Example: {shown}"

@@ -146,6 +146,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
+    Index("instances", order="prune_due_at"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),

@@ -60,7 +60,7 @@ class Schedule:
     name: str
     cron: str
     deadline_s: int
-    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s"] = "ticker_period_s"
+    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s"] = "ticker_period_s"
     """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
     """After a run that failed or was not answered; a run that was missed is made up for by the next."""
@@ -97,6 +97,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
     Function("poll_prices", "jobs", "/jobs/poll_prices", 120, 512, 1, _RUN, **_JOB),
+    Function("prune_snapshots", "jobs", "/jobs/prune_snapshots", 540, 512, 1, ("store", "objects"), **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
@@ -104,6 +105,7 @@ SCHEDULES: tuple[Schedule, ...] = (
     Schedule("hibernate_idle", "* * * * *", 120),
     Schedule("refill_warm_pool", "* * * * *", 120),
     Schedule("poll_prices", "*/5 * * * *", 120, period="market_every_s"),
+    Schedule("prune_snapshots", "17 * * * *", 540, period="prune_every_s"),
 )
 
 

@@ -40,7 +40,7 @@ from infra.demo.slack import SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
-from jobs import hibernate_idle, reconcile, refill_warm_pool
+from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
@@ -209,6 +209,7 @@ class World:
             reconcile.run(self.app)
             hibernate_idle.run(self.app)
             refill_warm_pool.run(self.app)
+            prune_snapshots.run(self.app)
         self._carry_out()
 
     def _carry_out(self) -> None:

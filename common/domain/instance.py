@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from common.domain.offer import Usd
 from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
+from common.domain.retention import Retention
 from common.domain.scores import quantile
 from common.domain.snapshot import Version
 from common.domain.strategy import Strategy
@@ -88,6 +89,8 @@ class Spec(BaseModel):
     idle_policy: IdlePolicy = IdlePolicy.DEFAULT
     """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
     snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
+    keep: Retention | None = None
+    """Which snapshots stay; None = the deployment's setting."""
 
     @field_validator("gpu")
     @classmethod
@@ -212,6 +215,8 @@ class Instance(BaseModel):
     """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
+    prune_due_at: datetime | None = None
+    """Indexed: its old snapshots are looked at then. None = nothing of it can have become old."""
     rounds: int = 0
     """Of provisioning since the writer was last up."""
     tried: tuple[str, ...] = ()

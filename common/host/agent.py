@@ -37,6 +37,8 @@ SAMPLES_KEPT = 1000
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
 """How long the dead man waits for work under way."""
+SNAPSHOT_PLACE = ("instance_key", "prefix", "max_s")
+"""What of an earlier order's arguments the dead man's snapshot needs."""
 RETRY_AFTER_S = 5.0
 """Until the next heartbeat when one was not answered."""
 
@@ -355,7 +357,7 @@ class Agent:
         """With the credentials it has, if it ever had any. Should somebody answer again, the report is there."""
         place, epoch = self.memory.place, self.memory.started_epoch
         if place and place.epoch == epoch and epoch and self.work is None:
-            args = {name: place.args.get(name) for name in ("instance_key", "prefix")}
+            args = {name: place.args[name] for name in SNAPSHOT_PLACE if name in place.args}
             order = Order(
                 id=f"dead-man-{epoch}-{self.memory.seq}", kind="snapshot", args={**args, "fz": self.memory.fz}
             )

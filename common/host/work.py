@@ -100,6 +100,7 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
         previous=previous,
         clock=time.monotonic,
         progress=_progress_to(folder),
+        max_seconds=float(args.get("max_s") or engine.MAX_SECONDS),
         **place,
     )
     snapshot = SnapshotReport(

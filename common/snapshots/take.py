@@ -23,7 +23,7 @@ from common.snapshots.transfer import Endpoint
 
 MANIFEST_FILE = "manifest"
 MAX_SECONDS = 12 * 3600.0
-"""A snapshot that took longer is given up: a prune counts on it (`prune.GRACE`)."""
+"""A snapshot that took longer is given up: a prune counts on it, and half of its grace is never less."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def take(
     endpoint: Endpoint,
     clock: Callable[[], float],
     progress: Progress = lambda _done, _total, _what: None,
+    max_seconds: float = MAX_SECONDS,
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
@@ -95,8 +96,8 @@ def take(
             entries.add(read)
         manifest = _manifest(prefix, Version(epoch=epoch, seq=seq), taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
-        if clock() - started > MAX_SECONDS:
-            raise SnapshotError(f"the snapshot took longer than {MAX_SECONDS:.0f} s")
+        if clock() - started > max_seconds:
+            raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
     state.remember(manifest, entries.stamps, clock_ns)

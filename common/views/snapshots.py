@@ -72,7 +72,8 @@ def listed(app: App, account: str, id: str) -> list[SnapshotOut]:
         newest_first=True,
         limit=SNAPSHOTS_SHOWN,
     )
-    return [_out(instance, SnapshotRecord.model_validate(doc.data)) for doc in docs]
+    records = [SnapshotRecord.model_validate(doc.data) for doc in docs] if instance.purged_at is None else []
+    return [_out(instance, record) for record in records if record.given_up_at is None]
 
 
 def compared(app: App, account: str, id: str, older: str, newer: str) -> DifferenceOut:

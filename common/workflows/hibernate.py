@@ -11,7 +11,7 @@ from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
 from common.domain.verdict import Act, Verdict, verdict
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Where, Write
@@ -176,6 +176,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
         bytes=verified.bytes,
         stored_bytes=report.stored_bytes,
         new_packs=list(verified.packs_new),
+        packs=list(verified.packs) if len(verified.packs) <= PACKS_NAMED_MAX else None,
         proof=verified.proof,
     )
     _move_pointer(app, world, report, record, now)
@@ -229,6 +230,7 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         snapshot_due_from=now,
         snapshot_failures=0,
         snapshot_not_before=None,
+        prune_due_at=instance.prune_due_at or now + timedelta(seconds=app.settings.timing.prune_every_s),
         held=None,
         restored_older=None,
     )

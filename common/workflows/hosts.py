@@ -138,8 +138,12 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
     epoch = record.epoch if record else 0
     serves = record is not None and record.serves(rental.label)
     if record and serves:
-        secret = {"instance_key": manifest_key_of(app, record).hex(), "prefix": prefix_of(record)}
-        orders = [order.model_copy(update={"args": order.args | secret}) for order in orders]
+        place = {
+            "instance_key": manifest_key_of(app, record).hex(),
+            "prefix": prefix_of(record),
+            "max_s": timing.prune_grace_s / 2,  # a prune counts on it
+        }
+        orders = [order.model_copy(update={"args": order.args | place}) for order in orders]
     return Reply(
         rev=instance.doc.rev if instance else 0,
         phase_wanted=wanted,

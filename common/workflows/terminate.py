@@ -65,11 +65,17 @@ def end(app: App, world: World, now: datetime) -> bool:
 
 
 def purge(app: App, world: World, now: datetime) -> bool:
-    """Delete every object of a terminated instance, when asked to or when its time has come."""
+    """Delete every object of a terminated instance, when asked to or when its time has come.
+
+    That it is to go is written first: from then on nobody can ask for it back.
+    """
     instance = world.instance.value
     is_due = instance.keep_until is not None and now >= instance.keep_until
     if instance.purged_at or not (instance.purge or is_due):
         return False
+    if not instance.purge:
+        app.store.commit([world.instance.becomes(instance.having(purge=True))])
+        return True
     keys = [stored.key for stored in app.objects.list(f"instances/{instance.key}/")]
     for start in range(0, len(keys), DELETE_BATCH):
         app.objects.delete(keys[start : start + DELETE_BATCH])

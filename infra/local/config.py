@@ -22,6 +22,7 @@ DEMO_TIMING: dict[str, float] = {
     "heartbeat_busy_s": 1,
     "silent_after_s": 5,
     "market_every_s": 30,
+    "prune_every_s": 30,
     "boot_timeout_s": 60,
     "round_backoff_s": 2,
     "round_backoff_max_s": 10,

@@ -119,6 +119,22 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda original: lambda app, world, **more: original(app, world, **{**more, "discard": True}),
         "R5",
     ),
+    Mutant("pruned without a grace", "common.snapshots.engine.prune", planted.prune_at_once, "I16"),
+    Mutant("in flight is not looked for", "common.workflows.prune._keep_of", planted.prune_by_records_alone, "I16"),
+    Mutant(
+        "pruned without the pointer",
+        "common.workflows.prune.outdated",
+        planted.prune_without_the_pointer,
+        "I16",
+        frozenset({"bit_rot", "object_vanishes", "lost"}),
+    ),
+    Mutant(
+        "given up unguarded",
+        "common.workflows.prune._give_up",
+        planted.unchecked,
+        "R7",
+        frozenset({"bit_rot", "object_vanishes", "lost", "pause"}),
+    ),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
     Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(

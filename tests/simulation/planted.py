@@ -14,9 +14,10 @@ from common.domain.ledger import LedgerEntry
 from common.domain.offer import Wanted
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
+from common.domain.retention import kept as kept_by
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
-from common.ports import App, Cas, Doc, Write
+from common.ports import App, Cas, Check, Doc, Write
 from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, rentals, settle, sweep
@@ -391,3 +392,51 @@ def ended_by_anybody(original: Any) -> Any:
         return original(app, next((k for k in found if k.partition(".")[2] == id), key))
 
     return world
+
+
+# --- what is pruned
+
+
+def prune_at_once(original: Any) -> Any:
+    return lambda objects, **words: original(objects, **{**words, "grace": timedelta(0)})
+
+
+def prune_by_records_alone(_original: Any) -> Any:
+    """Whatever has no record was deleted before anybody looked at what is in flight."""
+
+    def keep_of(_instance: Any, records: Sequence[Kept[Any]]) -> Any:
+        standing = {kept.value.manifest_key for kept in records if kept.value.given_up_at is None}
+        return lambda _listed: standing
+
+    return keep_of
+
+
+def prune_without_the_pointer(_original: Any) -> Any:
+    """The newest stay, whichever of them the next machine gets."""
+
+    def outdated(records: Sequence[Any], *, in_use: Any, retention: Any, now: Any) -> set[str]:
+        del in_use, now
+        taken_at = {record.id: record.taken_at for record in records}
+        return set(taken_at) - kept_by(taken_at, retention)
+
+    return outdated
+
+
+class Unchecked:
+    """A store whose commits stand on nothing that they do not write."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        self._store.commit([write for write in writes if not isinstance(write, Check)])
+
+
+def unchecked(original: Any) -> Any:
+    def step(app: App, *args: Any, **kwargs: Any) -> Any:
+        return original(replace(app, store=Unchecked(app.store)), *args, **kwargs)
+
+    return step

@@ -15,10 +15,11 @@ from typing import Any
 from common import bootstrap
 from common.config import Settings, Timing
 from common.domain.pool import PoolTerms
+from common.domain.retention import Retention
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
 from infra.demo.vast_contract import Contract
-from jobs import hibernate_idle, reconcile, refill_warm_pool
+from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 from tests.simulation import story
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
@@ -41,12 +42,16 @@ LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
 HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
 """The default, and slower ones: who hears late acts on older words."""
+PRUNE_GRACE_S = 400.0
+"""So short that packs go within a story; a snapshot that takes half of it is given up."""
+KEEP = Retention(last=2, hourly=1, daily=1, weekly=0)
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
     ("reconcile", reconcile.run),
     ("hibernate_idle", hibernate_idle.run),
     ("refill_warm_pool", refill_warm_pool.run),
+    ("prune_snapshots", prune_snapshots.run),
 )
 ALPHABET = string.ascii_lowercase + string.digits
 _homes = itertools.count()
@@ -82,7 +87,7 @@ class Plan:
             for n in range(count)
         )
         faults_for_s, pool_size = 1800 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
-        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S))
+        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S), prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
         return cls(owned, faults_for_s, timing, pool_size)
 
 
@@ -148,6 +153,7 @@ class World:
         self.account.created = self._created
         self.account.destroying = self.oracle.destroying
         self.bucket = self.make_bucket()
+        self.bucket.deleting = self.oracle.deleting
         market = FaultyMarket(self.make_market(), self.gate)
         market.about = lambda provider_id: self._label_of(provider_id)
         settings = Settings(
@@ -163,6 +169,7 @@ class World:
             bundle_sha256="0" * 64,
             timing=self.plan.timing,
             pool=PoolTerms(size=self.plan.pool_size, gpu=GPU),
+            keep=KEEP,
         )
         self.app = App(
             settings=settings,
