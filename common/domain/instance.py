@@ -67,10 +67,29 @@ DEFAULT_IMAGE = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
 """What who chose none gets in a container; any machine with a GPU will do for them, a virtual machine too."""
 
 
-class Spec(BaseModel):
-    """What the user asked for."""
+MBIT_S_LEAST = 8.0
+"""A slower line would not get one pack through within the transfer's patience."""
+
+
+class SnapshotTerms(BaseModel):
+    """How an instance is kept: what its owner may change at any time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
+    """None = the deployment's setting."""
+    keep: Retention | None = None
+    """Which snapshots stay; None = the deployment's setting."""
+    snapshot_max_cpus: int | None = Field(default=None, ge=1, le=256)
+    """Processors that a snapshot may use; None = as many as it pays for, at low priority."""
+    snapshot_max_mbit_s: float | None = Field(default=None, ge=MBIT_S_LEAST, le=400_000)
+    """Of the line that a snapshot may use; None = all of it."""
+    snapshot_freeze: bool = False
+    """Hold the user's processes still while a snapshot is taken (a minute at most), so that it is of one moment."""
+
+
+class Spec(SnapshotTerms):
+    """What the user asked for."""
 
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
@@ -88,9 +107,6 @@ class Spec(BaseModel):
     """None = the deployment's setting."""
     idle_policy: IdlePolicy = IdlePolicy.DEFAULT
     """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
-    snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
-    keep: Retention | None = None
-    """Which snapshots stay; None = the deployment's setting."""
 
     @field_validator("gpu")
     @classmethod

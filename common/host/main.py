@@ -135,7 +135,7 @@ def steady_clock() -> Callable[[], datetime]:
 def main() -> None:
     if len(sys.argv) == 3 and sys.argv[1] == "--task":
         run_task(Path(sys.argv[2]), datetime.now(UTC))
-    elif len(sys.argv) > 1 and sys.argv[1] in (*repository.VERBS, "--help"):
+    elif len(sys.argv) > 1 and (sys.argv[1] in repository.VERBS or sys.argv[1].startswith("-")):
         repository.command()
     else:
         serve()

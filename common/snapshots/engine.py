@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from common.snapshots.diff import Difference, Names, diff
 from common.snapshots.manifest import Manifest
-from common.snapshots.packing import Progress
+from common.snapshots.packing import Counts, Progress
 from common.snapshots.prune import Pruned, prune
 from common.snapshots.restore import Restored, fetch_manifest, restore
 from common.snapshots.seal import KEY_SHAPE as MANIFEST_KEY
@@ -18,6 +18,7 @@ from common.snapshots.verify import Verified, load_manifest, verify
 __all__ = [
     "MANIFEST_KEY",
     "MAX_SECONDS",
+    "Counts",
     "Difference",
     "Endpoint",
     "Manifest",

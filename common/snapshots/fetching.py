@@ -15,7 +15,7 @@ from common.errors import ObjectMissing, SnapshotDamaged
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Extent, Manifest, pack_key
 from common.snapshots.pack import PackReader
-from common.snapshots.packing import Progress
+from common.snapshots.packing import Counts, Progress
 from common.snapshots.plan import Plan, packs_of
 from common.snapshots.scan import Stamp
 from common.snapshots.stage import MEMORY_SHARE, SLOTS, STAGE_BYTES, free_memory_bytes
@@ -44,6 +44,7 @@ class Fetching:
         instance_key: bytes,
         progress: Progress,
         wanted: Callable[[], Iterable[bytes]],
+        counts: Counts,
     ) -> None:
         self._manifest = manifest
         self._plan = plan
@@ -62,6 +63,7 @@ class Fetching:
         self._total = plan.bytes_to_write
         self._done = 0
         self._what = ""
+        self._counts = counts
 
     def prove(self, endpoint: Endpoint) -> None:
         """Fetches all that `run` will and writes nothing of it. Raises `SnapshotDamaged` like `run`."""
@@ -107,6 +109,7 @@ class Fetching:
         size, (whole, grown) = written
         (self._stage / self._in_work.pop(worker)).unlink()
         self._stamps.update(whole)
+        self._counts.files = len(self._stamps)
         for number, extents in grown:
             self._left[number] -= extents
             if not self._left[number]:

@@ -14,7 +14,7 @@ from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
-from common.snapshots.packing import Packed, Progress
+from common.snapshots.packing import Counts, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.scan import Found, Scan, Stamp, scan
 from common.snapshots.seal import seal
@@ -76,6 +76,7 @@ def take(
     clock: Callable[[], float],
     progress: Progress = lambda _done, _total, _what: None,
     max_seconds: float = MAX_SECONDS,
+    counts: Counts | None = None,
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
@@ -90,7 +91,7 @@ def take(
     tree = scan(bytes(root), excludes(root))
     entries = _Entries(tree, previous, state)
     with _room(), packing.store(
-        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress
+        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress, counts or Counts()
     ) as packed:  # fmt: skip
         for read in packed.reads:
             entries.add(read)

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from common.domain.instance import Instance
+from common.domain.retention import Retention
 from common.domain.snapshot import SnapshotRecord, Version
 from common.errors import NotFound
 from common.ports import App
@@ -32,6 +33,20 @@ class SnapshotOut(BaseModel):
     """The chunk that a restore found damaged."""
     is_current: bool
     """The one that the next machine starts from."""
+
+
+class TermsOut(BaseModel):
+    """How an instance is kept, with the deployment's settings where it says nothing, and what was removed of it."""
+
+    snapshot_every_s: float
+    keep: Retention
+    snapshot_max_cpus: int | None
+    snapshot_max_mbit_s: float | None
+    snapshot_freeze: bool
+    prune_due_at: datetime | None
+    snapshots_removed: int
+    packs_removed: int
+    bytes_freed: int
 
 
 class NamesOut(BaseModel):
@@ -74,6 +89,24 @@ def listed(app: App, account: str, id: str) -> list[SnapshotOut]:
     )
     records = [SnapshotRecord.model_validate(doc.data) for doc in docs] if instance.purged_at is None else []
     return [_out(instance, record) for record in records if record.given_up_at is None]
+
+
+def terms(app: App, account: str, id: str) -> TermsOut:
+    """Raises `NotFound`."""
+    instance = _instance(app, account, id)
+    spec, removed = instance.spec, app.store.get("pruned", instance.key)
+    counts = removed.data if removed else {}
+    return TermsOut(
+        snapshot_every_s=spec.snapshot_every_s or app.settings.timing.snapshot_every_s,
+        keep=spec.keep or app.settings.keep,
+        snapshot_max_cpus=spec.snapshot_max_cpus,
+        snapshot_max_mbit_s=spec.snapshot_max_mbit_s,
+        snapshot_freeze=spec.snapshot_freeze,
+        prune_due_at=instance.prune_due_at,
+        snapshots_removed=counts.get("snapshots", 0),
+        packs_removed=counts.get("packs", 0),
+        bytes_freed=counts.get("bytes", 0),
+    )
 
 
 def compared(app: App, account: str, id: str, older: str, newer: str) -> DifferenceOut:

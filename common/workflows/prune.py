@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from common.domain.instance import Instance, Phase
+from common.domain.instance import Instance, Phase, SnapshotTerms
 from common.domain.retention import may_still_count, outdated
 from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
 from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRefused, StoreError
 from common.ports import App, Delete, Where, Write, every
-from common.records import Kept, event, manifest_key_of, prefix_of, read
+from common.records import Kept, World, event, manifest_key_of, prefix_of, read
 from common.snapshots import engine
 from common.snapshots.engine import Pruned
 
@@ -53,6 +53,17 @@ def run(app: App, now: datetime) -> Summary:
             app.log("prune_failed", key=key, error=f"{error.code}: {error}")
             _postpone(app, key, error)
     return summary
+
+
+def change_terms(app: App, world: World, changes: SnapshotTerms, now: datetime) -> Instance:
+    """The fields that `changes` has set; they count from the next order and the next run on. Raises `Stale`."""
+    instance = world.instance.value
+    given = {name: getattr(changes, name) for name in changes.model_fields_set}
+    due_at = now if "keep" in given and instance.pointer else instance.prune_due_at
+    changed = instance.having(spec=instance.spec.model_copy(update=given), prune_due_at=due_at)
+    text = ", ".join(f"{name} = {value}" for name, value in sorted(given.items())) or "nothing"
+    app.store.commit([world.instance.becomes(changed), event(app, instance, "terms", f"changed: {text}", now)])
+    return changed
 
 
 def prune_instance(app: App, key: str, now: datetime) -> Pruned | None:

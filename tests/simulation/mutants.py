@@ -121,20 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("pruned without a grace", "common.snapshots.engine.prune", planted.prune_at_once, "I16"),
     Mutant("in flight is not looked for", "common.workflows.prune._keep_of", planted.prune_by_records_alone, "I16"),
-    Mutant(
-        "pruned without the pointer",
-        "common.workflows.prune.outdated",
-        planted.prune_without_the_pointer,
-        "I16",
-        frozenset({"bit_rot", "object_vanishes", "lost"}),
-    ),
-    Mutant(
-        "given up unguarded",
-        "common.workflows.prune._give_up",
-        planted.unchecked,
-        "R7",
-        frozenset({"bit_rot", "object_vanishes", "lost", "pause"}),
-    ),
+    Mutant("pruned without the pointer", "common.workflows.prune.outdated", planted.prune_the_newest, "I16"),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
     Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(
@@ -187,6 +174,7 @@ MUTANTS: tuple[Mutant, ...] = (
 )
 
 NOT_REACHED = {
+    "prune._give_up unguarded": "a fall-back in the same second: tests/functions/test_prune.py plays it",
     "hosts._newest taking any report": "a late report could only pass for idleness, and whoever is idle is soon down",
     "hibernate._may_count without its epoch": "a machine serves in one epoch only until the standby brings start=keep",
     "hibernate._may_count without its version": "reports come numbered (hosts._newest), so an older one is never read",

@@ -14,10 +14,9 @@ from common.domain.ledger import LedgerEntry
 from common.domain.offer import Wanted
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
-from common.domain.retention import kept as kept_by
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
-from common.ports import App, Cas, Check, Doc, Write
+from common.ports import App, Cas, Doc, Write
 from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, rentals, settle, sweep
@@ -411,32 +410,12 @@ def prune_by_records_alone(_original: Any) -> Any:
     return keep_of
 
 
-def prune_without_the_pointer(_original: Any) -> Any:
-    """The newest stay, whichever of them the next machine gets."""
+def prune_the_newest(_original: Any) -> Any:
+    """Sorted the wrong way round, and without a look at the pointer."""
 
     def outdated(records: Sequence[Any], *, in_use: Any, retention: Any, now: Any) -> set[str]:
         del in_use, now
-        taken_at = {record.id: record.taken_at for record in records}
-        return set(taken_at) - kept_by(taken_at, retention)
+        oldest_first = sorted(records, key=lambda record: (record.taken_at, record.id))
+        return {record.id for record in oldest_first[retention.last :]}
 
     return outdated
-
-
-class Unchecked:
-    """A store whose commits stand on nothing that they do not write."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def commit(self, writes: Sequence[Write]) -> None:
-        self._store.commit([write for write in writes if not isinstance(write, Check)])
-
-
-def unchecked(original: Any) -> Any:
-    def step(app: App, *args: Any, **kwargs: Any) -> Any:
-        return original(replace(app, store=Unchecked(app.store)), *args, **kwargs)
-
-    return step

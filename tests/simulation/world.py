@@ -44,7 +44,7 @@ HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
 """The default, and slower ones: who hears late acts on older words."""
 PRUNE_GRACE_S = 400.0
 """So short that packs go within a story; a snapshot that takes half of it is given up."""
-KEEP = Retention(last=2, hourly=1, daily=1, weekly=0)
+KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
