@@ -79,6 +79,10 @@ class Settings(BaseModel):
     url: str
     """Where hosts reach the functions."""
     jwt_secret: str = Field(min_length=16, repr=False)
+    snapshot_secret: str | None = Field(default=None, min_length=16, repr=False)
+    """Wraps the data keys of instances; None = the deployment's key in the store does."""
+    snapshot_secret_before: str | None = Field(default=None, min_length=16, repr=False)
+    """The one before, until every data key is wrapped anew."""
     vast_api_key: str | None = Field(default=None, repr=False)
     vast_url: str = "https://console.vast.ai"
     tensordock_api_key: str | None = Field(default=None, repr=False)
@@ -167,6 +171,8 @@ class Settings(BaseModel):
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
             "vast_url": "VAST_URL",
+            "snapshot_secret": "DUMONT_SNAPSHOT_SECRET",
+            "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",
             "tensordock_url": "TENSORDOCK_URL",
             "storage_region": f"{prefix}_REGION",
             "scheduler_account": "DUMONT_SCHEDULER_ACCOUNT",

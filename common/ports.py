@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -147,6 +148,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
     Index("instances", order="prune_due_at"),
+    Index("instances", equal=("wrapped_by",)),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),
@@ -480,6 +482,8 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    random: Callable[[int], bytes] = os.urandom
+    """So many bytes that nobody can guess."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None

@@ -19,7 +19,12 @@ class Right:
 RIGHTS: Mapping[str, Right] = {
     "store": Right(roles=("roles/datastore.user",), secrets=("JWT_SECRET",)),
     "market": Right(secrets=("VAST_API_KEY", "TENSORDOCK_API_KEY")),
-    "objects": Right(secrets=("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY")),
+    "objects": Right(
+        secrets=(
+            *("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY"),
+            *("DUMONT_SNAPSHOT_SECRET", "DUMONT_SNAPSHOT_SECRET_BEFORE"),
+        )
+    ),
     "slack": Right(secrets=("SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")),
 }
 

@@ -231,6 +231,10 @@ class Instance(BaseModel):
     """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
+    data_key: str | None = None
+    """What its snapshots are encrypted with, wrapped; None = derived from the deployment's key (older instances)."""
+    wrapped_by: str | None = None
+    """Indexed: id of the key that wraps it."""
     prune_due_at: datetime | None = None
     """Indexed: its old snapshots are looked at then. None = nothing of it can have become old."""
     rounds: int = 0

@@ -137,7 +137,7 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
     busy = record is None or is_busy(record, rental, host, orders)
     epoch = record.epoch if record else 0
     serves = record is not None and record.serves(rental.label)
-    if record and serves:
+    if record and orders:
         place = {
             "instance_key": manifest_key_of(app, record).hex(),
             "prefix": prefix_of(record),

@@ -16,7 +16,7 @@ from common.domain.retention import may_still_count, outdated
 from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
 from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRefused, StoreError
 from common.ports import App, Delete, Where, Write, every
-from common.records import Kept, World, event, manifest_key_of, prefix_of, read
+from common.records import Kept, World, event, manifest_key_of, prefix_of, read, with_data_key, wrapping_keys
 from common.snapshots import engine
 from common.snapshots.engine import Pruned
 
@@ -36,11 +36,13 @@ class Summary:
     bytes_freed: int = 0
     waiting: int = 0
     """Packs that nobody needs, and whose grace is not over."""
+    rewrapped: int = 0
+    """Data keys."""
 
 
 def run(app: App, now: datetime) -> Summary:
     """Every instance that is due, the longest waiting first. One that fails keeps the others from nothing."""
-    summary = Summary()
+    summary = Summary(rewrapped=rewrap(app))
     keys = [doc.id for doc in every(app.store, "instances", [("prune_due_at", "<=", now)])]
     for key in keys:
         if (app.clock() - now).total_seconds() > RUN_S:
@@ -53,6 +55,22 @@ def run(app: App, now: datetime) -> Summary:
             app.log("prune_failed", key=key, error=f"{error.code}: {error}")
             _postpone(app, key, error)
     return summary
+
+
+def rewrap(app: App) -> int:
+    """Data keys under a secret of before are wrapped by the newest one: nothing is encrypted anew. How many were."""
+    _, *old = wrapping_keys(app)
+    done = 0
+    for id in old:
+        for doc in every(app.store, "instances", [("wrapped_by", "==", id)]):
+            kept = Kept(doc, Instance.model_validate(doc.data))
+            try:
+                again = with_data_key(app, kept.value, manifest_key_of(app, kept.value))
+                app.store.commit([kept.becomes(again)])
+                done += 1
+            except DumontError as error:
+                app.log("not_rewrapped", key=kept.value.key, error=str(error))  # the next run tries it again
+    return done
 
 
 def change_terms(app: App, world: World, changes: SnapshotTerms, now: datetime) -> Instance:

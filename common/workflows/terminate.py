@@ -79,7 +79,8 @@ def purge(app: App, world: World, now: datetime) -> bool:
     keys = [stored.key for stored in app.objects.list(f"instances/{instance.key}/")]
     for start in range(0, len(keys), DELETE_BATCH):
         app.objects.delete(keys[start : start + DELETE_BATCH])
-    purged = instance.having(purged_at=now, purge=True, pointer=None, keep_until=None)
+    # without its key whatever a store may still have of it is noise
+    purged = instance.having(purged_at=now, pointer=None, keep_until=None, data_key=None, wrapped_by=None)
     app.store.commit([world.instance.becomes(purged), event(app, instance, "purged", f"{len(keys)} objects", now)])
     return True
 

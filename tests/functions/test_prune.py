@@ -14,7 +14,7 @@ from common.domain.retention import Retention
 from common.domain.snapshot import SnapshotRecord
 from common.errors import ObjectStoreError, StoreError
 from common.ports import every
-from common.records import dump, load
+from common.records import dump, load, manifest_key_of
 from common.snapshots import engine
 from common.views import snapshots as view
 from common.workflows import prune
@@ -271,7 +271,7 @@ def test_what_an_old_snapshot_proved_need_not_be_proven_again(world: World) -> N
     (left,) = records(world)
 
     assert set(left.packs or ()) == set(left.new_packs)
-    key = world.app.deployment().derive("manifest", f"{ACCOUNT}.{id}")
+    key = manifest_key_of(world.app, load(world.app, f"{ACCOUNT}.{id}").instance.value)
     assert set(engine.load_manifest(world.objects, left.manifest_key, key).packs) == set(left.packs or ())
 
 

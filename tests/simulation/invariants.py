@@ -165,7 +165,7 @@ class Oracle:
 
     def _keeps_its_packs(self, key: str, name: str, sealed: bytes, doomed: set[str]) -> None:
         try:
-            manifest = unseal(sealed, name, self._world.deployment.derive("manifest", key))
+            manifest = unseal(sealed, name, self._world.data_key(key))
         except SnapshotRefused:
             return  # nobody can ever start from it
         lost = [pack for pack in manifest.packs if pack_key(manifest.prefix, pack) in doomed]
@@ -194,7 +194,7 @@ class Oracle:
                 if rot_counts or (stored is None and manifest_key not in bucket.gone)
                 else None
             )
-        instance_key = self._world.deployment.derive("manifest", key)
+        instance_key = self._world.data_key(key)
         try:
             manifest = unseal(stored.data, manifest_key, instance_key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the manifest is not whole

@@ -14,10 +14,12 @@ from typing import Any
 
 from common import bootstrap
 from common.config import Settings, Timing
+from common.domain.instance import Instance
 from common.domain.pool import PoolTerms
 from common.domain.retention import Retention
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
+from common.records import manifest_key_of
 from infra.demo.vast_contract import Contract
 from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 from tests.simulation import story
@@ -180,6 +182,7 @@ class World:
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
+            random=self._rng("keys").randbytes,
             nudge=lambda key: self.web.nudge(key),
             courier=self.mail,
             nudge_outbox=lambda: self.web.nudge_outbox(),
@@ -373,6 +376,12 @@ class World:
         """Which instance a label belongs to, as its record says."""
         doc = self.store.docs.get("rentals", {}).get(label)
         return doc.data["instance_key"] if doc else None
+
+    def data_key(self, key: str) -> bytes:
+        """With which an instance's snapshots are encrypted."""
+        record = self.record(key)
+        assert record
+        return manifest_key_of(self.app, Instance.model_validate(record))
 
     def record(self, key: str) -> dict[str, Any] | None:
         doc = self.store.docs.get("instances", {}).get(key)
