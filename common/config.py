@@ -22,6 +22,8 @@ EXAMPLES = {
     "SLACK_BOT_TOKEN": "the bot token (xoxb-...) from your Slack app's page OAuth & Permissions",
     "SLACK_SIGNING_SECRET": "the signing secret from your Slack app's page Basic Information",
     "SLACK_CHANNELS": "C0123456789,C0987654321",
+    "WASABI_ROLE_ARN": "arn:aws:iam::100000000000:role/dumont-hosts, which the key's sub-user may assume",
+    "DUMONT_STORAGE_ACCESS": "scoped or shared",
 }
 STORAGE_ENDPOINTS = {
     "s3": "https://s3.amazonaws.com",
@@ -29,6 +31,8 @@ STORAGE_ENDPOINTS = {
     "b2": None,  # per bucket region: https://s3.<region>.backblazeb2.com
     "r2": None,  # per account: https://<account>.r2.cloudflarestorage.com
 }
+STORAGE_REGIONS = {"r2": "auto"}
+"""Where the vendor's own name of the region is not us-east-1."""
 RETIRED = {
     "RESTIC_PASSWORD": "RESTIC_PASSWORD is no longer used: each instance's snapshots are authenticated with a "
     "key of its own, derived from the deployment's key in the store. Remove RESTIC_PASSWORD.",
@@ -95,6 +99,12 @@ class Settings(BaseModel):
     bucket: str
     storage_key_id: str = Field(repr=False)
     storage_application_key: str = Field(repr=False)
+    storage_access: Literal["scoped", "shared"] = "scoped"
+    """What hosts get: credentials for their instance's prefix that end, or the deployment's own key to the bucket."""
+    storage_role_arn: str | None = None
+    """Of the role that hosts' credentials come from (Amazon, Wasabi); None = a federation token of Amazon's."""
+    storage_sts_endpoint: str | None = None
+    b2_api_url: str = "https://api.backblazeb2.com"
     scheduler_account: str | None = None
     """The service account as which Cloud Scheduler calls this function."""
     scheduler_audience: str | None = None
@@ -168,6 +178,8 @@ class Settings(BaseModel):
             "pool": _group(env, PoolTerms, POOL_PREFIX),
             "keep": _group(env, Retention, KEEP_PREFIX),
         }
+        if provider == "wasabi" and env.get("DUMONT_STORAGE_ACCESS") != "shared":
+            _required(env, "WASABI_ROLE_ARN")
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
             "vast_url": "VAST_URL",
@@ -175,6 +187,10 @@ class Settings(BaseModel):
             "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",
             "tensordock_url": "TENSORDOCK_URL",
             "storage_region": f"{prefix}_REGION",
+            "storage_access": "DUMONT_STORAGE_ACCESS",
+            "storage_role_arn": f"{prefix}_ROLE_ARN",
+            "storage_sts_endpoint": f"{prefix}_STS_ENDPOINT",
+            "b2_api_url": "B2_API_URL",
             "scheduler_account": "DUMONT_SCHEDULER_ACCOUNT",
             "scheduler_audience": "DUMONT_SCHEDULER_AUDIENCE",
             "local_ticker": "DUMONT_LOCAL_TICKER",
@@ -190,6 +206,8 @@ class Settings(BaseModel):
             "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
             "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
         }
+        if provider in STORAGE_REGIONS:
+            values["storage_region"] = STORAGE_REGIONS[provider]
         values.update({field: env[name] for field, name in optional.items() if name in env})
         try:
             return cls.model_validate(values)

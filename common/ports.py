@@ -417,6 +417,30 @@ class ObjectStore(Protocol):
         """A URL that writes exactly `size_bytes` to that one key by PUT, without credentials, until it expires."""
 
 
+WRITABLE = ("manifests", "packs")
+"""Directories of an instance's prefix that its host writes to."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Credentials of a host, for one prefix and a while."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(repr=False)
+    expires_at: datetime
+
+
+class StorageAccess(Protocol):
+    """Makes credentials that can do less than ours."""
+
+    def grant(self, prefix: str, *, for_s: float, now: datetime) -> Grant:
+        """They read below the prefix, write to WRITABLE there, and delete nothing for good.
+
+        Raises `ObjectStoreError`. For less than `for_s` where the vendor allows no more; `expires_at` says it.
+        """
+
+
 # --- the way to people ------------------------------------------------------------------------------------------
 
 
@@ -488,6 +512,8 @@ class App:
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None
     """None = Slack is not set up."""
+    storage_access: StorageAccess | None = None
+    """None = hosts are given the deployment's own key, because a setting says so."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
     """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None

@@ -10,12 +10,13 @@ from common.domain.idle import is_idle
 from common.domain.instance import Instance
 from common.domain.orders import is_busy, orders_of, wanted_of
 from common.domain.rental import Rental
-from common.errors import Exists, NotFound, Unauthenticated
+from common.errors import Exists, NotFound, ObjectStoreError, Unauthenticated
 from common.ports import App, expiring
 from common.records import Kept, dump, manifest_key_of, prefix_of, read
 from common.workflows.rentals import note_boot
 
-STORAGE_CREDENTIALS_FOR_S = 3600
+STORAGE_CREDENTIALS_FOR_S = 12 * 3600
+"""As long as a snapshot may take (`take.MAX_SECONDS`): s5cmd cannot renew them on the way."""
 SEEN_WRITES = 6
 """Of `last_seen_at` within `silent_after_s`, at most; a report that says nothing new is not written more often."""
 
@@ -135,6 +136,9 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
     every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
     orders = orders_of(record, rental, host, snapshot_every_s=every_s, now=now) if record else []
     busy = record is None or is_busy(record, rental, host, orders)
+    credentials = _credentials(app, record, now) if record and orders else None
+    if credentials is None:
+        orders = []  # nothing could come of them: the store has no credentials for it now
     epoch = record.epoch if record else 0
     serves = record is not None and record.serves(rental.label)
     if record and orders:
@@ -151,21 +155,29 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
         fz=record.fz if record and wanted is Wanted.FREEZE else None,
         orders=orders,
         token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
-        storage_credentials=_credentials(app, record, now) if record and orders else None,
+        storage_credentials=credentials,
         idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
         next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
     )
 
 
-def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials:
-    settings = app.settings
+def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials | None:
+    """For this instance's prefix, and long enough for a snapshot; None = the vendor gives none at the moment."""
+    settings, grant = app.settings, None
+    if app.storage_access:
+        try:
+            grant = app.storage_access.grant(prefix_of(instance), for_s=STORAGE_CREDENTIALS_FOR_S, now=now)
+        except ObjectStoreError as error:
+            app.log("no_storage_credentials", instance=instance.id, error=str(error))
+            return None
     return StorageCredentials(
         endpoint=settings.host_storage_endpoint,
         region=settings.storage_region,
         bucket=settings.bucket,
         prefix=prefix_of(instance),
-        access_key=settings.storage_key_id,
-        secret_key=settings.storage_application_key,
-        expires_at=now + timedelta(seconds=STORAGE_CREDENTIALS_FOR_S),
+        access_key=grant.access_key if grant else settings.storage_key_id,
+        secret_key=grant.secret_key if grant else settings.storage_application_key,
+        session_token=grant.session_token if grant else None,
+        expires_at=grant.expires_at if grant else now + timedelta(seconds=STORAGE_CREDENTIALS_FOR_S),
     )

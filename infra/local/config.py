@@ -134,6 +134,7 @@ class Local:
             "S3_ENDPOINT": f"http://127.0.0.1:{self.s3_port}",
             "S3_BUCKET": BUCKET,
             "S3_KEY_ID": self.s3_access_key,
+            "DUMONT_STORAGE_ACCESS": "shared",
             "S3_APPLICATION_KEY": self.s3_secret_key,
             "DUMONT_HOST_STORAGE_ENDPOINT": f"http://127.0.0.1:{self.host_s3_port}",
             "DUMONT_BUNDLE_SHA256": self.bundle_sha256,
