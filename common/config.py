@@ -55,6 +55,8 @@ class Timing(BaseModel):
     """Between two looks at what an instance keeps."""
     prune_grace_s: float = Field(default=86_400, gt=0)
     """A pack that no snapshot needs goes after so long, and a snapshot is given up that takes half of it."""
+    drill_every_s: float = Field(default=7 * 86_400, gt=0)
+    """Between two drills of an instance's newest snapshot."""
     reconcile_every_s: float = Field(default=60, gt=0)
     heartbeat_settled_s: float = Field(default=60, gt=0)
     heartbeat_busy_s: float = Field(default=3, gt=0)
@@ -113,6 +115,8 @@ class Settings(BaseModel):
     """Scheduled calls are signed by the ticker of a local run instead."""
     google_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"
     """Where Google publishes the keys that sign its tokens."""
+    drill_most_mb: int = Field(default=64, ge=1, le=1024)
+    """MiB that one drill reads from the object store, at most (but for one pack); more is drilled in samples."""
     bundle_sha256: str | None = None
     """Of the host bundle in the bucket at releases/<sha256>."""
     bundle_glibc: str = "2.36"
@@ -202,6 +206,7 @@ class Settings(BaseModel):
             "slack_url": "SLACK_URL",
             "slack_channels": "SLACK_CHANNELS",
             "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
+            "drill_most_mb": "DUMONT_DRILL_MOST_MB",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
             "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
             "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",

@@ -149,6 +149,7 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", order="keep_until"),
     Index("instances", order="prune_due_at"),
     Index("instances", equal=("wrapped_by",)),
+    Index("instances", order="drill_due_at"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),

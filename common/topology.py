@@ -58,6 +58,9 @@ class Function:
         return self.name.replace("_", "-")
 
 
+Period = Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s", "drill_every_s"]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """One Cloud Scheduler job that posts to a function of the `jobs` folder."""
@@ -65,7 +68,9 @@ class Schedule:
     name: str
     cron: str
     deadline_s: int
-    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s"] = "ticker_period_s"
+    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s", "drill_every_s"] = (
+        "ticker_period_s"
+    )
     """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
     """After a run that failed or was not answered; a run that was missed is made up for by the next."""
@@ -104,6 +109,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
     Function("poll_prices", "jobs", "/jobs/poll_prices", 120, 512, 1, _RUN, **_JOB),
     Function("prune_snapshots", "jobs", "/jobs/prune_snapshots", 540, 512, 1, ("store", "objects"), **_JOB),
+    Function("drill_snapshots", "jobs", "/jobs/drill_snapshots", 540, 512, 1, ("store", "objects"), **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
@@ -112,6 +118,7 @@ SCHEDULES: tuple[Schedule, ...] = (
     Schedule("refill_warm_pool", "* * * * *", 120),
     Schedule("poll_prices", "*/5 * * * *", 120, period="market_every_s"),
     Schedule("prune_snapshots", "17 * * * *", 540, period="prune_every_s"),
+    Schedule("drill_snapshots", "37 4 * * *", 540, period="drill_every_s"),
 )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from common.chatops.grammar import minutes_of
 from common.cli import session
+from common.client import Client
 
 snapshots = typer.Typer(no_args_is_help=True, help="What your instances have kept.")
 Id = Annotated[str, typer.Argument(help="Of the instance.")]
@@ -69,6 +70,8 @@ def terms(
     caps += [f"{found['snapshot_max_mbit_s']:g} Mbit/s"] if found["snapshot_max_mbit_s"] else []
     print(f"caps: {', '.join(caps) or 'none'}; processes are {'' if found['snapshot_freeze'] else 'not '}held still")
     print(f"removed so far: {found['snapshots_removed']} snapshots, {found['bytes_freed'] / MIB:,.1f} MiB freed")
+    if last := found["last_drill"]:
+        print(f"last drill: {last['at'][:19]}, {last['snapshot']} {'sound' if last['is_sound'] else last['damage']}")
 
 
 def _minutes(span: str) -> int:
@@ -113,6 +116,35 @@ def verify(id: Id, snapshot: Annotated[str, typer.Argument()], json_: Json = Fal
     print(f"{snapshot} is whole: {found['files']:,} files, {found['bytes'] / MIB:,.1f} MiB")
     for name in found["torn"]:
         print(f"changed while it was read: {name}")
+
+
+@snapshots.command("drill")
+def drill(
+    id: Id,
+    snapshot: Annotated[str | None, typer.Argument(help="As `list` shows it; the current one when left out.")] = None,
+    json_: Json = False,
+) -> None:
+    """Read it back on a machine of ours: decrypted, decoded, compared. Exit code 1 = it is damaged."""
+    with session.client() as api:
+        name = snapshot or _current(api, id)
+        found = api.post(f"/instances/{id}/snapshots/{name}/drill")
+    if json_:
+        session.out(found)
+    elif found["is_sound"]:
+        part = f"{found['bytes'] / MIB:,.1f} of {found['of_bytes'] / MIB:,.1f} MiB"
+        extent = "all of it" if found["is_whole"] else part
+        print(f"{name} is sound: {extent} read back, {found['files']:,} of {found['of_files']:,} files")
+    else:
+        print(f"{name} is damaged: {found['damage']}")
+    if not found["is_sound"]:
+        raise typer.Exit(1)
+
+
+def _current(api: Client, id: str) -> str:
+    current = [row["id"] for row in api.get(f"/instances/{id}/snapshots")["items"] if row["is_current"]]
+    if not current:
+        session.fail(f"{id} has no snapshot yet", session.NOT_FOUND)
+    return str(current[0])
 
 
 def _names(sign: str, names: dict[str, Any]) -> None:

@@ -260,6 +260,8 @@ class Instance(BaseModel):
     """In the policy `shadow`: when it was last noted that this was the time."""
     wakes_s: tuple[float, ...] = ()
     """What the last WAKES_KEPT wakes took, from the first machine asked for until the workspace was there."""
+    drill_due_at: datetime | None = None
+    """Indexed: its newest snapshot is read back then."""
     discard: bool = False
     purge: bool = False
     ended_at: datetime | None = None

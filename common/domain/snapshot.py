@@ -65,5 +65,25 @@ class SnapshotRecord(BaseModel):
         return self.damaged is None and self.given_up_at is None
 
 
+class DrillRecord(BaseModel):
+    """The document `drills/<instance key>`: the newest drill."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    at: datetime
+    snapshot: str
+    """<epoch>-<sequence>"""
+    is_sound: bool
+    is_whole: bool = False
+    """All of it was read, not a sample."""
+    files: int = 0
+    of_files: int = 0
+    bytes: int = 0
+    of_bytes: int = 0
+    seconds: float = 0.0
+    damage: str = ""
+
+
 def is_due(last_at: datetime, every_s: float, now: datetime) -> bool:
     return now - last_at >= timedelta(seconds=every_s)

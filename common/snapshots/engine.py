@@ -1,11 +1,12 @@
 """The snapshot engine's verbs, in one place: callers import this module and no other of the package.
 
-`take` and `restore` run on hosts (no boto3), `verify`, `load_manifest` and `prune` in the control plane.
+`take` and `restore` run on hosts (no boto3), `verify`, `load_manifest`, `prune` and `drill` in the control plane.
 """
 
 from __future__ import annotations
 
 from common.snapshots.diff import Difference, Names, diff
+from common.snapshots.drill import Drilled, drill
 from common.snapshots.manifest import Manifest
 from common.snapshots.packing import Counts, Progress
 from common.snapshots.prune import Pruned, prune
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_SECONDS",
     "Counts",
     "Difference",
+    "Drilled",
     "Endpoint",
     "Manifest",
     "Names",
@@ -30,6 +32,7 @@ __all__ = [
     "Taken",
     "Verified",
     "diff",
+    "drill",
     "fetch_manifest",
     "load_manifest",
     "prune",

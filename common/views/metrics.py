@@ -12,6 +12,7 @@ from typing import Literal
 
 from common.domain.health import Run
 from common.domain.instance import Instance
+from common.domain.snapshot import DrillRecord
 from common.ports import App, every
 from common.records import World, load, operator_of, read
 from common.topology import SCHEDULES
@@ -43,7 +44,8 @@ def exposition(app: App, account: str, now: datetime) -> str:
     docs = every(app.store, "instances", [("account", "==", account)])
     worlds = [load(app, doc.id) for doc in docs if doc.data["ended_at"] is None]
     instances = [world.instance.value for world in worlds]
-    families = [*_states(worlds), *_snapshots(instances, now), *_orders(worlds), *_removed(app, instances)]
+    families = [*_states(worlds), *_snapshots(instances, now), *_orders(worlds)]
+    families += [*_removed(app, instances), *_drills(app, instances, now)]
     if account == operator_of(app.store):
         families += _schedules(app, now)
     return "".join(_lines(families))
@@ -89,6 +91,16 @@ def _removed(app: App, instances: list[Instance]) -> Iterator[Family]:
     ):
         samples = [(label, float(data.get(field, 0))) for label, data in counts]
         yield Family(f"dumont_{metric}", "counter", help, samples)
+
+
+def _drills(app: App, instances: list[Instance], now: datetime) -> Iterator[Family]:
+    drills = [
+        ({"instance": one.id}, kept.value) for one in instances if (kept := read(app, "drills", one.key, DrillRecord))
+    ]
+    ages = [(label, (now - drill.at).total_seconds()) for label, drill in drills]
+    yield Family("dumont_drill_age_seconds", "gauge", "Since a snapshot was last read back on a machine of ours.", ages)
+    sound = [(label, float(drill.is_sound)) for label, drill in drills]
+    yield Family("dumont_drill_sound", "gauge", "0 = the last drill found damage.", sound)
 
 
 def _schedules(app: App, now: datetime) -> Iterator[Family]:

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from common.domain.instance import Instance
 from common.domain.retention import Retention
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.snapshot import DrillRecord, SnapshotRecord, Version
 from common.errors import NotFound
 from common.ports import App
-from common.records import manifest_key_of, prefix_of, read
+from common.records import Kept, manifest_key_of, prefix_of, read
 from common.snapshots import engine
 
 SNAPSHOTS_SHOWN = 200
@@ -47,6 +47,8 @@ class TermsOut(BaseModel):
     snapshots_removed: int
     packs_removed: int
     bytes_freed: int
+    last_drill: DrillRecord | None
+    """The newest time that a snapshot was read back on a machine of ours."""
 
 
 class NamesOut(BaseModel):
@@ -96,6 +98,7 @@ def terms(app: App, account: str, id: str) -> TermsOut:
     instance = _instance(app, account, id)
     spec, removed = instance.spec, app.store.get("pruned", instance.key)
     counts = removed.data if removed else {}
+    last = read(app, "drills", instance.key, DrillRecord)
     return TermsOut(
         snapshot_every_s=spec.snapshot_every_s or app.settings.timing.snapshot_every_s,
         keep=spec.keep or app.settings.keep,
@@ -106,6 +109,7 @@ def terms(app: App, account: str, id: str) -> TermsOut:
         snapshots_removed=counts.get("snapshots", 0),
         packs_removed=counts.get("packs", 0),
         bytes_freed=counts.get("bytes", 0),
+        last_drill=last.value if last else None,
     )
 
 
@@ -139,6 +143,15 @@ def checked(app: App, account: str, id: str, snapshot: str) -> CheckedOut:
     )
 
 
+def own_record(app: App, account: str, id: str, snapshot: str) -> tuple[Instance, Kept[SnapshotRecord]]:
+    """Raises `NotFound`."""
+    instance = _instance(app, account, id)
+    kept = read(app, "snapshots", f"{instance.key}.{snapshot}", SnapshotRecord)
+    if kept is None:
+        raise NotFound(f"{instance.id} has no snapshot {snapshot}")
+    return instance, kept
+
+
 def _instance(app: App, account: str, id: str) -> Instance:
     kept = read(app, "instances", f"{account}.{id}", Instance) if id.isalnum() else None
     if kept is None:
@@ -147,10 +160,7 @@ def _instance(app: App, account: str, id: str) -> Instance:
 
 
 def _record(app: App, instance: Instance, snapshot: str) -> SnapshotRecord:
-    kept = read(app, "snapshots", f"{instance.key}.{snapshot}", SnapshotRecord)
-    if kept is None:
-        raise NotFound(f"{instance.id} has no snapshot {snapshot}")
-    return kept.value
+    return own_record(app, instance.account, instance.id, snapshot)[1].value
 
 
 def _out(instance: Instance, record: SnapshotRecord) -> SnapshotOut:

@@ -231,6 +231,7 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         snapshot_failures=0,
         snapshot_not_before=None,
         prune_due_at=instance.prune_due_at or now + timedelta(seconds=app.settings.timing.prune_every_s),
+        drill_due_at=instance.drill_due_at or now,
         held=None,
         restored_older=None,
     )

@@ -80,7 +80,8 @@ def purge(app: App, world: World, now: datetime) -> bool:
     for start in range(0, len(keys), DELETE_BATCH):
         app.objects.delete(keys[start : start + DELETE_BATCH])
     # without its key whatever a store may still have of it is noise
-    purged = instance.having(purged_at=now, pointer=None, keep_until=None, data_key=None, wrapped_by=None)
+    gone = {"pointer": None, "data_key": None, "wrapped_by": None, "prune_due_at": None, "drill_due_at": None}
+    purged = instance.having(purged_at=now, keep_until=None, **gone)
     app.store.commit([world.instance.becomes(purged), event(app, instance, "purged", f"{len(keys)} objects", now)])
     return True
 

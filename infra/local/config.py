@@ -23,6 +23,7 @@ DEMO_TIMING: dict[str, float] = {
     "silent_after_s": 5,
     "market_every_s": 30,
     "prune_every_s": 30,
+    "drill_every_s": 30,
     "boot_timeout_s": 60,
     "round_backoff_s": 2,
     "round_backoff_max_s": 10,
