@@ -31,7 +31,8 @@ def test_every_row_of_the_catalogue_is_a_knob_or_has_its_reason() -> None:
 
 
 def test_the_longest_fault_lasts_twice_as_long_as_the_longest_timeout() -> None:
-    timing = Timing(prune_every_s=PRUNE_GRACE_S, prune_grace_s=PRUNE_GRACE_S)  # the worlds prune that early
+    # the worlds prune that early, and nothing in them waits for a drill
+    timing = Timing(prune_every_s=PRUNE_GRACE_S, prune_grace_s=PRUNE_GRACE_S, drill_every_s=PRUNE_GRACE_S)
     timeouts_s = [*timing.model_dump().values(), hibernate.SNAPSHOT_RETRY_MAX_S, lifecycle.BUDGET_S]
     timeouts_s += [auth.BOOTSTRAP_FOR.total_seconds(), (auth.HOST_TOKEN_FOR + auth.HOST_TOKEN_GRACE).total_seconds()]
 
