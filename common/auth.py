@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
 
 from common.domain.account import ApiKey, Caller, Role, User
+from common.domain.liveness import Recorded
 from common.errors import KeyLost, Unauthenticated
 
 ALGORITHM = "HS256"
@@ -99,13 +100,28 @@ def label_of_bootstrap(token: str, *, secret: str, now: datetime) -> str:
     return str(_read("bootstrap", token, secret, now)["sub"])
 
 
-def host_token(label: str, epoch: int, *, secret: str, now: datetime) -> str:
-    return _sign("host", {"sub": label, "epoch": epoch}, HOST_TOKEN_FOR, secret, now)
+def host_token(label: str, epoch: int, *, secret: str, now: datetime, recorded: Recorded | None = None) -> str:
+    """`recorded` = what is known of the report that this token answers; None = the next one is looked at in full."""
+    claims: dict[str, Any] = {"sub": label, "epoch": epoch}
+    if recorded:
+        times = [int(recorded.written_at.timestamp()), int(recorded.durable_at.timestamp())]
+        claims["rec"] = [recorded.key, recorded.beat, recorded.facts, *times]
+    return _sign("host", claims, HOST_TOKEN_FOR, secret, now)
 
 
 def label_of_host(token: str, *, secret: str, now: datetime) -> str:
     """Raises `Unauthenticated`."""
-    return str(_read("host", token, secret, now, grace=HOST_TOKEN_GRACE)["sub"])
+    return recorded_of_host(token, secret=secret, now=now)[0]
+
+
+def recorded_of_host(token: str, *, secret: str, now: datetime) -> tuple[str, Recorded | None]:
+    """The label, and what the token says of the last report. Raises `Unauthenticated`."""
+    claims = _read("host", token, secret, now, grace=HOST_TOKEN_GRACE)
+    if "rec" not in claims:
+        return str(claims["sub"]), None
+    key, beat, facts, written_at, durable_at = claims["rec"]
+    times = [datetime.fromtimestamp(at, UTC) for at in (written_at, durable_at)]
+    return str(claims["sub"]), Recorded(key, beat, facts, *times)
 
 
 def scheduler_token(job: str, *, secret: str, now: datetime) -> str:

@@ -19,6 +19,7 @@ from common.adapters.firestore import FirestoreStore
 from common.adapters.google_keys import GoogleKeys
 from common.adapters.s3 import S3
 from common.config import EXAMPLES, Settings
+from common.domain.liveness import Heard
 from common.errors import Exists, SettingError
 from common.ports import App, Chat, Deployment, Grant, Market, StorageAccess, Store
 
@@ -59,6 +60,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
         ids=random_id,
         deployment=functools.cache(lambda: deployment_of(store, now())),
         log=log,
+        heard=Heard(random_id(), settings.timing.silent_after_s),
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
         chat=_chat(settings),
         google_key=GoogleKeys(settings.google_keys_url, clock=now).key,

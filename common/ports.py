@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.config import Settings
+from common.domain.liveness import Heard
 from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Limits
 from common.errors import QueryRefused, Unauthenticated
@@ -151,13 +152,13 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("wrapped_by",)),
     Index("instances", order="drill_due_at"),
     Index("rentals", equal=("settled",)),
+    Index("rentals", equal=("restless",)),
     Index("rentals", equal=("account", "settled")),
     Index("rentals", equal=("state",)),
     Index("rentals", equal=("instance_key",)),
     Index("rentals", equal=("instance_key", "settled")),
     Index("hosts", order="idle_since"),
-    Index("hosts", order="last_seen_at"),
-    Index("hosts", order="news_at"),
+    Index("seen", order="at"),
     Index("users", equal=("email",)),
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
@@ -190,6 +191,7 @@ EXPIRES_AFTER: Mapping[str, timedelta] = {
     "operations": timedelta(days=90),
     "outbox": timedelta(days=90),  # after its end: what still waits never expires
     "quotes": timedelta(days=60),
+    "seen": timedelta(days=1),
 }
 """Documents that end by themselves, so long after their write. Their field EXPIRY_FIELD is native time; the deployer
 makes one policy per row. Google deletes within a day or so after: a reader never relies on it. Everything else is kept,
@@ -329,8 +331,8 @@ class Market(Protocol):
     def get(self, provider_id: str) -> Listed | None:
         """One machine; None = the marketplace says definitely that it does not exist."""
 
-    def destroy(self, provider_id: str) -> None:
-        """Ask for the end; succeeds when it is already gone. Only a later listing or `get` proves that it is."""
+    def destroy(self, provider_id: str) -> bool:
+        """Ask for the end; False = it was gone already. Only a later listing or `get` proves that it is."""
 
     def credit_usd(self) -> str | None:
         """Spendable money on the account as a decimal string; None = the marketplace does not tell."""
@@ -507,6 +509,8 @@ class App:
     deployment: Callable[[], Deployment]
     log: Callable[..., None]
     """log(event, **fields): one structured line."""
+    heard: Heard
+    """What this process has heard of hosts and need not have written down yet."""
     random: Callable[[int], bytes] = os.urandom
     """So many bytes that nobody can guess."""
     courier: Courier | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from common import auth
 from common.domain.host import HostRecord
 from common.domain.instance import Instance
+from common.domain.liveness import REFRESH_TIMES
 from common.domain.rental import LIVE, Rental, RentalState
 from common.errors import KeyLost, NotFound
-from common.ports import App, Cas, Check, Create, Doc, Store, Write, every, expiring
+from common.ports import App, Cas, Check, Create, Doc, Store, Where, Write, every, expiring
 
 T = TypeVar("T", bound=BaseModel)
 PLAIN = frozenset({str, int, float, bool, type(None), datetime})
@@ -40,6 +41,8 @@ def dump(record: BaseModel) -> dict[str, Any]:
     """A record as a document's content."""
     if isinstance(record, Instance):
         record = record.with_activity()
+    elif isinstance(record, Rental):
+        record = record.with_restlessness()
     plain: dict[str, Any] = _plain(record.model_dump(mode="python"))
     return plain
 
@@ -66,8 +69,7 @@ class World:
 
     instance: Kept[Instance]
     rentals: dict[str, Kept[Rental]]
-    hosts: dict[str, HostRecord]
-    host_docs: Mapping[str, Doc] = field(default_factory=dict)
+    hosts: dict[str, Kept[HostRecord]]
 
     def rental(self, label: str | None) -> Kept[Rental] | None:
         return self.rentals.get(label) if label else None
@@ -78,31 +80,33 @@ class World:
 
     @property
     def writer_host(self) -> HostRecord | None:
-        return self.hosts.get(self.instance.value.writer or "")
+        return self.host(self.instance.value.writer)
+
+    def host(self, label: str | None) -> HostRecord | None:
+        kept = self.hosts.get(label) if label else None
+        return kept.value if kept else None
 
     def still_silent(self) -> list[Check]:
         """For a commit that rests on the writer's silence: it fails when its host has been heard meanwhile."""
-        doc = self.host_docs.get(self.instance.value.writer or "")
-        return [Check(doc)] if doc else []
+        kept = self.hosts.get(self.instance.value.writer or "")
+        return [kept.unchanged()] if kept else []
 
     def in_state(self, *states: RentalState) -> list[Kept[Rental]]:
         return [kept for kept in self.rentals.values() if kept.value.state in states]
 
 
-def load(app: App, key: str) -> World:
-    """Raises `NotFound`."""
-    instance = read(app, "instances", key, Instance)
+def load(
+    app: App, key: str, instance: Kept[Instance] | None = None, hosts: Mapping[str, Kept[HostRecord]] | None = None
+) -> World:
+    """`instance`, `hosts` by label = what the caller has just read of them. Raises `NotFound`."""
+    instance = instance or read(app, "instances", key, Instance)
     if instance is None:
         raise NotFound(f"there is no instance {key.rpartition('.')[2]}")
     rentals = rentals_of(app, key)
     live = [label for label, kept in rentals.items() if kept.value.state in LIVE]
-    hosts = {label: kept for label in live if (kept := read(app, "hosts", label, HostRecord))}
-    return World(
-        instance,
-        rentals,
-        {label: kept.value for label, kept in hosts.items()},
-        {label: kept.doc for label, kept in hosts.items()},
-    )
+    known = hosts or {}
+    said = {label: kept for label in live if (kept := known.get(label) or read(app, "hosts", label, HostRecord))}
+    return World(instance, rentals, said)
 
 
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
@@ -112,9 +116,39 @@ def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
 
 
 def unsettled_rentals(app: App) -> dict[str, Kept[Rental]]:
-    """Every rental that may still cost money, by its label: what a pass of the reconcile reads once, at its start."""
-    docs = every(app.store, "rentals", [("settled", "==", False)])
-    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+    """Every rental that may still cost money, by its label."""
+    return _rentals(app, ("settled", "==", False))
+
+
+def restless_rentals(app: App) -> dict[str, Kept[Rental]]:
+    """Those of them that do not simply serve: few, and read at the start of every pass of the reconcile."""
+    return _rentals(app, ("restless", "==", True))
+
+
+def _rentals(app: App, where: Where) -> dict[str, Kept[Rental]]:
+    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in every(app.store, "rentals", [where])}
+
+
+def heard_of(app: App, now: datetime) -> dict[str, datetime]:
+    """When each host was last heard without saying anything new, by label, as far as it is written down.
+
+    A few documents, one per process of the last minutes. Raises `StoreUnavailable`: then nothing is known.
+    """
+    since = now - timedelta(seconds=app.settings.timing.silent_after_s * REFRESH_TIMES)
+    return newest_of(*(doc.data["hosts"] for doc in every(app.store, "seen", [("at", ">=", since)])))
+
+
+def newest_of(*times: Mapping[str, datetime]) -> dict[str, datetime]:
+    newest: dict[str, datetime] = {}
+    for some in times:
+        newest |= {label: max(at, newest.get(label, at)) for label, at in some.items()}
+    return newest
+
+
+def overlaid(host: HostRecord | None, heard: Mapping[str, datetime]) -> HostRecord | None:
+    """The record with the newest time at which its host was heard; what it said then is what stands in the record."""
+    at = heard.get(host.label) if host else None
+    return host.model_copy(update={"last_seen_at": at}) if host and at and at > host.last_seen_at else host
 
 
 def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:

@@ -22,9 +22,9 @@ def heartbeat(request: Request) -> ResponseReturnValue:
 def _heartbeat(app: App, request: Request) -> ResponseReturnValue:
     beat = problem.parsed(Heartbeat, request)
     token = auth.bearer(request.headers.get("Authorization"))
-    reply, rental, changed = hosts.receive(app, beat, token, app.clock())
-    if changed:
+    reply, news = hosts.receive(app, beat, token, app.clock())
+    if news:
         # the lifecycle looks at what the host said, and the host hears the outcome at once
-        lifecycle.hint(app, rental.instance_key)
-        reply, _, _ = hosts.receive(app, beat, token, app.clock())
+        world = lifecycle.hint(app, news.rental.instance_key, news.instance)
+        reply = hosts.answer(app, news, world, app.clock())
     return reply.model_dump_json(), 200, {"Content-Type": "application/json"}

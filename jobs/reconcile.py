@@ -12,16 +12,17 @@ from flask.typing import ResponseReturnValue
 from common import bootstrap
 from common.domain.rental import Rental, RentalState
 from common.errors import DumontError
-from common.ports import App, every
-from common.records import Kept, load, unsettled_rentals
+from common.ports import App, Where, every
+from common.records import Kept, load, restless_rentals, unsettled_rentals
 from common.web import schedule, slack_outbox
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
-EVERY_INSTANCE_RUNS = 10
-"""Every so many runs all active instances are looked at, whether or not something seems due."""
-NEWS_RUNS = 3
-"""For so many runs an instance is looked at after its host said something: the hint may have been lost."""
+ALL_RENTALS_RUNS = 10
+ALL_INSTANCES_RUNS = 60
+"""Every so many runs all rentals that may cost money, all active instances are looked at, whether or not something
+seems due. Between them: what is restless, what the listing or a silence says something about, and what hosts report,
+who say their news again until it was heeded."""
 
 
 @functions_framework.http
@@ -31,9 +32,10 @@ def reconcile(request: Request) -> ResponseReturnValue:
 
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
-    before = unsettled_rentals(app)
+    has_all = _is_every(ALL_RENTALS_RUNS, app)
+    before = unsettled_rentals(app) if has_all else restless_rentals(app)
     swept = sweep.run(app, app.clock(), before=before)
-    doomed = lifecycle.save_credit(app, [kept.value for kept in before.values()])
+    doomed = lifecycle.save_credit(app, [kept.value for kept in before.values()] if has_all else None)
     stopped = _enforce_budgets(app)
     keys = _keys(app, swept, before)
     failed = [key for key in keys if not _advanced(app, key)]
@@ -57,24 +59,21 @@ def _enforce_budgets(app: App) -> int:
     return stopped
 
 
+def _is_every(runs: int, app: App) -> bool:
+    return int(app.clock().timestamp() / app.settings.timing.reconcile_every_s) % runs == 0
+
+
 def _keys(app: App, swept: sweep.Summary, before: Mapping[str, Kept[Rental]]) -> list[str]:
     """Instances for which something may be due, read with as few documents as that takes.
 
-    One that runs as it should has nothing due before its host, its machine or its user says something new. Whatever
-    was missed all the same is found by the pass over all of them, each EVERY_INSTANCE_RUNS runs.
+    One that runs as it should has nothing due before its host, its machine or its user says something new.
     """
-    now, timing = app.clock(), app.settings.timing
-    every_s = timing.reconcile_every_s
-    is_whole_pass = int(now.timestamp() / every_s) % EVERY_INSTANCE_RUNS == 0
-    due = ("active", "==", True) if is_whole_pass else ("restless", "==", True)
-    news_since = now - timedelta(seconds=NEWS_RUNS * every_s)
-    told = every(app.store, "hosts", [("news_at", ">=", news_since)])
-    moved = [kept.value for label, kept in before.items() if label in swept.noted or _is_odd(kept.value)]
+    due: Where = ("active" if _is_every(ALL_INSTANCES_RUNS, app) else "restless", "==", True)
     keys = [
         *(doc.id for doc in every(app.store, "instances", [due])),
-        *(doc.data["instance_key"] for doc in told),
-        *(rental.instance_key for rental in moved),
-        *keys_due_for_purge(app, now),
+        *(kept.value.instance_key for kept in before.values() if _is_odd(kept.value)),
+        *swept.keys,
+        *keys_due_for_purge(app, app.clock()),
     ]
     return list(dict.fromkeys(key for key in keys if key))
 

@@ -23,6 +23,7 @@ from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Reply
 from common.domain.instance import Instance, Spec
+from common.domain.liveness import Heard
 from common.domain.offer import Offer
 from common.domain.pool import PoolTerms
 from common.errors import DumontError, NotFound, ObjectStoreError
@@ -171,6 +172,7 @@ class World:
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
             log=lambda event, **fields: self.log.append((event, fields)),
+            heard=Heard("process", self.timing.silent_after_s),
             chat=self.chat,
             nudge_outbox=self._follow_outbox,
             nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
@@ -311,10 +313,10 @@ class Control:
         if machine is None or machine.cut:
             raise Unanswered("cut")
         try:
-            reply, rental, changed = hosts.receive(self.world.app, heartbeat, token, self.world.now)
-            if changed:
-                lifecycle.hint(self.world.app, rental.instance_key)
-                reply, _, _ = hosts.receive(self.world.app, heartbeat, token, self.world.now)
+            reply, news = hosts.receive(self.world.app, heartbeat, token, self.world.now)
+            if news:
+                at_rest = lifecycle.hint(self.world.app, news.rental.instance_key, news.instance)
+                reply = hosts.answer(self.world.app, news, at_rest, self.world.now)
         except NotFound as error:
             raise Refused(str(error)) from error
         except DumontError as error:

@@ -88,7 +88,7 @@ class Box:
         return engine.restore(key, prefix=PREFIX, endpoint=self.endpoint, clock=time.monotonic, **words)
 
     def verify(self, key: str, proven: tuple[str, ...] = (), objects: Any = None) -> engine.Verified:
-        return engine.verify(objects or self.objects, key, prefix=PREFIX, instance_key=KEY, proven=proven)
+        return engine.verify(objects or self.objects, key, prefix=PREFIX, instance_key=KEY, proven=lambda: proven)
 
     def packs(self) -> list[str]:
         return [stored.key for stored in self.objects.list(f"{PREFIX}packs/")]

@@ -82,6 +82,8 @@ STATUSES: Mapping[str, Literal["starting", "running", "stopped", "offline", "unk
     "error": "offline",
 }
 GONE = "deleted"
+GATEWAY_WORDS = ("endpoint", "route", "page not found")
+"""Of a 404 that says nothing about the machine: something in front of the API does not know the call."""
 NO_CREDIT_WORDS = ("balance", "need at least", "insufficient funds")
 NO_CAPACITY_WORDS = ("capacity", "available", "unavailable", "out of stock", "not enough")
 Json = dict[str, Any]
@@ -158,11 +160,12 @@ class TensorDock:
             return None
         return _listed(row, in_full=True) if _status(row) != GONE else None
 
-    def destroy(self, provider_id: str) -> None:
+    def destroy(self, provider_id: str) -> bool:
         try:
             self._call("DELETE", f"/instances/{provider_id}")
         except _Missing:
-            return
+            return False
+        return True
 
     def credit_usd(self) -> str | None:
         """The API has no call for the balance: a create that is refused for it is the only word."""
@@ -266,6 +269,8 @@ def _refusal(status: int, parsed: Json) -> Exception:
     text = _text(parsed)
     if status in (401, 403):
         return MarketKeyRefused(f"tensordock refuses the key: {text}")
+    if status == 404 and any(word in json.dumps(parsed, default=str).lower() for word in GATEWAY_WORDS):
+        return MarketUnknown(f"tensordock's gateway knows no such call: {text}")
     return _Missing(text) if status == 404 else MarketRefused(f"{status}: {text}")
 
 

@@ -168,12 +168,14 @@ class Vast:
             raise MarketUnknown("vast.ai answered without the instance")
         return _listed(answer["instances"]) if answer["instances"] else None
 
-    def destroy(self, provider_id: str) -> None:
+    def destroy(self, provider_id: str) -> bool:
         try:
             self._call("DELETE", f"/api/v0/instances/{provider_id}/", body={})
         except MarketRefused as refused:
             if "no_such_instance" not in str(refused):
                 raise
+            return False
+        return True
 
     def credit_usd(self) -> str:
         answer = self._call("GET", "/api/v0/users/current")

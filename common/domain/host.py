@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+DIGEST_LENGTH = 16
+"""Hex digits: a host that found another report with the same digest would only lie about itself."""
 
 
 class HostPhase(StrEnum):
@@ -40,6 +44,8 @@ class Order(BaseModel):
     id: str
     kind: Literal["restore", "snapshot"]
     args: dict[str, Any] = {}
+    hurry: bool = True
+    """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
 
 
 class OrderResult(BaseModel):
@@ -256,8 +262,7 @@ class HostRecord(BaseModel):
     instance_key: str | None
     first_seen_at: datetime | None = None
     last_seen_at: datetime
-    news_at: datetime | None = None
-    """When it last said something that a decision depends on."""
+    """By this document; `seen/<process>` may know of a later report that said the same (`domain.liveness`)."""
     beat: int = 0
     phase: HostPhase | None = None
     epoch: int = 0
@@ -274,3 +279,16 @@ class HostRecord(BaseModel):
 
     def silent_for_s(self, now: datetime) -> float:
         return (now - self.last_seen_at).total_seconds()
+
+
+def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
+    """What decisions depend on. A sequence number or a sample alone is none; that a signal cannot be read is one."""
+    progress, is_quiet = said.progress, said.idle_since is not None
+    unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
+    facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest)
+    return *facts, tuple(said.vetoes), tuple(unread)
+
+
+def digest_of(facts: tuple[object, ...]) -> str:
+    """Of `facts_of`: short, the same in every process."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:DIGEST_LENGTH]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
-from common.domain.instance import Instance, Phase
+from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.snapshot import is_due
 
@@ -22,11 +22,25 @@ def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
     return Wanted.HOLD if rental.state is RentalState.HELD else Wanted.WAIT
 
 
+HURRY_TIMES = 10
+"""Snapshots that are less than so many settled heartbeats apart are reported as soon as they are there."""
+
+
 def orders_of(
-    instance: Instance, rental: Rental, host: HostRecord | None, *, snapshot_every_s: float, now: datetime
+    instance: Instance,
+    label: str,
+    phase: HostPhase | None,
+    *,
+    snapshot_every_s: float,
+    settled_s: float,
+    now: datetime,
 ) -> list[Order]:
-    """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired)."""
-    if not instance.serves(rental.label):
+    """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired).
+
+    `phase` = what the rental's host says it is doing. A snapshot of a host that serves is reported in its turn, with
+    the heartbeat `settled_s` later, and taken so much earlier: what is lost at most is `snapshot_every_s`.
+    """
+    if not instance.serves(label):
         return []
     if instance.started_epoch < instance.epoch:
         key = instance.pointer.manifest_key if instance.pointer and instance.start == "restore" else None
@@ -39,9 +53,10 @@ def orders_of(
     if instance.phase is Phase.FREEZING:
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
     last_at = instance.snapshot_due_from
-    serving = host is not None and host.phase is HostPhase.SERVING
-    if serving and last_at and is_due(last_at, snapshot_every_s, now):
-        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
+    has_time = snapshot_every_s >= HURRY_TIMES * settled_s
+    after_s = snapshot_every_s - settled_s if has_time else snapshot_every_s
+    if phase is HostPhase.SERVING and last_at and is_due(last_at, after_s, now):
+        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance), hurry=not has_time)]
     return []
 
 
@@ -65,10 +80,10 @@ def snapshot_id(instance: Instance) -> str:
     return f"snapshot-{instance.epoch}-{instance.snapshot_attempt}-{instance.fz or 'live'}"
 
 
-def is_busy(instance: Instance, rental: Rental, host: HostRecord, orders: list[Order]) -> bool:
-    """Something is under way: the host should call again soon."""
-    settled = instance.is_running and instance.serves(rental.label) and host.phase is HostPhase.SERVING
-    return bool(orders) or not settled
+def is_settled(instance: Instance, label: str, phase: HostPhase | None) -> bool:
+    """It serves, and is meant to."""
+    serves = instance.is_running and instance.want is Want.UP and instance.serves(label)
+    return serves and phase is HostPhase.SERVING
 
 
 def failed_snapshot(instance: Instance, host: HostRecord | None) -> OrderResult | None:

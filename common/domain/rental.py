@@ -106,6 +106,16 @@ class Meter(BaseModel):
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
 
+    def begun(self, at: datetime, *, bills_gpu: bool) -> Self:
+        """It exists since then at the latest; the first word counts."""
+        gpu_from = self.gpu_from or (at if bills_gpu else None)
+        return self.model_copy(update={"disk_from": self.disk_from or at, "gpu_from": gpu_from})
+
+    def reopened(self) -> Self:
+        """What was taken for ended goes on: its disk, and its GPU if it ran until then."""
+        ran = self.gpu_until is not None and self.gpu_until == self.disk_until
+        return self.model_copy(update={"disk_until": None} | ({"gpu_until": None} if ran else {}))
+
     def stopped(self, at: datetime) -> Self:
         """The GPU no longer runs; the first word counts."""
         return self.model_copy(update={"gpu_until": self.gpu_until or (at if self.gpu_from else None)})
@@ -164,6 +174,8 @@ class Rental(BaseModel):
     meter: Meter = Meter()
     settled: bool = False
     """The ledger holds everything the provider will ever bill for it."""
+    restless: bool = True
+    """Indexed: a pass of the reconcile has something to do for it; set whenever the record is written."""
 
     def to(self, state: RentalState, *, at: datetime, message: str | None = None) -> Self:
         """The same rental, one legal move later."""
@@ -176,6 +188,11 @@ class Rental(BaseModel):
         """A machine of the pool gets its owner. Its label stays the pool's."""
         owner = {"account": account, "instance_id": instance_id, "instance_key": instance_key, "assigned_at": at}
         return self.to(RentalState.SERVING, at=at).model_copy(update=owner)
+
+    def with_restlessness(self) -> Self:
+        """It rests while it serves, is listed and heard, and once its bill is closed."""
+        serves = self.state is RentalState.SERVING and self.unreachable_at is None and self.absent_at is None
+        return self.model_copy(update={"restless": not (self.settled or serves)})
 
     @property
     def is_live(self) -> bool:

@@ -46,7 +46,7 @@ class SnapshotRecord(BaseModel):
     bytes: int
     stored_bytes: int
     new_packs: list[str] = []
-    """Objects whose content this snapshot's verification proved, or that of one that is kept no longer."""
+    """Objects whose content this snapshot's verification proved by reading them back, or that of one kept no longer."""
     packs: list[str] | None = None
     """Objects that it needs; None = more than PACKS_NAMED_MAX, its manifest tells."""
     proof: str

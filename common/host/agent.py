@@ -138,8 +138,9 @@ class Agent:
         if self.next_sample_at is None or now >= self.next_sample_at:
             self._sample(now)
         if self.work and self.work.finished():
-            self._take_in(self.work)
-            self.work, self.next_beat_at = None, None
+            if not self._take_in(self.work).ok or self.work.order.hurry:
+                self.next_beat_at = None
+            self.work = None
         self._end_of_pause(now)
         if self.memory.attest is None:
             self._attest()
@@ -311,7 +312,7 @@ class Agent:
         }
         self.work = self.spawn({**task, "order": order.model_dump(mode="json")}, self.home)
 
-    def _take_in(self, work: Work) -> None:
+    def _take_in(self, work: Work) -> OrderResult:
         """An order ended: what it says is written down before it is reported."""
         result, order = work.result(), work.order
         ended = OrderResult(
@@ -333,6 +334,7 @@ class Agent:
             self.phase = HostPhase.SERVING
         else:
             self._keep(last=ended, **traffic)
+        return ended
 
     def _look_again(self, now: datetime) -> None:
         """Before it freezes: who has begun to work since idleness was reported is told, and not put to sleep."""

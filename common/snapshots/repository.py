@@ -108,7 +108,7 @@ class Repository:
                 listed.manifest_key,
                 prefix=self._prefix,
                 instance_key=self._key_of(listed.manifest_key),
-                proven=proven,
+                proven=proven.copy,
                 every_byte=not quick,
             )
             proven |= set(verified.packs_new)

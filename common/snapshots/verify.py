@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -35,9 +35,11 @@ class Verified:
     """That every object is there and was proven; there is no failed one, `verify` raises instead."""
 
     proof: Proof
-    """How the new packs were proven: by the store's MD5, by reading them back, or none was new."""
+    """How the packs were proven: by the store's MD5, some by reading them back, or all before this."""
     packs_new: tuple[str, ...]
     """Names that this call proved: add them to `proven` of the next."""
+    packs_read_back: tuple[str, ...]
+    """Those of them that cost a reading; the others' proof, a listing, costs nothing and is made anew each time."""
     bytes_read_back: int
     version: Version
     files: int
@@ -62,13 +64,13 @@ def verify(
     *,
     prefix: str,
     instance_key: bytes,
-    proven: Collection[str],
+    proven: Callable[[], Collection[str]],
     every_byte: bool = False,
 ) -> Verified:
     """Proves the snapshot by the store's own answers, with one listing.
 
-    `proven` names the packs whose content was proven before; with `every_byte` the others are read back even where the
-    store gives a checksum. Raises `SnapshotDamaged` (an object is missing, or not
+    `proven` names the packs whose content was proven before, and is asked only where the store gives no checksum; with
+    `every_byte` the others are read back even where it does. Raises `SnapshotDamaged` (an object is missing, or not
     what it should be), `SnapshotRefused` (the manifest is not authentic, or another's), `ObjectStoreError` (no answer:
     that is no proof of anything).
     """
@@ -76,14 +78,19 @@ def verify(
     if manifest.prefix != prefix:
         raise SnapshotRefused(f"{manifest_key} is a snapshot of {manifest.prefix}, not of {prefix}")
     listed = {stored.key: stored for stored in objects.list(pack_key(prefix, ""))}
-    new = tuple(name for name in manifest.packs if name not in proven)
     for name, pack in manifest.packs.items():
         _check(manifest, name, pack, listed.get(pack_key(prefix, name)))
-    read_back = sum(_prove(objects, manifest, name, listed[pack_key(prefix, name)], every_byte) for name in new)
+    bare = [name for name in manifest.packs if every_byte or listed[pack_key(prefix, name)].md5 is None]
+    known = set(bare) & set(proven()) if bare else set()
+    to_read = tuple(name for name in bare if name not in known)
+    new = tuple(name for name in manifest.packs if name not in known)
+    for name in to_read:
+        _read_back(objects, manifest, name, pack_key(prefix, name))
     return Verified(
-        proof="read_back" if read_back else "md5" if new else "known",
+        proof="read_back" if to_read else "md5" if new else "known",
         packs_new=new,
-        bytes_read_back=read_back,
+        packs_read_back=to_read,
+        bytes_read_back=sum(manifest.packs[name].size for name in to_read),
         version=manifest.version,
         files=manifest.files,
         bytes=manifest.bytes,
@@ -104,15 +111,10 @@ def _check(manifest: Manifest, name: str, pack: Pack, stored: Stored | None) -> 
         raise SnapshotDamaged(f"pack {name} has another content in the store", manifest.first_chunk_of(name))
 
 
-def _prove(objects: Readable, manifest: Manifest, name: str, stored: Stored, every_byte: bool) -> int:
-    """Proves one pack's content; the bytes that had to be read back for it."""
-    pack = manifest.packs[name]
-    if stored.md5 is not None and not every_byte:
-        return 0  # checked with the size
-    content, md5 = blake3(), hashlib.md5(usedforsecurity=False)
-    for piece in objects.read(stored.key):
+def _read_back(objects: Readable, manifest: Manifest, name: str, key: str) -> None:
+    pack, content, md5 = manifest.packs[name], blake3(), hashlib.md5(usedforsecurity=False)
+    for piece in objects.read(key):
         content.update(piece)
         md5.update(piece)
     if (content.hexdigest(), md5.hexdigest()) != (name, pack.md5):
         raise SnapshotDamaged(f"pack {name} reads back with another content", manifest.first_chunk_of(name))
-    return pack.size

@@ -27,12 +27,15 @@ from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
+from common.domain.snapshot import SnapshotRecord
 from common.domain.verdict import Verdict, verdict
 from common.errors import NotFound
 from common.ports import App, Where, every
-from common.records import World, load, read
+from common.records import World, heard_of, load, overlaid, read
 
 EVENTS_SHOWN = 200
+SNAPSHOTS_SHOWN = 50
+"""Of the newest, among them."""
 
 
 class Address(BaseModel):
@@ -155,17 +158,27 @@ def page(
 
 
 def events(app: App, account: str, id: str) -> list[EventOut]:
-    """The newest EVENTS_SHOWN lines of its story, oldest first. Raises `NotFound`."""
+    """The newest lines of its story, oldest first; a snapshot's record is its line. Raises `NotFound`."""
     key = _world(app, account, id).instance.value.key
     where: list[Where] = [("instance_key", "==", key)]
     newest = app.store.query("events", where, order_by="at", newest_first=True, limit=EVENTS_SHOWN)
-    return [EventOut.model_validate(doc.data) for doc in reversed(newest)]
+    taken = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=SNAPSHOTS_SHOWN)
+    lines = [EventOut.model_validate(doc.data) for doc in reversed(newest)]
+    lines += [_line_of(SnapshotRecord.model_validate(doc.data)) for doc in reversed(taken)]
+    return sorted(lines, key=lambda line: line.at)
+
+
+def _line_of(snapshot: SnapshotRecord) -> EventOut:
+    version = f"{snapshot.version.epoch}.{snapshot.version.seq}"
+    text = f"snapshot {version}: {snapshot.files} files, verified by {snapshot.proof}"
+    return EventOut(at=snapshot.taken_at, kind="snapshot", text=text)
 
 
 def why(app: App, account: str, id: str, now: datetime) -> WhyOut:
     """Raises `NotFound`."""
     world = _world(app, account, id)
-    instance, host, timing = world.instance.value, world.writer_host, app.settings.timing
+    instance, timing = world.instance.value, app.settings.timing
+    host = overlaid(world.writer_host, heard_of(app, now))
     return WhyOut(
         id=instance.id,
         state=state_shown(world),

@@ -134,9 +134,12 @@ def checked(app: App, account: str, id: str, snapshot: str) -> CheckedOut:
     """
     instance = _instance(app, account, id)
     record, key = _record(app, instance, snapshot), manifest_key_of(app, instance)
-    proven = engine.load_manifest(app.objects, record.manifest_key, key).packs
     found = engine.verify(
-        app.objects, record.manifest_key, prefix=prefix_of(instance), instance_key=key, proven=list(proven)
+        app.objects,
+        record.manifest_key,
+        prefix=prefix_of(instance),
+        instance_key=key,
+        proven=lambda: engine.load_manifest(app.objects, record.manifest_key, key).packs,
     )
     return CheckedOut(
         id=snapshot, files=found.files, bytes=found.bytes, stored_bytes=found.stored_bytes, torn=list(found.torn)

@@ -86,14 +86,14 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
 
 
 def _checked(rental: Rental, world: World, now: datetime) -> str:
-    judged = attempt.attested(rental, world.hosts.get(rental.label), now)
+    judged = attempt.attested(rental, world.host(rental.label), now)
     unknown = judged.unknown if judged else ()
     return f"as offered (not measured: {', '.join(unknown)})" if unknown else "as offered"
 
 
 def _is_ready(world: World, label: str, now: datetime) -> bool:
     kept = world.rental(label)
-    return kept is not None and attempt.is_ready(kept.value, world.hosts.get(label), now)
+    return kept is not None and attempt.is_ready(kept.value, world.host(label), now)
 
 
 def drop_failed(app: App, world: World, now: datetime) -> bool:
@@ -129,7 +129,7 @@ def _failure_of(app: App, world: World, label: str, now: datetime) -> End | str 
     if kept is None:
         return "its record is settled"
     timeout_s = app.settings.timing.boot_timeout_s
-    failed = attempt.failure(kept.value, world.hosts.get(label), boot_timeout_s=timeout_s, now=now)
+    failed = attempt.failure(kept.value, world.host(label), boot_timeout_s=timeout_s, now=now)
     return End(kept, *failed) if failed else None
 
 
@@ -179,7 +179,7 @@ def due_at(world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
     if instance.phase is not Phase.BOOT or any(
-        world.hosts[label].phase for label in instance.race if label in world.hosts
+        world.hosts[label].value.phase for label in instance.race if label in world.hosts
     ):
         return None
     waiting = [

@@ -81,7 +81,11 @@ def _found(app: App, instance: Instance, record: SnapshotRecord, now: datetime) 
     try:
         manifest = engine.load_manifest(app.objects, record.manifest_key, key)
         engine.verify(
-            app.objects, record.manifest_key, prefix=prefix_of(instance), instance_key=key, proven=list(manifest.packs)
+            app.objects,
+            record.manifest_key,
+            prefix=prefix_of(instance),
+            instance_key=key,
+            proven=lambda: manifest.packs,
         )
         drilled = engine.drill(
             app.objects,

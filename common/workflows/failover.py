@@ -10,7 +10,7 @@ from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.ports import App, Write
-from common.records import World
+from common.records import World, heard_of, overlaid
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
@@ -40,10 +40,11 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
 
     When the user wants it down, a writer that runs is frozen first, and one that never came to run is given up here.
     """
-    instance, writer, host = world.instance.value, world.writer, world.writer_host
+    instance, writer = world.instance.value, world.writer
     is_frozen_first = instance.want is not Want.UP and instance.is_running
     if writer is None or is_frozen_first or writer.value.unreachable_at is None:
         return False
+    host = overlaid(world.writer_host, heard_of(app, now))
     if host and host.silent_for_s(now) <= app.settings.timing.silent_after_s:
         return False
     why = f"the host has been silent for {host.silent_for_s(now):.0f} s" if host else "the host never reported"

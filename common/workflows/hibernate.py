@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
@@ -157,7 +158,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
             report.manifest_key,
             prefix=prefix_of(instance),
             instance_key=manifest_key_of(app, instance),
-            proven=_proven(app, instance),
+            proven=partial(_proven, app, instance),
         )
         _agree(report, verified.version)
     except (SnapshotError, ObjectMissing) as error:
@@ -175,7 +176,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
         files=verified.files,
         bytes=verified.bytes,
         stored_bytes=report.stored_bytes,
-        new_packs=list(verified.packs_new),
+        new_packs=list(verified.packs_read_back),
         packs=list(verified.packs) if len(verified.packs) <= PACKS_NAMED_MAX else None,
         proof=verified.proof,
     )
@@ -198,7 +199,7 @@ def _agree(report: SnapshotReport, version: Version) -> None:
 
 
 def _proven(app: App, instance: Instance) -> set[str]:
-    """Packs whose content need not be proven again; none after a failure, for then all of them were sent again."""
+    """Packs that need not be read back again; none after a failure, for then all of them were sent again."""
     if instance.snapshot_failures:
         return set()
     where: list[Where] = [("instance_key", "==", instance.key)]
@@ -238,19 +239,17 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
     older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
     ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
-    text = f"snapshot {record.version.epoch}.{record.version.seq}: {record.files} files, verified by {record.proof}"
     if is_final(instance, report):
         moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
         assert world.writer
         ended.append(End(world.writer, Outcome.SERVED, "hibernated"))
-        text += "; the machine is released"
     writes: list[Write] = [
         *retire(app, ended, now),
         world.instance.becomes(moved),
         Create("snapshots", record.id, dump(record)),
     ]
-    writes.append(event(app, instance, "snapshot", text, now))
     if is_final(instance, report):
+        writes.append(event(app, instance, "released", "the machine is released: its last snapshot is verified", now))
         body = {"instance_id": instance.id, "name": instance.name, "text": f"hibernated: {instance.reason}"}
         writes += tell(app, instance.account, Kind.HIBERNATED, body, now)
     app.store.commit(writes)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from common import auth
-from common.domain.host import Boot, Booted, Heartbeat, HostPhase, HostRecord, Reply, StorageCredentials, Wanted
+from common.domain.host import (
+    Boot,
+    Booted,
+    Heartbeat,
+    HostPhase,
+    HostRecord,
+    Reply,
+    StorageCredentials,
+    Wanted,
+    digest_of,
+    facts_of,
+)
 from common.domain.idle import is_idle
 from common.domain.instance import Instance
-from common.domain.orders import is_busy, orders_of, wanted_of
+from common.domain.liveness import DURABLE_PART, REFRESH_TIMES, Recorded
+from common.domain.orders import is_settled, orders_of, wanted_of
 from common.domain.rental import Rental
 from common.errors import Exists, NotFound, ObjectStoreError, Unauthenticated
 from common.ports import App, expiring
-from common.records import Kept, dump, manifest_key_of, prefix_of, read
+from common.records import Kept, World, dump, manifest_key_of, prefix_of, read
+from common.workflows import liveness
 from common.workflows.rentals import note_boot
 
 STORAGE_CREDENTIALS_FOR_S = 12 * 3600
@@ -46,28 +60,106 @@ def _use_up(app: App, label: str, boot_id: str, now: datetime) -> None:
             raise Unauthenticated("this bootstrap token was used before") from None
 
 
-def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply, Rental, bool]:
+@dataclass(frozen=True)
+class Report:
+    """A report that was taken in, and what the answer to it rests on."""
+
+    beat: Heartbeat
+    host: HostRecord
+    rental: Rental
+    instance: Kept[Instance] | None
+    is_late: bool = False
+    """Older than what is recorded: it says nothing about the host of now."""
+    is_news: bool = False
+    """Something changed that the lifecycle should look at now."""
+
+
+def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply, Report | None]:
     """Record what the host says and answer with what the record wants of it.
 
-    Returns the reply, the rental, and whether something changed that the lifecycle should look at now.
-    Raises `Unauthenticated` and `NotFound` (no such rental: a host that hears it stops asking).
+    Returns the reply, and the report when it is news: then the lifecycle looks at it, and `answer` gives the reply.
+    One that serves and says what it said before costs one read, of its instance: the token that it was given last
+    time says what is recorded of it. Raises `Unauthenticated` and `NotFound` (no such rental: a host that hears it
+    stops asking).
     """
-    label = auth.label_of_host(token, secret=app.settings.jwt_secret, now=now)
+    label, recorded = auth.recorded_of_host(token, secret=app.settings.jwt_secret, now=now)
     if label != beat.label:
         raise Unauthenticated("this token is for another rental")
-    kept = read(app, "rentals", label, Rental)
+    instance = read(app, "instances", recorded.key, Instance) if recorded and recorded.key else None
+    if recorded and instance and _says_the_same(app, beat, recorded, instance.value, now):
+        return _noted(app, beat, recorded, instance, now), None
+    report = _taken_in(app, beat, recorded, instance, now)
+    return (answer(app, report, None, now), report if report.is_news else None)
+
+
+def answer(app: App, report: Report, world: World | None, now: datetime) -> Reply:
+    """The reply to a report that was taken in. `world` = the instance at rest after the lifecycle looked at the news.
+
+    None of news: nobody did, or not to the end. The token then does not say that it is recorded, so that the host's
+    next report is news again: who repeats itself needs no other retry.
+    """
+    beat, rental, instance = report.beat, report.rental, report.instance
+    if world:
+        instance, kept = world.instance, world.rental(rental.label) or read(app, "rentals", rental.label, Rental)
+        rental = kept.value if kept else rental
+    wanted, written_at = wanted_of(instance.value if instance else None, rental), report.host.last_seen_at
+    is_heeded = not report.is_news or world is not None or rental.instance_key is None
+    recorded = Recorded(rental.instance_key, beat.beat, digest_of(facts_of(beat)), written_at, written_at)
+    is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
+    return _reply(app, rental.label, wanted, report.host.phase, instance, recorded if is_recorded else None, now)
+
+
+def _says_the_same(app: App, beat: Heartbeat, recorded: Recorded, instance: Instance, now: datetime) -> bool:
+    """The next report in order of a host that serves, which was written down lately; one that is idle is looked at."""
+    silent_after_s, is_next = app.settings.timing.silent_after_s, 0 < beat.beat == recorded.beat + 1
+    durable_at = _durable_at(app, recorded, beat.label)
+    return (
+        is_next
+        and beat.idle_since is None
+        and is_settled(instance, beat.label, beat.phase)
+        and (now - durable_at).total_seconds() <= silent_after_s * DURABLE_PART
+        and (now - recorded.written_at).total_seconds() <= silent_after_s * REFRESH_TIMES
+        and digest_of(facts_of(beat)) == recorded.facts
+        and app.heard.has_room(beat.label)
+    )
+
+
+def _noted(app: App, beat: Heartbeat, recorded: Recorded, instance: Kept[Instance], now: datetime) -> Reply:
+    """That it was heard is kept; what it serves is its instance's writer, and so lives (no read of its rental)."""
+    liveness.note(app, beat.label, now, next_in_s=app.settings.timing.heartbeat_settled_s)
+    renewed = replace(recorded, beat=beat.beat, durable_at=_durable_at(app, recorded, beat.label))
+    return _reply(app, beat.label, Wanted.SERVE, beat.phase, instance, renewed, now)
+
+
+def _durable_at(app: App, recorded: Recorded, label: str) -> datetime:
+    """This process may know better than the token, which it or another one gave a report ago."""
+    return max(recorded.durable_at, app.heard.durable_at(label) or recorded.durable_at)
+
+
+def _taken_in(
+    app: App, beat: Heartbeat, recorded: Recorded | None, instance: Kept[Instance] | None, now: datetime
+) -> Report:
+    """Compared with what is recorded, and written where that is worth it."""
+    kept = read(app, "rentals", beat.label, Rental)
     if kept is None:
-        raise NotFound(f"there is no rental {label}")
-    rental, before = kept.value, read(app, "hosts", label, HostRecord)
-    record = _newest(rental, beat, before.value if before else None, now)
-    instance = read(app, "instances", rental.instance_key, Instance) if rental.instance_key else None
+        raise NotFound(f"there is no rental {beat.label}")
+    rental, found = kept.value, read(app, "hosts", beat.label, HostRecord)
+    before = found.value if found else None
+    if instance is None and rental.instance_key:
+        instance = read(app, "instances", rental.instance_key, Instance)
+    host = _newest(rental, beat, before, now)
+    is_late = host is before
+    has_first_samples = before is not None and bool(host.samples) and not before.samples
+    says_new = before is None or facts_of(before) != facts_of(host) or has_first_samples
+    is_repeated = not recorded or recorded.facts != digest_of(facts_of(beat))
+    is_news = not rental.settled and not is_late and (says_new or is_repeated)
     window_s = _idle_window_s(app, instance.value if instance else None)
-    changed = not rental.settled and (before is None or _says_something_new(before.value, record))
-    if changed:
-        record = record.model_copy(update={"news_at": now})
-    if changed or (before and not rental.settled and _is_worth_a_write(app, before.value, record, window_s)):
-        app.store.put("hosts", label, dump(record))
-    return _reply(app, rental, record, instance, now), rental, changed
+    is_written = says_new or (before is not None and _is_worth_a_write(app, before, host, window_s))
+    if is_written and not rental.settled:
+        app.store.put("hosts", beat.label, dump(host))
+    elif before:
+        host = host.model_copy(update={"last_seen_at": before.last_seen_at})
+    return Report(beat, host, rental, instance, is_late, is_news)
 
 
 def _newest(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: datetime) -> HostRecord:
@@ -85,7 +177,6 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         instance_key=rental.instance_key,
         first_seen_at=(before and before.first_seen_at) or now,
         last_seen_at=now,
-        news_at=before.news_at if before else None,
         beat=beat.beat,
         phase=beat.phase,
         epoch=beat.epoch,
@@ -96,21 +187,9 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         disk=beat.disk,
         sync=beat.sync,
         progress=beat.progress,
-        samples=beat.samples,
+        samples=beat.samples or (before.samples if before else {}),
         attest=beat.attest or (before.attest if before else None),
     )
-
-
-def _says_something_new(before: HostRecord, after: HostRecord) -> bool:
-    """Facts that a decision depends on; a sequence number or a sample alone is none."""
-
-    def facts(record: HostRecord) -> tuple[object, ...]:
-        progress = record.progress
-        is_idle = record.idle_since is not None
-        said = (record.phase, record.epoch, record.fz, is_idle, progress.last, progress.snapshot, record.attest)
-        return *said, tuple(record.vetoes)
-
-    return facts(before) != facts(after)
 
 
 def _is_worth_a_write(app: App, before: HostRecord, after: HostRecord, window_s: float) -> bool:
@@ -129,18 +208,30 @@ def _idle_window_s(app: App, instance: Instance | None) -> float:
     return instance.idle_window_s(app.settings.timing.idle_for_s) if instance else app.settings.timing.idle_for_s
 
 
-def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] | None, now: datetime) -> Reply:
+def _reply(
+    app: App,
+    label: str,
+    wanted: Wanted,
+    phase: HostPhase | None,
+    instance: Kept[Instance] | None,
+    recorded: Recorded | None,
+    now: datetime,
+) -> Reply:
+    """Who was not recorded is asked to call again soon."""
     timing = app.settings.timing
     record = instance.value if instance else None
-    wanted = wanted_of(record, rental)
     every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
-    orders = orders_of(record, rental, host, snapshot_every_s=every_s, now=now) if record else []
-    busy = record is None or is_busy(record, rental, host, orders)
+    settled_s = timing.heartbeat_settled_s
+    orders = (
+        orders_of(record, label, phase, snapshot_every_s=every_s, settled_s=settled_s, now=now) if record else []
+    )  # fmt: skip
     credentials = _credentials(app, record, now) if record and orders else None
     if credentials is None:
         orders = []  # nothing could come of them: the store has no credentials for it now
+    has_time = not any(order.hurry for order in orders) and recorded is not None
+    rests = has_time and record is not None and is_settled(record, label, phase)
     epoch = record.epoch if record else 0
-    serves = record is not None and record.serves(rental.label)
+    serves = record is not None and record.serves(label)
     if record and orders:
         place = {
             "instance_key": manifest_key_of(app, record).hex(),
@@ -154,11 +245,11 @@ def _reply(app: App, rental: Rental, host: HostRecord, instance: Kept[Instance] 
         epoch=epoch if serves else 0,
         fz=record.fz if record and wanted is Wanted.FREEZE else None,
         orders=orders,
-        token=auth.host_token(rental.label, epoch, secret=app.settings.jwt_secret, now=now),
+        token=auth.host_token(label, epoch, secret=app.settings.jwt_secret, now=now, recorded=recorded),
         storage_credentials=credentials,
         idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
-        next_in_s=timing.heartbeat_busy_s if busy or host.phase is HostPhase.STOPPED else timing.heartbeat_settled_s,
+        next_in_s=settled_s if rests else timing.heartbeat_busy_s,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import TypeAlias
 
 from common.domain.instance import Instance, Phase, Want
@@ -92,34 +93,46 @@ def advance(app: App, key: str) -> Instance:
     return world.instance.value
 
 
-def _advanced(app: App, key: str) -> tuple[World, bool]:
-    """The world as it was last read, and whether nothing was due in it any more."""
-    started_at, world = app.clock(), load(app, key)
+class End(Enum):
+    """Why an advance ended."""
+
+    RESTS = auto()
+    """Nothing is due any more in the world as it was last read."""
+    UNKNOWN = auto()
+    """A call gave no information: a later advance looks again."""
+    SPENT = auto()
+    """The budget."""
+
+
+def _advanced(app: App, key: str, instance: Kept[Instance] | None = None) -> tuple[World, End]:
+    """The world as it was last read, and why no more was done in it."""
+    started_at, world = app.clock(), load(app, key, instance)
     for _ in range(STEPS_MAX):
         if (app.clock() - started_at).total_seconds() > BUDGET_S:
-            return world, False
-        if not _one_step(app, world):
-            return world, True
-        world = load(app, key)
-    return world, False
+            return world, End.SPENT
+        if end := _one_step(app, world):
+            return world, end
+        world = load(app, key, hosts=world.hosts)  # no step changes what hosts said
+    return world, End.SPENT
 
 
-def _one_step(app: App, world: World) -> bool:
-    """Do the first thing that is due. A step that met another writer counts: the next one loads afresh."""
+def _one_step(app: App, world: World) -> End | None:
+    """Do the first thing that is due; None = done. A step that met another writer counts: the next one loads afresh."""
     now = app.clock()
     for step in STEPS[world.instance.value.phase]:
         try:
             if step(app, world, now):
                 app.log("step", instance=world.instance.value.id, step=step.__name__)
-                return True
+                return None
         except (Stale, Exists, Missing) as error:
             app.log("stale", instance=world.instance.value.id, step=step.__name__, error=str(error))
-            return True
+            return None
         except (ObjectStoreError, StoreUnavailable) as error:
             # no information: the step ends, and the next advance looks again (rule E4)
             app.log("unknown", instance=world.instance.value.id, step=step.__name__, error=str(error))
-            return False
-    return any(_release(app, kept, now) for kept in world.in_state(RentalState.RELEASING))
+            return End.UNKNOWN
+    is_released = any(_release(app, kept, now) for kept in world.in_state(RentalState.RELEASING))
+    return None if is_released else End.RESTS
 
 
 def _release(app: App, kept: Kept[Rental], now: datetime) -> bool:
@@ -129,24 +142,30 @@ def _release(app: App, kept: Kept[Rental], now: datetime) -> bool:
         return True
 
 
-def hint(app: App, key: str | None) -> None:
-    """A webhook or a report says that something changed; losing it costs at most one reconcile."""
+def hint(app: App, key: str | None, instance: Kept[Instance] | None = None) -> World | None:
+    """A webhook or a report says that something changed; losing it costs at most one reconcile.
+
+    `instance` = its record, where the caller has just read it. Returns the instance at rest, or None when it did not
+    come to rest.
+    """
     try:
-        if key is not None:
-            push(app, key)
+        return push(app, key, instance) if key is not None else None
     except DumontError as error:
         app.log("hint_failed", key=key, error=str(error))
+        return None
 
 
-def push(app: App, key: str) -> None:
+def push(app: App, key: str, instance: Kept[Instance] | None = None) -> World | None:
     """Advance; when the next step is due in seconds, have another invocation `follow` it.
 
-    That is the next racer, or a turn at a market. Raises `NotFound`.
+    That is the next racer, or a turn at a market. Returns the instance when nothing is due in it any more, else None.
+    Raises `NotFound`.
     """
-    world, rests = _advanced(app, key)
-    due_at = due(app, world) if rests else app.clock()
+    world, end = _advanced(app, key, instance)
+    due_at = app.clock() if end is End.SPENT else due(app, world)
     if due_at is not None and (due_at - app.clock()).total_seconds() < FOLLOW_S:
         app.nudge(key)
+    return world if end is End.RESTS else None
 
 
 def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) -> None:
@@ -166,8 +185,11 @@ def announced(app: App, market: str, headers: Mapping[str, str], body: bytes) ->
         hint(app, kept.value.instance_key if kept else None)
 
 
-def save_credit(app: App, unsettled: Collection[Rental]) -> list[str]:
-    """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances."""
+def save_credit(app: App, unsettled: Collection[Rental] | None) -> list[str]:
+    """Hibernate what a marketplace account can no longer pay for; returns the keys of those instances.
+
+    `unsettled` = all rentals that may cost money, where they have been read.
+    """
     doomed = credit.judge(app, unsettled, app.clock())
     return [key for key, why in doomed.items() if _hibernated(app, key, why)]
 

@@ -72,8 +72,8 @@ class Paced:
         """After `take_turn("create")`."""
         return self._heeded("create", lambda: self.market.create(offer, launch))
 
-    def destroy(self, provider_id: str) -> None:
-        """After `take_turn("destroy")`."""
+    def destroy(self, provider_id: str) -> bool:
+        """After `take_turn("destroy")`; False = it was gone already."""
         return self._heeded("destroy", lambda: self.market.destroy(provider_id))
 
     def take_turn(self, call: Call) -> None:

@@ -114,7 +114,7 @@ def create_due(app: App, world: World, now: datetime) -> bool:
 
     Without a turn at the market the attempt is put off, and nothing is called.
     """
-    if any(world.hosts[label].phase for label in world.hosts if label in world.instance.value.race):
+    if any(kept.value.phase for label, kept in world.hosts.items() if label in world.instance.value.race):
         return False
     instance = world.instance.value
     return any(create_if_due(app, kept, instance, now) for kept in world.in_state(RentalState.CREATING))
@@ -163,8 +163,7 @@ def _create(app: App, place: Paced, kept: Kept[Rental], instance: Instance | Non
         app.store.commit([kept.becomes(refused), *_told(app, instance, "refused", f"{error}", now)])
     else:
         created_at = app.clock()
-        gpu_from = created_at if rental.offer.gpu_bills_from == "created" else None
-        meter = Meter(disk_from=created_at, gpu_from=gpu_from)
+        meter = Meter().begun(created_at, bills_gpu=rental.offer.gpu_bills_from == "created")
         running = rental.model_copy(update={"provider_id": provider_id, "meter": meter})
         app.store.commit([kept.becomes(running), *_told(app, instance, "rented", _rented(rental), now)])
 
@@ -300,21 +299,40 @@ def destroy(app: App, kept: Kept[Rental], provider_id: str, now: datetime) -> No
         return
     app.store.cas(kept.doc, dump(rental.model_copy(update={"destroy_called_at": now, "destroyed_at": None})))
     try:
-        place.destroy(provider_id)
+        was_there = place.destroy(provider_id)
     except MarketError as error:
         app.log("destroy_failed", label=rental.label, error=str(error))
     else:
-        _note_end(app, rental.label, app.clock())
+        _note_end(app, rental, was_there)
 
 
-def _note_end(app: App, label: str, ended_at: datetime) -> None:
-    """The meter stops when the destroy worked, whatever else was written about the rental meanwhile."""
+def exists(rental: Rental) -> Rental:
+    """Its meter as of a machine that is there: begun with the create whose answer was lost or refused it, and open."""
+    return began(rental.model_copy(update={"meter": rental.meter.reopened()}))
+
+
+def began(rental: Rental) -> Rental:
+    """Its meter as of a machine that was there at some time; it began with its create at the earliest."""
+    if rental.create_called_at is None or rental.provider_id is None:
+        return rental
+    bills_gpu = rental.offer.gpu_bills_from == "created"
+    return rental.model_copy(update={"meter": rental.meter.begun(rental.create_called_at, bills_gpu=bills_gpu)})
+
+
+def _note_end(app: App, asked: Rental, was_there: bool) -> None:
+    """The meter stops when the destroy worked, whatever else was written about the rental meanwhile.
+
+    What was gone already ended with an earlier call whose answer was lost, or before it was retired.
+    """
+    destroyed_at, ended_at = app.clock(), asked.destroy_called_at or asked.at
     for _ in range(NOTE_ATTEMPTS):
-        kept = read(app, "rentals", label, Rental)
+        kept = read(app, "rentals", asked.label, Rental)
         if kept is None:
             return
         try:
-            update = {"meter": kept.value.meter.ended(ended_at), "destroyed_at": ended_at}
+            rental = exists(kept.value) if was_there else kept.value
+            meter = rental.meter.ended(destroyed_at if was_there else ended_at)
+            update = {"meter": meter, "destroyed_at": destroyed_at}
             app.store.cas(kept.doc, dump(kept.value.model_copy(update=update)))
             return
         except Stale:

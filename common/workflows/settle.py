@@ -1,6 +1,7 @@
 """The ledger is what the providers billed: read from their charges, written once per (rental, kind, UTC hour).
 
-Where a provider publishes no bill there is only our own meter at the offer's terms; such entries say so.
+Where a provider publishes no bill there is only our own meter, at the price that it stated for the machine, else at the
+offer's; such entries say so.
 """
 
 from __future__ import annotations
@@ -128,10 +129,12 @@ def _billed(rental: Rental, charges: Sequence[Charge]) -> dict[tuple[str, dateti
 
 def _computed(rental: Rental) -> dict[tuple[str, datetime], Decimal]:
     """Of a released rental. Bandwidth is not computed: no marketplace without a bill charges for it."""
-    meter, offer = rental.meter, rental.offer
+    meter, disk_usd_per_hour = rental.meter, rental.offer.disk_usd_per_hour(rental.disk_gb)
+    stated = rental.stated_usd_per_hour
+    gpu_usd_per_hour = rental.offer.gpu_usd_per_hour if stated is None else max(stated - disk_usd_per_hour, Decimal(0))
     rates = {
-        "gpu": (offer.gpu_usd_per_hour, meter.gpu_from, meter.gpu_until),
-        "disk": (offer.disk_usd_per_hour(rental.disk_gb), meter.disk_from, meter.disk_until),
+        "gpu": (gpu_usd_per_hour, meter.gpu_from, meter.gpu_until),
+        "disk": (disk_usd_per_hour, meter.disk_from, meter.disk_until),
     }
     return {
         (kind, hour): usd

@@ -2,6 +2,8 @@
 
 Two orders of reading, and they are opposite. ORPHAN: list first, then read the record of each row. LOST: read the
 records first, then list. So: read, list, read again.
+
+A rental that simply serves is not read at all while its host is heard and the market lists it as running.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
 from common.errors import MarketError, Stale, Throttled
-from common.ports import App, Listed, every
-from common.records import Kept, dump, read, unsettled_rentals
+from common.ports import App, Listed
+from common.records import Kept, dump, heard_of, overlaid, read, restless_rentals
 from common.workflows import pacing, rentals
 from common.workflows.pacing import Paced
 
@@ -44,6 +46,8 @@ class Summary:
     lost: list[str] = field(default_factory=list)
     noted: list[str] = field(default_factory=list)
     """Live rentals about which the listing told something new, the lost ones among them."""
+    keys: list[str] = field(default_factory=list)
+    """Of the instances that they belong to."""
     released: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -87,27 +91,40 @@ def run(
 ) -> Summary:
     """One pass over every market, or the one named. A market that does not answer, or not whole, changes nothing.
 
-    `before` = the unsettled rentals by label, read already; what is gone is judged by records older than the listing.
+    `before` = the restless rentals by label, or more, read already; what is gone is judged by records older than the
+    listing. One that simply serves is read only when the listing or its host's silence says something about it.
     """
     summary = Summary()
-    before = unsettled_rentals(app) if before is None else before
+    before = restless_rentals(app) if before is None else before
+    heard = heard_of(app, now)
+    listings = _listings(app, only, summary)
+    listed = {label: row for rows in listings.values() for label, row in rows.items()}
+    fresh = {label for label, at in heard.items() if _is_fresh(app, at, now)}
+    live = {label for label, kept in before.items() if kept.value.is_live} | (fresh - before.keys())
+    _destroy_orphans(app, listed, live, summary, now)
+    for label, kept in before.items():
+        if kept.value.provider in listings:
+            _note(app, kept, listed.get(label), heard, summary, now)
+    for label in (listed.keys() | heard.keys()) - before.keys():
+        row = listed.get(label)
+        if row is None or row.status != "running" or label not in fresh:
+            _note_serving(app, label, row, listings, heard, summary, now)
+    return summary
+
+
+def _listings(app: App, only: str | None, summary: Summary) -> dict[str, Mapping[str, Listed]]:
+    """Our machines by label, of each market that gave a whole answer."""
+    listings: dict[str, Mapping[str, Listed]] = {}
     for name in [name for name in app.markets if only in (None, name)]:
-        market = pacing.market(app, name, Priority.POLL, who="sweep")
-        ours = {label: kept for label, kept in before.items() if kept.value.provider == market.name}
         try:
-            rows = market.list()
+            rows = pacing.market(app, name, Priority.POLL, who="sweep").list()
         except MarketError as error:
-            app.log("listing_failed", market=market.name, error=str(error))
-            summary.unknown.append(market.name)
+            app.log("listing_failed", market=name, error=str(error))
+            summary.unknown.append(name)
             continue
         summary.listed += len(rows)
-        listed = _ours(app, rows, summary)
-        live = {label for label, kept in before.items() if kept.value.is_live}
-        _destroy_orphans(app, listed, live, summary, now)
-        silent = _silent(app, now)
-        for label, kept in ours.items():
-            _note(app, market, kept, listed.get(label), silent, summary, now)
-    return summary
+        listings[name] = _ours(app, rows, summary)
+    return listings
 
 
 def _ours(app: App, rows: Sequence[Listed], summary: Summary) -> Mapping[str, Listed]:
@@ -144,43 +161,73 @@ def _destroy_orphans(
             summary.orphans.append(label)
 
 
-def _silent(app: App, now: datetime) -> set[str]:
-    """Labels of hosts that were heard of and are silent now: the few whose records are worth a read."""
-    until = now - timedelta(seconds=app.settings.timing.silent_after_s)
-    return {doc.id for doc in every(app.store, "hosts", [("last_seen_at", "<=", until)])}
+def _is_fresh(app: App, heard_at: datetime, now: datetime) -> bool:
+    return (now - heard_at).total_seconds() <= app.settings.timing.silent_after_s
 
 
 def _note(
     app: App,
-    market: Paced,
     kept: Kept[Rental],
     row: Listed | None,
-    silent: Collection[str],
+    heard: Mapping[str, datetime],
     summary: Summary,
     now: datetime,
 ) -> None:
     """What the listing says about one rental that was read before it; written under the guard of that read."""
     rental = kept.value
+    market = pacing.market(app, rental.provider, Priority.POLL, who="sweep")
     late_create_s = app.settings.timing.late_create_s
     gone = row is None and rentals.released(rental, late_create_s=late_create_s, now=now)
     if rental.state is RentalState.RELEASING and gone and not _may_remain(app, market, rental):
-        ended = rental.meter.ended(rental.destroy_called_at or now)  # where no destroy was ever answered with success
+        # for the case that no destroy was ever answered with success, or that its answer was not written down
+        ended = rentals.began(rental).meter.ended(rental.destroy_called_at or now)
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
         row = _in_full(app, market, rental, row) if row else None
-        if row and row.status == "running" and rental.state is RentalState.SERVING and rental.label not in silent:
+        heard_at = heard.get(rental.label)
+        is_fresh = heard_at is not None and _is_fresh(app, heard_at, now)
+        if row and row.status == "running" and rental.state is RentalState.SERVING and is_fresh:
             noted = _with_row(rental, row, now).model_copy(update={"unreachable_at": None})
         else:
             found = read(app, "hosts", rental.label, HostRecord)
-            host = found.value if found else None
+            host = overlaid(found.value if found else None, heard)
             noted = _with_row(rental, row, now) if row else _absent(app, market, rental, host, now)
             noted = _judged(app, noted, row, host, now)
-        if noted is not None and noted != rental:
-            _save(app, kept, noted)
-            summary.noted.append(rental.label)
-            if noted.state is RentalState.LOST:
-                summary.lost.append(rental.label)
+        _keep(app, kept, noted, summary)
+
+
+def _note_serving(
+    app: App,
+    label: str,
+    row: Listed | None,
+    listings: Mapping[str, object],
+    heard: Mapping[str, datetime],
+    summary: Summary,
+    now: datetime,
+) -> None:
+    """What a listing says of one that was not restless before it, and so served then, or was settled.
+
+    Its record is read only now, after the listing: that it is absent is a note, which the next pass reads first.
+    """
+    kept = read(app, "rentals", label, Rental)
+    if kept is None or kept.value.state is not RentalState.SERVING or kept.value.provider not in listings:
+        return
+    if row is not None:
+        _note(app, kept, row, heard, summary, now)
+    elif kept.value.absent_at is None:
+        _keep(app, kept, kept.value.model_copy(update={"absent_at": now}), summary)
+
+
+def _keep(app: App, kept: Kept[Rental], noted: Rental, summary: Summary) -> None:
+    if noted == kept.value:
+        return
+    _save(app, kept, noted)
+    summary.noted.append(noted.label)
+    if noted.instance_key:
+        summary.keys.append(noted.instance_key)
+    if noted.state is RentalState.LOST:
+        summary.lost.append(noted.label)
 
 
 def _in_full(app: App, market: Paced, rental: Rental, row: Listed) -> Listed:
@@ -199,7 +246,7 @@ def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
     update: dict[str, object] = {"provider_id": row.provider_id, "absent_at": None}
     if rental.state is RentalState.CREATING and row.message:
         update["message"] = row.message[:MESSAGE_KEPT]
-    return rentals.looked_at(rental.model_copy(update=update), row, now)
+    return rentals.looked_at(rentals.exists(rental.model_copy(update=update)), row, now)
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:
@@ -244,10 +291,13 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
     that does not tell the credit), silent."""
     if row is None or rental.state is RentalState.LOST:
         return rental
-    if row.status == "stopped" and rental.state is RentalState.HELD:
-        rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
-    if row.status == "stopped" and (credit := _credit_left(app, rental)) is not Credit.UNTOLD:
-        return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if credit is Credit.LEFT else rental
+    if row.status == "stopped":
+        credit = _credit_left(app, rental)
+        if rental.state is RentalState.HELD or credit is Credit.UNTOLD:
+            rental = rental.model_copy(update={"meter": rental.meter.stopped(now)})  # it will never serve again
+        if credit is not Credit.UNTOLD:
+            interrupted = credit is Credit.LEFT
+            return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if interrupted else rental
     # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
     booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
     if booting_died:

@@ -42,6 +42,8 @@ class Machine:
     status: str = "queued"
     stuck: bool = False
     ended_at: datetime | None = None
+    disk_given_gb: int | None = None
+    """What the host really gives; None = what was asked for."""
     bill: Bill = field(default_factory=Bill)
 
     @property
@@ -55,6 +57,10 @@ class Machine:
     @property
     def state(self) -> str:
         return self.status
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.status.startswith("stop")
 
     def become(self, status: str, now: datetime) -> None:
         self.status, self.since = status, now
@@ -107,7 +113,7 @@ class Machine:
         return {
             "gpu_models": [f"NVIDIA {self.gpu_given}"] * self.gpus,
             "gpu_count": self.gpus,
-            "disk_bytes": self.disk_gb * 10**9,
+            "disk_bytes": (self.disk_given_gb or self.disk_gb) * 10**9,
             "cpu_cores": self.vcpus,
         }
 

@@ -56,6 +56,10 @@ class Contract:
     def listed(self) -> bool:
         return self.ended_at is None
 
+    @property
+    def is_stopped(self) -> bool:
+        return self.cur == "stopped"
+
     def is_in_listing(self, now: datetime) -> bool:
         """What the listing call says; the show call always tells the truth."""
         if self.ended_at is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
 
@@ -55,13 +55,13 @@ class Load:
 
 
 HOST_DAY = Load(
-    reads=Decimal(8_839),
-    writes=Decimal(1_819),
-    requests=Decimal(1_531),
-    busy_s=Decimal(153),
+    reads=Decimal(2_183),
+    writes=Decimal(304),
+    requests=Decimal(1_440),
+    busy_s=Decimal(144),
 )
-"""One running host, its part of the jobs included: measured by `make bench-cost` (20 hosts, 30 minutes)."""
-JOB_RUN = Load(reads=Decimal(12), writes=Decimal(1), requests=Decimal(1), busy_s=Decimal("0.5"))
+"""One of 1,000 running hosts, its part of the jobs included: measured by `make bench-cost` (20 hosts, 60 minutes)."""
+JOB_RUN = Load(reads=Decimal(4), writes=Decimal("1.4"), requests=Decimal(1), busy_s=Decimal("0.5"))
 """One run of a job that finds nothing to do: its reads and writes as counted there, its time is an assumption."""
 
 
@@ -96,6 +96,18 @@ def shared(busy_s: Decimal, *, calls_per_s: Decimal, call_s: Decimal, concurrenc
         return busy_s
     gain = (1 - (-overlap).exp()) / overlap
     return busy_s * max(gain, Decimal(1) / concurrency)
+
+
+def flushes_per_host_day(*, calls_per_s: Decimal, call_s: Decimal, flush_s: Decimal, hosts: int) -> Decimal:
+    """Writes of `seen/<process>` that one of `hosts` pays for: a process writes for all that it heard.
+
+    While it is called at all it writes every `flush_s` seconds. With calls at random at a rate r, each of length d, an
+    average of r d are served at a time, by ceil(r d) processes at least; twice as many are counted, for the platform
+    starts more than it needs. A host never costs more writes than it makes calls.
+    """
+    processes = 2 * (calls_per_s * call_s).to_integral_value(ROUND_CEILING)
+    per_day = processes * 86_400 / flush_s
+    return min(per_day, calls_per_s * 86_400) / hosts
 
 
 def fixed_usd_per_month(

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from common.adapters.s3 import S3
+from common.config import Timing
+from common.domain.liveness import FLUSH_PART
 from common.ports import Data, Delete, Doc, Store, Where, Write
 from common.topology import function
 from infra.demo.s3_server import s3_server
@@ -27,8 +29,8 @@ from infra.deploy.cost import Load, Prices
 from tests.hand_cranked import Control, World
 
 HOSTS = 20
-MINUTES = 30
-"""Two periods of snapshots, so that those are in it."""
+MINUTES = 60
+"""Four periods of snapshots and one pass over everything, so that those are in it."""
 AT_HOSTS = 1000
 GPUS = ("RTX 3090", "RTX 4090", "RTX 5090", "A100 PCIE")
 SECONDS_PER_DAY = Decimal(86_400)
@@ -102,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder) / "store") as server:
         busy = run(Path(folder) / "busy", server, HOSTS)
         idle = run(Path(folder) / "idle", server, 0)
-    hosts_only = per_host_day(busy, idle)
+    hosts_only = at_scale(per_host_day(busy, idle))
     result: dict[str, Any] = {
         "hosts": HOSTS,
         "minutes": MINUTES,
@@ -112,7 +114,8 @@ def main() -> None:
         result[f"usd_per_host_month{name}"] = float(round(per_host_month(hosts_only, prices), 4))
         result[f"usd_fixed_month{name}"] = float(round(fixed_month(idle, prices), 2))
     print(
-        f"shared concurrency: {cost.shared.__doc__}\nprices as of {cost.PRICES_AS_OF}, no free tier; host's share of "
+        f"shared concurrency: {cost.shared.__doc__}\nwrites of what processes heard: "
+        f"{cost.flushes_per_host_day.__doc__}\nprices as of {cost.PRICES_AS_OF}, no free tier; host's share of "
         f"an instance at {AT_HOSTS} hosts; most counted: {busy.most_common(16)}",
         file=sys.stderr,
     )
@@ -144,19 +147,32 @@ def run(folder: Path, server: Any, hosts: int) -> Counter[str]:
         began = time.perf_counter()
         world.pass_time(MINUTES * 60)
         print(f"{hosts} hosts, {MINUTES} minutes, in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        counts = store.counts.copy()
         assert all(world.show(id).state == "running" for id in ids)
-        return store.counts
+        return counts
     finally:
         world.close()
         objects.close()
 
 
 def per_host_day(busy: Counter[str], idle: Counter[str]) -> Load:
-    """What a host adds, heartbeats and its part of the jobs alike."""
+    """What a host adds, heartbeats and its part of the jobs alike; without the writes that processes make for all."""
     factor = SECONDS_PER_DAY / (MINUTES * 60) / HOSTS
-    added = {name: (busy[name] - idle[name]) * factor for name in ("reads", "writes", "deletes")}
+    own = busy - Counter({"writes": busy["writes of seen"]})
+    added = {name: (own[name] - idle[name]) * factor for name in ("reads", "writes", "deletes")}
     requests = busy["heartbeats"] * factor
     return Load(**added, requests=requests, busy_s=requests * cost.BILLED_STEP_S)
+
+
+def at_scale(day: Load) -> Load:
+    """With its part of the writes that processes make for AT_HOSTS hosts."""
+    flushes = cost.flushes_per_host_day(
+        calls_per_s=day.requests * AT_HOSTS / SECONDS_PER_DAY,
+        call_s=cost.BILLED_STEP_S,
+        flush_s=Decimal(str(Timing().silent_after_s * FLUSH_PART)),
+        hosts=AT_HOSTS,
+    )
+    return dataclasses.replace(day, writes=day.writes + flushes)
 
 
 def per_host_month(day: Load, prices: Prices) -> Decimal:

@@ -117,6 +117,15 @@ def test_a_delete_that_is_answered_500_leaves_a_machine_that_is_still_told(marke
     assert market.dock.get(id) is None
 
 
+def test_a_gateways_404_says_nothing_about_a_machine() -> None:
+    dock = _answering({"success": False, "error": "not_found", "msg": "no such endpoint"}, status=404)
+
+    with pytest.raises(MarketUnknown):
+        dock.get("a")
+    with pytest.raises(MarketUnknown):
+        dock.destroy("a")
+
+
 @pytest.mark.parametrize("status", ["Running", "STOPPED", "stopped_disassociated", "Stopped_Disassociated", "queued"])
 def test_a_state_is_understood_however_it_is_written(status: str) -> None:
     row = {"type": "virtualmachine", "id": "a", "attributes": {"name": "one", "status": status}}

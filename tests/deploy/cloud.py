@@ -18,6 +18,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from common.adapters.sqlite import SqliteStore
 from common.adapters.vast import Vast
 from common.config import Settings
+from common.domain.liveness import Heard
 from common.ports import App, Deployment
 from infra.demo.gcp import google_sim
 from infra.demo.gcp.sim import GoogleSim
@@ -133,6 +134,7 @@ class Cloud:
             ids=lambda: "id",
             deployment=lambda: Deployment("d", b"k"),
             log=lambda *_args, **_fields: None,
+            heard=Heard("id", 180.0),
         )
 
     def apply(self, kill_at: int = 0) -> list[Step]:

@@ -261,6 +261,16 @@ def test_a_kept_snapshot_whose_needs_nobody_knows_stops_the_run_and_the_story_sa
 
 
 def test_what_an_old_snapshot_proved_need_not_be_proven_again(world: World) -> None:
+    class GivesNoChecksum:
+        """As a store does of what was uploaded in parts: what is new has to be read back."""
+
+        def list(self, prefix: str) -> Any:
+            return (dataclasses.replace(stored, md5=None) for stored in world.objects.list(prefix))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.objects, name)
+
+    world.app = dataclasses.replace(world.app, objects=GivesNoChecksum())
     id = running(world, snapshot_every_s=5, keep=Retention(last=1, hourly=0, daily=0, weekly=0))
     (world.workspace(id) / "stays").write_bytes(b"x" * 300_000)
     for number in range(3):

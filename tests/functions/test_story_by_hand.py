@@ -8,7 +8,8 @@ import pytest
 
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
-from common.records import load, unsettled_rentals
+from common.records import load, manifest_key_of, unsettled_rentals
+from common.snapshots.engine import load_manifest
 from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
 from infra.demo.material import look
 from jobs import hibernate_idle
@@ -233,10 +234,12 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_what_is_missin
 
 
 def _damage_newest_pack(world: World, id: str) -> None:
-    """One flipped byte, with the same size: as bit rot does."""
+    """One flipped byte, with the same size, in a pack that only the newest snapshot has: as bit rot does."""
     where = [("instance_key", "==", f"{ACCOUNT}.{id}")]
-    newest = world.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=1)[0]
-    pack = newest.data["new_packs"][0]
+    taken = world.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=2)
+    key = manifest_key_of(world.app, world.record(id))
+    newest, *older = [load_manifest(world.objects, doc.data["manifest_key"], key).packs.keys() for doc in taken]
+    pack = min(newest - set().union(*older))
     key = next(stored.key for stored in world.objects.list(f"instances/{ACCOUNT}.{id}/") if stored.key.endswith(pack))
     data = bytearray(world.objects.get(key))
     data[len(data) // 2] ^= 1

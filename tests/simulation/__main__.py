@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from tests.simulation import catching, over_http, sweep
@@ -24,6 +25,9 @@ from tests.simulation.world import Outcome
 
 PAIRS = 200
 HTTP_SEEDS = 200
+PLAIN_SEEDS = 100
+"""Run once more without faults, and compared."""
+Ending = dict[str, tuple[str, int]]
 RED_SHOWN_MAX = 5
 
 
@@ -100,14 +104,19 @@ def _pair(text: str) -> tuple[str, str]:
 
 def everything(first: int, seeds: int) -> int:
     total = Total()
+    endings: dict[int, Ending] = {}
     for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
         total.add(run, outcome, "seeds")
+        endings[run.seed] = outcome.ending
     say(f"{seeds} seeds: {total.watch}")
+    plain = [Run(seed, script=frozenset()) for seed in range(first, first + min(PLAIN_SEEDS, seeds))]
+    for run, outcome in in_parallel(work, plain):
+        total.add(run, judged(outcome, endings[run.seed]), "plain_seeds", covers=False)
     for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
         total.add(run, outcome, "http_seeds")
     say(f"over HTTP: {total.watch}")
-    for run, outcome in in_parallel(work, [*sweep.singles(), *sweep.pairs(PAIRS)]):
-        total.add(run, outcome, "sweep_runs", covers=False)
+    for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
+        total.add(run, judged(outcome, sweep.ending(is_race=run.is_race)), "sweep_runs", covers=False)
     say(f"sweep: {total.watch}")
     direct(total)
     say(f"directed: {total.watch}")
@@ -116,6 +125,15 @@ def everything(first: int, seeds: int) -> int:
     for line in total.coverage.matrix():
         say(line)
     return report(total, empty=total.coverage.empty(), caught=caught)
+
+
+def judged(outcome: Outcome, other: Ending) -> Outcome:
+    """I14: with faults and without them an instance ends in the same phase, on as many machines."""
+    differs = [name for name in outcome.ending.keys() & other.keys() if outcome.ending[name] != other[name]]
+    if differs and not outcome.violations:
+        name = differs[0]
+        outcome.violations.append(f"I14 {name} ended in {outcome.ending[name]}, and in {other[name]} otherwise")
+    return outcome
 
 
 def work(run: Run) -> tuple[Run, Outcome]:
@@ -178,6 +196,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "mutants_caught": len(caught) - len(escaped),
         "sweep_runs": total.counts["sweep_runs"],
         "directed_runs": total.counts["directed_runs"],
+        "plain_seeds": total.counts["plain_seeds"],
         "http_seeds": total.counts["http_seeds"],
         "seconds": total.watch.seconds(),
         "cpu_seconds": total.watch.cpu_seconds(),

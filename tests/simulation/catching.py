@@ -19,7 +19,7 @@ CRASHED = "I0"
 def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
     """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
     caught: dict[str, int | None] = {}
-    _stories.extend(sweep.singles())
+    _stories.extend(sweep.runs())
     with forked(one_task_each=True) as pool:
         for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
             caught[name] = seed

@@ -14,10 +14,9 @@ from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply,
 from common.domain.snapshot import Version
 from common.errors import DiskFull, DumontError, ObjectStoreError, SnapshotDamaged, SnapshotError
 from common.host.agent import Agent, Refused, Unanswered
-from infra.demo.vast_contract import Contract
 from tests.simulation import objects
 from tests.simulation.clock import Task
-from tests.simulation.market import Fate
+from tests.simulation.market import Account, Contract, Fate
 from tests.simulation.objects import Content, Shot
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 SAMPLE_S = 15.0
 ANSWER_WITHIN_S = 20.0
 """The agent's own patience with a heartbeat (common/host/main.py)."""
+ANSWERS_KEPT = 10
 BOOT_CALLS = 20
 """The start-up script's tries of its first call, BOOT_AGAIN_S apart."""
 BOOT_AGAIN_S = 2.0
@@ -40,6 +40,7 @@ class Machine:
     """One rented machine. `container` is its process tree; the disk outlives a stop, not an end."""
 
     world: World
+    account: Account
     contract: Contract
     fate: Fate
     home: Path
@@ -68,8 +69,8 @@ class Machine:
     served_epoch: int = 0
     open_epoch: int = 0
     """The user's processes work since the agent served in that epoch; only a freeze stops them."""
-    heard_at: float = 0.0
-    """The control plane last answered a heartbeat of this host."""
+    answered_at: list[float] = field(default_factory=list)
+    """When the control plane answered the last heartbeats of this host."""
     is_gone: bool = False
 
     @property
@@ -176,12 +177,11 @@ class Machine:
     def _exits(self) -> None:
         """The container's own process ended: the contract runs, and bills, on."""
         self.agent = None
-        if self.contract.listed and self.contract.actual == "running":
-            self.world.account.sim.exited(self.contract.id, self.world.loop.clock())
+        self.account.exit(self.contract)
 
     def _stop_at_the_market(self) -> None:
         if self.contract.listed:
-            self.world.account.stop(self.contract, self.world.loop.clock())
+            self.account.stop(self.contract, self.world.loop.clock())
 
     def _measure(self) -> Attest | None:
         """Takes a few seconds; a slow line is seen, where anything is."""
@@ -255,7 +255,7 @@ class Control:
             raise Unanswered("no answer")
         if answer == b"404":
             raise Refused("there is no such rental")
-        self._machine.heard_at = self._machine.world.loop.now
+        self._machine.answered_at = [*self._machine.answered_at[-ANSWERS_KEPT:], self._machine.world.loop.now]
         return Reply.model_validate_json(answer)
 
     def notice(self, label: str, reason: str, token: str) -> None:
@@ -356,7 +356,7 @@ class SimWork:
             bytes=shot.manifest.bytes,
             stored_bytes=len(shot.sealed),
         )
-        machine.world.account.sim.traffic(machine.contract.id, 50_000_000, 0, world.loop.clock())
+        machine.account.sim.traffic(machine.contract.id, 50_000_000, 0, world.loop.clock())
         return {"ok": True, "snapshot": report.model_dump(mode="json"), "uploaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
@@ -404,7 +404,7 @@ class SimWork:
         elif machine.content is None:
             machine.content = world.workspaces.write(None)
         machine.has_served, machine.served_epoch, machine.restored = True, self.epoch, machine.content
-        world.account.sim.traffic(machine.contract.id, 0, 50_000_000, world.loop.clock())
+        machine.account.sim.traffic(machine.contract.id, 0, 50_000_000, world.loop.clock())
         return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _require_bucket(self) -> None:

@@ -3,9 +3,9 @@
 I1 one machine per label, one writer. I2 no untracked machine. I3 nothing destroyed that holds what no snapshot has.
 I5 the durable version only grows, and what the pointer names is whole. I6 epochs only grow. I7 listed moves only.
 I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
-its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, as
-without faults. I15 busy or unseen is not idle. I16 nothing is pruned that
-a snapshot needs, or may need. I0 no internal error. L everything comes to rest. M what people are told (module `mail`).
+its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and the
+same without faults (`__main__.judged`). I15 busy or unseen is not idle. I16 nothing is pruned that a snapshot needs, or
+may need. I0 no internal error. L everything comes to rest. M what people are told (module `mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -30,10 +30,10 @@ from common.errors import SnapshotRefused
 from common.ports import Data
 from common.snapshots.manifest import pack_key
 from common.snapshots.seal import KEY_SHAPE, unseal
-from infra.demo.vast_contract import Contract
 from tests.simulation.clock import START, Task
 from tests.simulation.hosts import SAMPLE_S
-from tests.simulation.knobs import LONGEST_PAUSE_S
+from tests.simulation.knobs import BY_NAME, LONGEST_PAUSE_S
+from tests.simulation.market import Contract
 from tests.simulation.objects import Content, Shot
 
 if TYPE_CHECKING:
@@ -46,13 +46,23 @@ GIVEN_UP = ("snapshot_failed", "snapshot_refused")
 """A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
     "want": {"hibernate", "wake", "terminate", "restore", "down", "in_use", *GIVEN_UP},
-    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "snapshot", "down", "lost", "ended", "restore", *GIVEN_UP},
+    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "released", "down", "lost", "ended", "restore", *GIVEN_UP},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
 """What of an instance changes only together with one of these lines of its story."""
+ANSWERS_ENOUGH = 3
+"""Within `silent_after_s`: two reports may be lost with the processes that heard them, the third is written down."""
 GAP_S = 2.5 * SAMPLE_S + 1.0
 REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
+
+
+METER_UNDER_S = 600.0
+"""Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
+DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
+"""And that, when a destroy was answered with success and nobody could see that the machine went on."""
+METER_OVER_S = BY_NAME["cut_market"].longest_s
+"""A stop that nobody could see is paid for in our books until somebody can."""
 
 
 class Oracle:
@@ -77,6 +87,7 @@ class Oracle:
 
     def see(self, changes: list[Change]) -> None:
         kinds = {after["kind"] for collection, _, before, after in changes if collection == "events" and after}
+        kinds |= {"snapshot" for collection, _, before, after in changes if collection == "snapshots" and not before}
         for collection, id, before, after in changes:
             self._tenancy(collection, id, after)
             if collection == "instances" and after is not None:
@@ -268,14 +279,25 @@ class Oracle:
 
     def _lost(self, label: str, after: Data) -> None:
         contract = self.contract_of(label)
-        if contract is not None and contract.listed and contract.cur != "stopped":
+        if contract is not None and contract.listed and not contract.is_stopped:
             self.violate("K1", f"{label} was declared lost ({after['loss']}) while the market has it, {contract.state}")
 
     def _fenced(self, label: str) -> None:
-        world, host = self._world, self._world.store.docs.get("hosts", {}).get(label)
-        silent_s = (world.loop.clock() - host.data["last_seen_at"]).total_seconds() if host else world.loop.now
-        if silent_s < world.plan.timing.silent_after_s:
+        silent_s = self._silent_s(label, if_never=self._world.loop.now)
+        if silent_s < self._world.plan.timing.silent_after_s:
             self.violate("D4", f"{label} was fenced {silent_s:.0f} s after its host was heard")
+        machine, since = self._world.machine_of(label), self._world.loop.now - self._world.plan.timing.silent_after_s
+        answers = [at for at in machine.answered_at if at > since] if machine else []
+        if len(answers) >= ANSWERS_ENOUGH:
+            self.violate("D4", f"{label} was fenced although its host was answered at {answers}")
+
+    def _silent_s(self, label: str, *, if_never: float) -> float:
+        """Since its host was heard, by everything that is written down."""
+        docs = self._world.store.docs
+        host = docs.get("hosts", {}).get(label)
+        times = [doc.data["hosts"][label] for doc in docs.get("seen", {}).values() if label in doc.data["hosts"]]
+        times += [host.data["last_seen_at"]] if host else []
+        return (self._world.loop.clock() - max(times)).total_seconds() if times else if_never
 
     def _retired(self, label: str, old: RentalState, before: Data, after: Data) -> None:
         excuse = self._excuse(label, old, before)
@@ -292,7 +314,9 @@ class Oracle:
         machine, owned = world.machine_of(label), world.users.of(before["instance_key"])
         if machine is None or not machine.has_served or machine.content is None:
             return "it never served"
-        if machine.contract.cur == "stopped" or not machine.contract.listed:
+        if machine.content is machine.restored:
+            return "nothing was done on it since it was restored"
+        if machine.contract.is_stopped or not machine.contract.listed:
             return "the market took it"
         if owned is None or owned.is_discarding:
             return "its user discards it"
@@ -301,8 +325,7 @@ class Oracle:
         return self._excuse_of_silence(label) or self._excuse_of_epoch(before["instance_key"], machine.served_epoch)
 
     def _excuse_of_silence(self, label: str) -> str | None:
-        host = self._world.store.docs.get("hosts", {}).get(label)
-        silent_s = (self._world.loop.clock() - host.data["last_seen_at"]).total_seconds() if host else 0.0
+        silent_s = self._silent_s(label, if_never=0.0)
         return "it was silent for the dead man's time" if silent_s >= self._world.plan.timing.dead_man_s else None
 
     def _excuse_of_epoch(self, key: str, served: int) -> str | None:
@@ -312,12 +335,7 @@ class Oracle:
 
     def _nothing_is_lost(self, label: str, when: str) -> None:
         machine, durable = self._world.machine_of(label), self._covered.get(label)
-        if (
-            machine is None
-            or machine.content is None
-            or not machine.contract.listed
-            or machine.contract.cur == "stopped"
-        ):
+        if machine is None or machine.content is None or not machine.contract.listed or machine.contract.is_stopped:
             return
         if durable is None or not durable.holds(machine.content):
             lacks = machine.content.depth - (durable.depth if durable else 0)
@@ -348,7 +366,7 @@ class Oracle:
             self._nothing_is_lost(label, "destroyed")
 
     def contract_of(self, label: str) -> Contract | None:
-        return next((c for c in self._world.account.sim.all_contracts() if c.label == label), None)
+        return next((c for c in self._world.contracts() if c.label == label), None)
 
     # --- at rest
 
@@ -361,13 +379,16 @@ class Oracle:
         for what in self._unrest():
             self.violate("L", what)
         self._ledger_is_the_bill()
+        self._our_meter_is_near()
         self._no_secret_is_written()
 
     def _unrest(self) -> list[str]:
         """Everything that is not yet as it must be in the end."""
         world, found = self._world, []
         by_owner: dict[str | None, list[Contract]] = defaultdict(list)
-        for contract in world.account.sim.contracts():
+        for contract in world.contracts():
+            if not contract.listed:
+                continue
             label = Label.parse(contract.label, deployment=world.deployment.id, key=world.deployment.key)
             if label and not world.is_stranger(contract):
                 by_owner[world.key_of_label(contract.label)].append(contract)
@@ -423,16 +444,40 @@ class Oracle:
         for doc in world.store.docs.get("ledger", {}).values():  # what the pool paid before it had an owner is apart
             ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] += doc.data["micro_usd"]
         bill: dict[tuple[str, str, datetime], int] = {}
-        for contract in world.account.sim.all_contracts():
-            if not contract.listed and not world.is_stranger(contract):
-                bill |= {
-                    (contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in contract.billed(now).items()
-                }
-        ours = {key: usd for key, usd in ledger.items() if (c := self.contract_of(key[0])) and not c.listed}
+        billing = {account.name: account for account in world.accounts if account.publishes_a_bill}
+        for account in billing.values():
+            for contract in account.sim.all_contracts():
+                if not contract.listed and not world.is_stranger(contract):
+                    billed = account.billed(contract, now).items()
+                    bill |= {(contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in billed}
+        ended = {c.label for account in billing.values() for c in account.sim.all_contracts() if not c.listed}
+        ours = {key: usd for key, usd in ledger.items() if key[0] in ended}
         if ours != bill:
             keys = [key for key in {**ours, **bill} if ours.get(key) != bill.get(key)]
             told = [f"{k[0]} {k[1]} {k[2]:%H}h ledger {ours.get(k)} bill {bill.get(k)}" for k in keys[:3]]
             self.violate("I8", f"the ledger is not the bill: {'; '.join(told)}")
+
+    def _our_meter_is_near(self) -> None:
+        """Where the market publishes no bill, the ledger is our own meter: as near to the truth as could be known."""
+        world = self._world
+        for account in world.accounts:
+            if account.publishes_a_bill or "body_missing_field" in world.faults.on:
+                continue  # a success that a broken gateway made up ends no meter at the right time
+            for contract in account.sim.all_contracts():
+                doc = world.store.docs.get("rentals", {}).get(contract.label)
+                if not contract.listed and doc is not None and not world.is_stranger(contract):
+                    self._metered(doc.data, account.ran_s(contract))
+
+    def _metered(self, rental: Data, ran_s: dict[str, float]) -> None:
+        meter = rental["meter"]
+        for kind, truth_s in ran_s.items():
+            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or rental["at"]
+            ours_s = (until - since).total_seconds() if since else 0.0
+            is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
+            lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
+            is_dear = ours_s - truth_s > METER_OVER_S and not is_late
+            if is_dear or truth_s - ours_s > lacks_s:
+                self.violate("I8", f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
 
     def _no_secret_is_written(self) -> None:
         world = self._world

@@ -1,31 +1,29 @@
-"""The market of the world: the simulated Vast.ai behind the real adapter, answering as badly as the vendor can."""
+"""A marketplace of the world: its simulator behind the real adapter, answering as badly as a vendor can.
+
+What all of them share is here; each vendor's own words are in `vast` and `tensordock`.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-import httpx
-
-from common.adapters.vast import Vast
-from infra.demo.vast import VastSim
-from infra.demo.vast_contract import Contract
 from infra.demo.wire import Answer, Request
 from tests.simulation.clock import Loop
 from tests.simulation.faults import Faults, Strike
 
 API_KEY = "sim-key-canary-7f3a"
 GPU = "RTX 4090"
-MACHINES = 14
 BOOT_S = (15.0, 90.0)
-CHARGES_LAG_S = 90.0
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 FUZZ = (0, -1, 1e9, "free", None, "NaN")
+Striker = Callable[[str], Strike | None]
 
 NOT_DONE: Mapping[str, Answer] = {
     "body_html_502": Answer(502, HTML, "text/html"),
@@ -46,6 +44,28 @@ DONE: Mapping[str, Callable[[Answer], Answer]] = {
 """Answers to a request that was carried out."""
 
 
+class Contract(Protocol):
+    """One rented machine, whatever its vendor calls it."""
+
+    @property
+    def id(self) -> Any: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def listed(self) -> bool: ...
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its GPU is given back; the disk is kept, and bills."""
+
+    def hardware(self) -> dict[str, Any]: ...
+
+
 @dataclass
 class Fate:
     """What the world has decided about one machine."""
@@ -62,32 +82,42 @@ class Fate:
 
 
 @dataclass
-class Account:
-    """`handle` is the vendor's wire, for the adapter in process and for the HTTP face alike."""
+class Account(ABC):
+    """One account at one vendor. `handle` is the vendor's wire, for the adapter in process and the HTTP face alike."""
 
     loop: Loop
     faults: Faults
     phases: Callable[[str], set[str]]
     rng: random.Random
-    sim: VastSim = field(init=False)
-    fates: dict[int, Fate] = field(default_factory=dict)
+    sim: Any = field(init=False)
+    """`infra.demo.wire.Marketplace`."""
+    fates: dict[Any, Fate] = field(default_factory=dict)
     created: Callable[[Contract], None] = lambda _contract: None
     destroying: Callable[[Contract], None] = lambda _contract: None
     after: Callable[[], None] = lambda: None
     """Whenever the market's state may have changed."""
     has_offers: bool = True
     is_fuzzy: bool = False
-    _doomed: set[int] = field(default_factory=set)
+    _doomed: set[Any] = field(default_factory=set)
+    _last_create: Request | None = None
+
+    name: ClassVar[str]
+    publishes_a_bill: ClassVar[bool] = True
+    offer_gone: ClassVar[Answer]
+    destroy_failed: ClassVar[Answer]
+    destroyed: ClassVar[Answer]
 
     def __post_init__(self) -> None:
         self._not_done = {knob: answer for knob, answer in NOT_DONE.items() if knob in self.faults.on}
         self._done = {knob: mar for knob, mar in DONE.items() if knob in self.faults.on}
-        self.sim = VastSim(rng=self.rng, api_key=API_KEY, machines=_machines(self.rng))
+        self.sim = self.make_sim()
+        self.set_credit("1000000")
 
     def handle(self, request: Request, now: datetime) -> Answer:
-        verb, contract = self._verb(request)
-        about = contract.label if contract else _label(request) if verb == "create" else ""
+        verb, contract = self.verb_of(request)
+        about = contract.label if contract else self.label_in(request) if verb == "create" else ""
         strike = self._striker(about)
+        self._last_create = request if verb == "create" else self._last_create
         for knob, answer in self._not_done.items():
             if strike(knob):
                 return answer
@@ -95,37 +125,32 @@ class Account:
         self.after()
         return self._marred(verb, answer, strike)
 
-    def _striker(self, about: str) -> Callable[[str], Strike | None]:
+    def create_again(self) -> None:
+        """Something on the way delivers the last create twice."""
+        if self._last_create:
+            self.handle(self._last_create, self.loop.clock())
+
+    def _striker(self, about: str) -> Striker:
         on = self.faults.on
         return lambda knob: self.faults.strike(knob, lambda: self.phases(about)) if knob in on else None
 
-    def _verb(self, request: Request) -> tuple[str, Contract | None]:
-        parts = request.path.strip("/").split("/")
-        number = int(parts[-1]) if parts[-1].isdigit() else None
-        if parts[2] == "asks":
-            return "create", None
-        if number is None:
-            return {"bundles": "search", "instances": "list"}.get(parts[2], parts[2]), None
-        found = next((c for c in self.sim.all_contracts() if c.id == number), None)
-        return {"GET": "show", "DELETE": "destroy"}.get(request.method, "change"), found
-
     # --- what the vendor itself does
 
-    def _special(self, verb: str, contract: Contract | None, strike: Callable[[str], Strike | None]) -> Answer | None:
+    def _special(self, verb: str, contract: Contract | None, strike: Striker) -> Answer | None:
         if verb == "search" and strike("search_quota"):
-            return _json(429, {"success": False, "error": "search_quota_exceeded", "msg": "daily quota"})
+            return json_answer(429, {"success": False, "error": "search_quota_exceeded", "msg": "daily quota"})
         if verb == "create" and strike("offer_gone"):
-            return _json(410, {"success": False, "error": "no_such_ask", "msg": "error 410/3907: no_such_ask"})
+            return self.offer_gone
         if verb != "destroy" or contract is None:
             return None
         fate = self.fate(contract.id)
         if fate.fails_destroy_until > self.loop.now:
-            return _json(500, {"success": False, "error": "internal", "msg": "could not reach the host"})
+            return self.destroy_failed
         if fate.throttles_destroy_until > self.loop.now:
             return Answer(429, b"API requests too frequent: endpoint threshold=3.0", "text/plain")
         if fate.defers_destroy_s and contract.listed:
             self._end_later(contract, fate.defers_destroy_s)
-            return _json(200, {"success": True})
+            return self.destroyed
         return None
 
     def _end_later(self, contract: Contract, after_s: float) -> None:
@@ -136,67 +161,51 @@ class Account:
 
         def end() -> None:
             if contract.listed:
-                self.sim.lose(contract.id, self.loop.clock())
-                self.after()
+                self.lose(contract, self.loop.clock())
 
         self.loop.after(after_s, end)
 
     def _carry_out(
-        self,
-        request: Request,
-        verb: str,
-        contract: Contract | None,
-        strike: Callable[[str], Strike | None],
-        now: datetime,
+        self, request: Request, verb: str, contract: Contract | None, strike: Striker, now: datetime
     ) -> Answer:
         if verb == "destroy" and contract and contract.listed:
             self.destroying(contract)
-            answer = self.sim.handle(request, now)
-            if not contract.listed and (ghost := strike("listing_ghosts")):
-                contract.ghost_until = now + timedelta(seconds=ghost.length_s())
+            answer: Answer = self.sim.handle(request, now)
+            if self.is_over(contract) and (ghost := strike("listing_ghosts")):
+                self.haunt(contract, ghost.length_s())
             return answer
-        known = self.sim._next_id
+        known = len(self.sim.all_contracts()) if verb == "create" else 0
         answer = self.sim.handle(request, now)
-        if verb == "create" and self.sim._next_id > known:
+        if verb == "create" and len(self.sim.all_contracts()) > known:
             return self._created(self.sim.all_contracts()[-1], answer, strike, now)
         return answer
 
-    def _created(
-        self, contract: Contract, answer: Answer, strike: Callable[[str], Strike | None], now: datetime
-    ) -> Answer:
-        fate = self.fates[contract.id] = self._fate(contract, strike, now)
-        if fate.refuses_boot:
-            pass
+    def _created(self, contract: Contract, answer: Answer, strike: Striker, now: datetime) -> Answer:
+        self.fates[contract.id] = self._fate(contract, strike)
         self.created(contract)
-        if strike("refused_but_rented"):
-            contract.stop(now, "bid too low")
-            body = {"success": False, "error": "bid_too_low", "msg": "too low", "new_contract": contract.id}
-            return _json(400, body)
-        return answer
+        return self.refused_but_rented(contract, now) if strike("refused_but_rented") else answer
 
-    def _fate(self, contract: Contract, strike: Callable[[str], Strike | None], now: datetime) -> Fate:
+    def _fate(self, contract: Contract, strike: Striker) -> Fate:
         """Drawn once, at the create."""
         fate = Fate()
         if lag := strike("listing_lags"):
-            contract.listed_from = now + timedelta(seconds=lag.length_s())
+            self.hide(contract, lag.length_s())
         if strike("boot_stuck"):
-            contract.boots = [("loading", 0.0)]
+            self.boots_at(contract, None)
         elif slow := strike("boot_slow"):
-            contract.boots = [("loading", 1.0), ("running", BOOT_S[1] + slow.length_s())]
+            self.boots_at(contract, BOOT_S[1] + slow.length_s())
         elif died := strike("boot_dies"):
-            after_s = 5 + 60 * died.rng.random()
-            self.loop.after(after_s, lambda: self._die_at_boot(contract))
+            self.loop.after(5 + 60 * died.rng.random(), lambda: self.die_at_boot(contract))
         if moved := strike("price_moves"):
-            dearer = Decimal(contract.machine["dph_base"]) * Decimal(str(round(0.8 + moved.rng.random(), 2)))
-            contract.machine = {**contract.machine, "dph_base": f"{dearer:.4f}"}
+            self.reprice(contract, round(0.8 + moved.rng.random(), 2))
         fate.refuses_boot = strike("boot_refuses") is not None
         fate.is_mute = strike("mute") is not None
         fate.has_small_disk = (small := strike("small_disk")) is not None
         fate.is_unmeasurable = strike("attest_missing") is not None
         if wrong := strike("wrong_gpu"):
-            contract.machine = {**contract.machine, "wrong_gpu": wrong.rng.choice(("RTX 3090", "RTX 4090 Laptop GPU"))}
+            self.give_wrong_gpu(contract, wrong.rng)
         if small and small.rng.random() < 0.5:
-            contract.machine = {**contract.machine, "small_disk": contract.disk_gb // 4}
+            self.give_small_disk(contract)
         if slow := strike("slow_line"):
             fate.line = 0.01 + 0.3 * slow.rng.random()
         if failing := strike("destroy_fails"):
@@ -207,18 +216,12 @@ class Account:
             fate.defers_destroy_s = 5 + deferred.length_s()
         return fate
 
-    def _die_at_boot(self, contract: Contract) -> None:
-        """As the vendor shows it: the contract runs on, the container has exited with an OCI error."""
-        if contract.listed and contract.cur == "running" and contract.actual != "running":
-            contract.boots = []
-            contract.actual, contract.message = "exited", "OCI runtime create failed"
-
-    def fate(self, id: int) -> Fate:
+    def fate(self, id: Any) -> Fate:
         return self.fates.setdefault(id, Fate())
 
     # --- what becomes of an answer
 
-    def _marred(self, verb: str, answer: Answer, strike: Callable[[str], Strike | None]) -> Answer:
+    def _marred(self, verb: str, answer: Answer, strike: Striker) -> Answer:
         for knob, mar in self._done.items():
             if strike(knob):
                 return mar(answer)
@@ -227,41 +230,25 @@ class Account:
         if verb == "search":
             return self._searched(answer, strike)
         if verb == "charges" and strike("charges_lag"):
-            return self._charged_late(answer)
+            return self.charged_late(answer)
         return self._listed(answer, strike) if verb == "list" else answer
 
-    def _charged_late(self, answer: Answer) -> Answer:
-        since = self.loop.clock() - timedelta(seconds=CHARGES_LAG_S)
-        late = {f"instance-{c.id}" for c in self.sim.all_contracts() if c.ended_at and c.ended_at > since}
-        body = json.loads(answer.body)
-        rows = [row for row in body["results"] if row["source"] not in late]
-        return _json(200, {**body, "results": rows, "count": len(rows)})
-
-    def _searched(self, answer: Answer, strike: Callable[[str], Strike | None]) -> Answer:
+    def _searched(self, answer: Answer, strike: Striker) -> Answer:
         if strike("body_null_rows"):
-            return _json(200, {"offers": None})
+            return self.offers_answer(answer, None)
         if not self.has_offers:
-            return _json(200, {"offers": []})
-        if not self.is_fuzzy:
-            return answer
-        body = json.loads(answer.body)
-        for number, row in enumerate(body["offers"]):
-            if number % 2 == 0:
-                row["dph_base"] = row["dph_total"] = FUZZ[number // 2 % len(FUZZ)]
-        return _json(200, body)
+            return self.offers_answer(answer, [])
+        return self.fuzzed(answer) if self.is_fuzzy else answer
 
-    def _listed(self, answer: Answer, strike: Callable[[str], Strike | None]) -> Answer:
+    def _listed(self, answer: Answer, strike: Striker) -> Answer:
+        rows = self.rows_of(answer)
         if strike("body_null_rows"):
-            return _json(200, {"success": True, "instances": None})
+            return self.listing_answer(answer, None, 0)
         if omits := strike("listing_omits"):
-            body = json.loads(answer.body)
-            rows = [row for row in body["instances"] if omits.rng.random() < 0.5]
-            missing = len(body["instances"]) - len(rows)
-            total = body["total_instances"] - missing
-            return _json(200, {**body, "instances": rows, "total_instances": total, "instances_found": total})
+            kept = [row for row in rows if omits.rng.random() < 0.5]
+            return self.listing_answer(answer, kept, len(kept) - len(rows))
         if strike("listing_miscounts"):
-            body = json.loads(answer.body)
-            return _json(200, {**body, "total_instances": body["total_instances"] + 1})
+            return self.listing_answer(answer, rows, 1)
         return answer
 
     # --- what happens without a request
@@ -274,23 +261,110 @@ class Account:
         self.sim.lose(contract.id, now)
         self.after()
 
+    def exit(self, contract: Contract) -> None:
+        """Every process of its machine is gone."""
+        if contract.listed:
+            self.sim.exited(contract.id, self.loop.clock())
+
+    def set_credit(self, usd: str) -> None:
+        self.sim.set_credit(usd)
+
     def strangers(self, label: str, now: datetime) -> Contract | None:
         """A machine that somebody else rents on the account; None when the market has no free one."""
-        free = [ask for ask, machine in self.sim._asks.items() if not self._is_taken(machine)]
-        if not free:
-            return None
-        body = json.dumps({"label": label, "image": "other", "disk": 20}).encode()
-        headers = {"Authorization": f"Bearer {API_KEY}"}
-        self.sim._calls.pop("create", None)
-        answer = self.sim.handle(Request("PUT", f"/api/v0/asks/{free[-1]}/", {}, headers, body), now)
-        return self.sim.all_contracts()[-1] if answer.status == 200 else None
+        request = self.strangers_create(label)
+        answer: Answer | None = self.sim.handle(request, now) if request else None
+        return self.sim.all_contracts()[-1] if answer and answer.status in (200, 201) else None
 
-    def _is_taken(self, machine_id: int) -> bool:
-        return any(contract.machine["machine_id"] == machine_id for contract in self.sim.contracts())
+    # --- each vendor's own words
+
+    @abstractmethod
+    def make_sim(self) -> Any: ...
+
+    @abstractmethod
+    def verb_of(self, request: Request) -> tuple[str, Any | None]:
+        """search, create, list, show, destroy, change, charges or another; and the machine that it names, if any."""
+
+    @abstractmethod
+    def label_in(self, request: Request) -> str:
+        """Of a create."""
+
+    @abstractmethod
+    def is_over(self, contract: Any) -> bool:
+        """Destroyed, or being so; it bills no more."""
+
+    @abstractmethod
+    def haunt(self, contract: Any, for_s: float) -> None:
+        """Listed for a while although it is over."""
+
+    @abstractmethod
+    def hide(self, contract: Any, for_s: float) -> None:
+        """Not listed for a while although it is there."""
+
+    @abstractmethod
+    def refused_but_rented(self, contract: Any, now: datetime) -> Answer: ...
+
+    @abstractmethod
+    def boots_at(self, contract: Any, after_s: float | None) -> None:
+        """None = never."""
+
+    @abstractmethod
+    def boot_times(self, contract: Any) -> Collection[float]:
+        """Seconds after the create at which it may change by itself."""
+
+    @abstractmethod
+    def die_at_boot(self, contract: Any) -> None: ...
+
+    @abstractmethod
+    def reprice(self, contract: Any, factor: float) -> None:
+        """The contract costs another price than the offer showed."""
+
+    @abstractmethod
+    def give_wrong_gpu(self, contract: Any, rng: random.Random) -> None: ...
+
+    @abstractmethod
+    def give_small_disk(self, contract: Any) -> None: ...
+
+    @abstractmethod
+    def offline(self, contract: Any) -> bool:
+        """Its host is lost; False when it was already."""
+
+    @abstractmethod
+    def back_online(self, contract: Any) -> None: ...
+
+    @abstractmethod
+    def place(self, contract: Any) -> str: ...
+
+    @abstractmethod
+    def billed(self, contract: Any, now: datetime) -> dict[tuple[str, datetime], Decimal]:
+        """(kind, hour) -> dollars, rounded to micro-dollars."""
+
+    def ran_s(self, contract: Any) -> dict[str, float]:
+        """kind -> seconds that it billed; of vendors whose bill nobody publishes."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def rows_of(self, listing: Answer) -> list[Any]: ...
+
+    @abstractmethod
+    def listing_answer(self, listing: Answer, rows: list[Any] | None, off_by: int) -> Answer:
+        """The listing with these rows, and a total that is off by so many where the vendor tells one."""
+
+    @abstractmethod
+    def offers_answer(self, found: Answer, offers: list[Any] | None) -> Answer: ...
+
+    @abstractmethod
+    def fuzzed(self, found: Answer) -> Answer:
+        """Every second price is none."""
+
+    def charged_late(self, charges: Answer) -> Answer:
+        return charges
+
+    @abstractmethod
+    def strangers_create(self, label: str) -> Request | None: ...
 
 
 class LightHttp:
-    """In place of the adapter's HTTP client: its requests go to `handle` as they are, without a socket."""
+    """In place of an adapter's HTTP client: its requests go to `handle` as they are, without a socket."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -306,7 +380,9 @@ class LightHttp:
 
 
 class Response:
-    """What the adapter looks at of a response."""
+    """What the adapters look at of a response."""
+
+    headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, answer: Answer) -> None:
         self.status_code, self.content = answer.status, answer.body
@@ -317,53 +393,9 @@ class Response:
         return self.content.decode()
 
 
-def adapter(account: Account) -> Vast:
-    """The real adapter, with a lighter client than httpx's: 200 seeds a run go over real HTTP (module `over_http`)."""
-    market = Vast(API_KEY, transport=httpx.MockTransport(lambda _request: httpx.Response(503)))
-    market._http = LightHttp(account)  # type: ignore[assignment]
-    return market
-
-
-def _machines(rng: random.Random) -> list[dict[str, Any]]:
-    return [
-        {
-            "machine_id": 20001 + number,
-            "host_id": 500 + number,
-            "gpu_name": GPU,
-            "num_gpus": 1,
-            "gpu_ram": 24564,
-            "gpu_total_ram": 24564,
-            "total_flops": 80.0,
-            "dlperf": 90.0,
-            "cpu_cores": 64,
-            "cpu_cores_effective": 16.0,
-            "disk_space": 1000.0,
-            "inet_up": 800.0,
-            "inet_down": 1000.0,
-            "inet_up_cost": "0.002",
-            "inet_down_cost": "0.002",
-            "cuda_max_good": 12.8,
-            "reliability": 0.99,
-            "verification": "verified",
-            "hosting_type": 1,
-            "driver_version": "560.35.03",
-            "geolocation": ("California, US", "Norway, NO")[number % 2],
-            "dph_base": f"{rng.uniform(0.24, 0.62):.4f}",
-            "storage_cost": "0.15",
-            "min_bid": "0.1500",
-            "boot_s": round(rng.uniform(*BOOT_S), 1),
-        }
-        for number in range(MACHINES)
-    ]
-
-
-def _label(request: Request) -> str:
-    return str(json.loads(request.body).get("label") or "")
+def json_answer(status: int, body: Any) -> Answer:
+    return Answer(status, _dumped(body))
 
 
 def _dumped(body: Any) -> bytes:
     return json.dumps(body).encode()
-
-
-def _json(status: int, body: Any) -> Answer:
-    return Answer(status, json.dumps(body).encode())

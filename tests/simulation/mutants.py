@@ -79,7 +79,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.deploy.choose_winner",
         planted.unguarded,
         "C1",
-        frozenset({"pause", "flip"}),
+        frozenset({"pause", "schedule_double"}),
     ),
     Mutant("losers not retired", "common.workflows.deploy.retire", planted.losers_kept, "C1"),
     Mutant(
@@ -89,7 +89,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "C1",
         frozenset({"vanish_after", "kill_after", "vanish_before"}),
     ),
-    Mutant("left-overs kept", "common.workflows.failover.release_left_over", planted.constant(False), "H1"),
+    Mutant(
+        "left-overs kept",
+        "common.workflows.failover.release_left_over",
+        planted.constant(False),
+        "H1",
+        frozenset({"freeze", "cut_control", "flip"}),
+    ),
     Mutant("destroy before verify", "common.workflows.hibernate.freeze", planted.freeze_releases, "R5"),
     Mutant("pointer before proof", "common.snapshots.engine.verify", planted.without_proof, "P1"),
     Mutant(
@@ -104,14 +110,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.hibernate._move_pointer",
         planted.unguarded,
         "R7",
-        frozenset({"pause", "flip", "verb_twice"}),
+        frozenset({"beat_twice", "pause", "schedule_double"}),
     ),
     Mutant("freeze without its nonce", "common.workflows.hibernate.is_final", planted.final_without_nonce, "P4"),
     Mutant("freeze by the clock", "common.workflows.hibernate.give_up_freezing", planted.freeze_by_the_clock, "P4"),
     Mutant("writers not frozen", "common.host.agent.Agent._freeze", planted.keeps_writing, "P4"),
     Mutant("failed snapshot forgotten", "common.workflows.hibernate.retry_failed", planted.constant(False), "L"),
     Mutant(
-        "falls back for anything", "common.workflows.restore._manifest_is_bad", planted.falls_back_for_anything, "R5"
+        "falls back for anything",
+        "common.workflows.restore._manifest_is_bad",
+        planted.falls_back_for_anything,
+        "R5",
+        frozenset({"cut_objects", "objects_throttled", "outbid"}),
     ),
     Mutant(
         "always discards",
@@ -123,6 +133,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("in flight is not looked for", "common.workflows.prune._keep_of", planted.prune_by_records_alone, "I16"),
     Mutant("pruned without the pointer", "common.workflows.prune.outdated", planted.prune_the_newest, "I16"),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
+    Mutant(
+        "silence by the host's own document alone",
+        "common.records.newest_of",
+        planted.constant({}),
+        "R4",
+    ),
     Mutant("lease trusted", "common.workflows.lifecycle._advanced", planted.leased, "R7"),
     Mutant(
         "wish written unguarded",
@@ -138,9 +154,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "A4",
         frozenset({"agent_restarts"}),
     ),
-    Mutant("missing signal is idle", "common.host.agent.idle_since", planted.missing_is_quiet, "I15"),
     Mutant(
-        "idle without a report", "common.workflows.hibernate.wants_hibernation", planted.idle_without_a_report, "I15"
+        "missing signal is idle",
+        "common.host.agent.idle_since",
+        planted.missing_is_quiet,
+        "I15",
+        frozenset({"gpu_missing"}),
+    ),
+    Mutant(
+        "idle without a report",
+        "common.workflows.hibernate.wants_hibernation",
+        planted.idle_without_a_report,
+        "I15",
+        frozenset({"freeze"}),
     ),
     Mutant("bill closed at once", "common.workflows.settle._settle", planted.settle_at_once, "I8"),
     Mutant(
@@ -156,9 +182,29 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.rentals.destroy",
         planted.bill_stays_closed,
         "I8",
-        frozenset({"market_late", "body_500_done"}),
+        frozenset({"market_late", "charges_lag", "body_500_done", "kill_after"}),
     ),
-    Mutant("any price is a price", "common.adapters.vast.exact_price", planted.any_price, "A22"),
+    Mutant(
+        "any price is a price",
+        "common.adapters.vast.exact_price",
+        planted.any_price,
+        "A22",
+        frozenset({"price_fuzz"}),
+    ),
+    Mutant(
+        "what was found is not metered",
+        "common.workflows.rentals.began",
+        lambda _original: lambda rental: rental,
+        "I8",
+        frozenset({"refused_but_rented", "destroy_throttled"}),
+    ),
+    Mutant(
+        "any event is the market's",
+        "common.adapters.vast.Vast.event",
+        planted.unsigned_event,
+        "I9",
+        frozenset({"webhook_forged", "outbid"}),
+    ),
     Mutant(
         "budget not enforced",
         "common.workflows.budgets.enforce",
@@ -170,12 +216,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("given up at once", "common.domain.outbox.Message.failed", planted.given_up_at_once, "M"),
     Mutant("told in other words", "common.domain.outbox.Message.payload", planted.told_in_other_words, "M"),
     Mutant("nobody is told", "common.workflows.outbox.tell", planted.constant([]), "M"),
-    Mutant("tenants not told apart", "common.web.instances.load", planted.ended_by_anybody, "I9"),
+    Mutant(
+        "tenants not told apart",
+        "common.web.instances.load",
+        planted.ended_by_anybody,
+        "I9",
+        frozenset({"stranger_asks"}),
+    ),
 )
 
 NOT_REACHED = {
     "prune._give_up unguarded": "a fall-back in the same second: tests/functions/test_prune.py plays it",
     "hosts._newest taking any report": "a late report could only pass for idleness, and whoever is idle is soon down",
+    "liveness.Heard.durable_at of what is only remembered": "three reports of a host would have to be lost with "
+    "three processes; tests/functions/test_liveness.py loses them all",
+    "sweep._is_fresh believing any age": "only delays a fence, by the quarter of an hour after which nobody remembers; "
+    "tests/functions/test_liveness.py waits for it",
     "hibernate._may_count without its epoch": "a machine serves in one epoch only until the standby brings start=keep",
     "hibernate._may_count without its version": "reports come numbered (hosts._newest), so an older one is never read",
 }

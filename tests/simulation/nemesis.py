@@ -50,42 +50,34 @@ class Nemesis:
 
     def outbid(self, machine: Machine, _strike: Strike) -> None:
         world = self._world
-        if machine.contract.listed and machine.contract.cur == "running":
+        if machine.contract.listed and not machine.contract.is_stopped:
             world.web.last_word(machine)
-            world.account.stop(machine.contract, world.loop.clock())
+            machine.account.stop(machine.contract, world.loop.clock())
 
     def lost(self, machine: Machine, _strike: Strike) -> None:
         world = self._world
         if machine.contract.listed:
             world.web.last_word(machine)
-            world.account.lose(machine.contract, world.loop.clock())
+            machine.account.lose(machine.contract, world.loop.clock())
 
     def offline(self, machine: Machine, strike: Strike) -> None:
         """The market sees the host go, and nobody reaches it; it comes back as it was."""
         world, until = self._world, self._until(strike)
-        if not machine.contract.listed or machine.contract.offline:
-            return
-        world.account.sim.offline(machine.contract.id, world.loop.clock())
-        machine.cut_until |= {"control": until, "objects": until}
-
-        def back() -> None:
-            if machine.contract.listed and machine.contract.offline:
-                world.account.sim.offline(machine.contract.id, world.loop.clock(), back=True)
-
-        world.at_or_when_quiet(until, back)
+        if machine.contract.listed and machine.account.offline(machine.contract):
+            machine.cut_until |= {"control": until, "objects": until}
+            world.at_or_when_quiet(until, lambda: machine.account.back_online(machine.contract))
 
     def expires(self, machine: Machine, strike: Strike) -> None:
-        world, contract = self._world, machine.contract
-        if not contract.listed or contract.cur != "running":
+        world, account, contract = self._world, machine.account, machine.contract
+        if not contract.listed or contract.is_stopped:
             return
-        world.account.stop(contract, world.loop.clock())
+        account.stop(contract, world.loop.clock())
         until = world.loop.now + 300 + strike.length_s()
-        world.at_or_when_quiet(until, lambda: contract.listed and world.account.lose(contract, world.loop.clock()))
+        world.at_or_when_quiet(until, lambda: contract.listed and account.lose(contract, world.loop.clock()))
 
     def crash(self, machine: Machine, _strike: Strike) -> None:
         machine.die()
-        if machine.contract.listed:
-            self._world.account.sim.exited(machine.contract.id, self._world.loop.clock())
+        machine.account.exit(machine.contract)
 
     def freeze(self, machine: Machine, strike: Strike) -> None:
         machine.standing_until = self._until(strike)
@@ -128,25 +120,29 @@ class Nemesis:
 
     def credit_gone(self, strike: Strike) -> None:
         world = self._world
-        world.account.sim.set_credit("0")
-        world.account.sim.tick(world.loop.clock())
-        world.account.after()
-        world.at_or_when_quiet(world.loop.now + 60 + strike.length_s(), lambda: world.account.sim.set_credit("1000000"))
+        account = strike.rng.choice(world.accounts)
+        account.set_credit("0")
+        account.sim.tick(world.loop.clock())
+        account.after()
+        world.at_or_when_quiet(world.loop.now + 60 + strike.length_s(), lambda: account.set_credit("1000000"))
 
     def region_down(self, strike: Strike) -> None:
         world = self._world
-        place = strike.rng.choice(("California, US", "Norway, NO"))
-        for machine in list(world.machines.values()):
-            if machine.contract.listed and machine.contract.machine["geolocation"] == place:
-                world.account.lose(machine.contract, world.loop.clock())
+        running = [machine for machine in world.machines.values() if machine.contract.listed]
+        place = strike.rng.choice(sorted({m.account.place(m.contract) for m in running} or {""}))
+        for machine in running:
+            if machine.contract.listed and machine.account.place(machine.contract) == place:
+                machine.account.lose(machine.contract, world.loop.clock())
 
     def no_offers(self, strike: Strike) -> None:
-        account, world = self._world.account, self._world
+        world = self._world
+        account = strike.rng.choice(world.accounts)
         account.has_offers = False
         world.at_or_when_quiet(world.loop.now + 30 + strike.length_s(), lambda: setattr(account, "has_offers", True))
 
     def price_fuzz(self, strike: Strike) -> None:
-        account, world = self._world.account, self._world
+        world = self._world
+        account = strike.rng.choice(world.accounts)
         account.is_fuzzy = True
         world.at_or_when_quiet(world.loop.now + 30 + strike.length_s(), lambda: setattr(account, "is_fuzzy", False))
 

@@ -20,14 +20,15 @@ from typing import Any
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common.adapters.s3 import S3
+from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
-from common.ports import Stored
+from common.ports import Market, Stored
 from infra.demo.http_face import HttpFace
 from infra.demo.s3_server import S3Server, s3_server
 from infra.demo.wire import Answer, Request
 from tests.simulation import runs
 from tests.simulation.faults import Faults
-from tests.simulation.market import API_KEY
+from tests.simulation.market import API_KEY, Account
 from tests.simulation.objects import Bucket
 from tests.simulation.world import Outcome, Plan, World
 
@@ -43,7 +44,7 @@ def runs_of(first: int, count: int) -> list[runs.Run]:
 def do(run: runs.Run) -> Outcome:
     faces = _faces()
     plan = Plan.of(run.seed)
-    short = replace(plan, owned=plan.owned[:1], faults_for_s=FAULTS_FOR_S)
+    short = replace(plan, owned=plan.owned[:1], markets=plan.markets[:1], faults_for_s=FAULTS_FOR_S)
     return WorldOverHttp(run.seed, run.faults(), short, runs.folder(), faces).run()
 
 
@@ -52,9 +53,9 @@ class WorldOverHttp(World):
         self._faces = faces
         super().__init__(seed, faults, plan, folder)
 
-    def make_market(self) -> Any:
-        self._faces.serve(self.account.handle, self.loop.clock)
-        return Pumped(self._faces.vast, self._faces)
+    def make_market(self, account: Account) -> Any:
+        self._faces.serve(account.handle, self.loop.clock)
+        return Pumped(self._faces.markets[account.name], self._faces)
 
     def make_bucket(self) -> Bucket:
         return RealBucket(lambda: self.loop.now, s3=self._faces.s3)
@@ -70,7 +71,11 @@ class Faces:
         face = HttpFace(self, clock=lambda: self._clock(), lock=contextlib.nullcontext())  # type: ignore[arg-type, misc]
         http = make_server("127.0.0.1", 0, face, threaded=True, request_handler=_Quiet)
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        self.vast = Vast(API_KEY, base_url=f"http://127.0.0.1:{http.server_port}")
+        url = f"http://127.0.0.1:{http.server_port}"
+        self.markets = {
+            "vast": Vast(API_KEY, base_url=url),
+            "tensordock": TensorDock(API_KEY, base_url=url),
+        }
         self.s3 = S3(
             endpoint=server.endpoint,
             bucket=server.bucket,
@@ -110,7 +115,7 @@ class _Quiet(WSGIRequestHandler):
 class Pumped:
     """The real adapter: its calls run beside the world, which answers them meanwhile."""
 
-    def __init__(self, market: Vast, faces: Faces) -> None:
+    def __init__(self, market: Market, faces: Faces) -> None:
         self._market, self._faces = market, faces
         self.name, self.limits = market.name, market.limits
 

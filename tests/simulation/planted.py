@@ -16,10 +16,10 @@ from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
-from common.ports import App, Cas, Doc, Write
+from common.ports import App, Cas, Doc, MarketEvent, Write
 from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
-from common.workflows import deploy, failover, rentals, settle, sweep
+from common.workflows import deploy, failover, lifecycle, rentals, settle, sweep
 from common.workflows.history import ends
 
 Replacement = Callable[[Any], Any]
@@ -229,7 +229,7 @@ def without_proof(original: Any) -> Any:
             manifest = load_manifest(objects, manifest_key, instance_key)
         except ObjectStoreError:
             raise
-        return Verified("known", tuple(manifest.packs), 0, manifest.version, manifest.files, manifest.bytes, 0, ())
+        return Verified("known", tuple(manifest.packs), (), 0, manifest.version, manifest.files, manifest.bytes, 0, ())
 
     return verify
 
@@ -277,13 +277,13 @@ def leased(original: Any) -> Any:
     """A lease instead of guards: fine until somebody pauses for longer than it lasts."""
     leases: dict[tuple[int, str], Any] = {}
 
-    def advanced(app: App, key: str) -> tuple[World, bool]:
+    def advanced(app: App, key: str, *_read: Any) -> tuple[World, lifecycle.End]:
         held = leases.get((id(app), key))
         if held and app.clock() < held:
-            return load(app, key), False
+            return load(app, key), lifecycle.End.SPENT
         leases[id(app), key] = app.clock() + timedelta(seconds=60)
         try:
-            done: tuple[World, bool] = original(replace(app, store=Blind(app.store)), key)
+            done: tuple[World, lifecycle.End] = original(replace(app, store=Blind(app.store)), key)
             return done
         finally:
             leases.pop((id(app), key), None)
@@ -391,6 +391,15 @@ def ended_by_anybody(original: Any) -> Any:
         return original(app, next((k for k in found if k.partition(".")[2] == id), key))
 
     return world
+
+
+def unsigned_event(_original: Any) -> Any:
+    """Whoever knows the address is believed; a body that does not parse is an event without words."""
+
+    def event(_market: Any, headers: Any, _body: bytes, **_more: Any) -> MarketEvent:
+        return MarketEvent(headers["X-Vast-Event-Id"], "unknown", "")
+
+    return event
 
 
 # --- what is pruned

@@ -70,8 +70,9 @@ class Gate:
         mutates: bool,
         unknown: Callable[[str], DumontError],
         refused: Callable[[str], DumontError] | None = None,
+        again: Callable[[], object] | None = None,
     ) -> T:
-        """One call. Outside of a task (set-up, oracles) nothing happens to it."""
+        """One call; `again` = what a proxy repeats of it. Outside of a task (set-up, oracles) nothing happens to it."""
         task = getcurrent()
         if not isinstance(task, Task):
             return do()
@@ -93,7 +94,7 @@ class Gate:
         if mutates and strike(f"{port}_late"):
             self.later(self.loop.now + self._length, lambda: _in_vain(do))
             self._give_up(port, unknown)
-        answer = self._do(port, do, strike, mutates=mutates)
+        answer = self._do(port, do, again or do, strike, mutates=mutates)
         if strike(_LOST[port]) if mutates or port != "store" else False:
             self._give_up(port, unknown)
         self._die(strike, "after")
@@ -141,14 +142,22 @@ class Gate:
         self.loop.sleep(GIVES_UP_AFTER_S[port])
         raise unknown("no answer")
 
-    def _do(self, port: str, do: Callable[[], T], strike: Callable[[str], bool], *, mutates: bool) -> T:
+    def _do(
+        self,
+        port: str,
+        do: Callable[[], T],
+        again: Callable[[], object],
+        strike: Callable[[str], bool],
+        *,
+        mutates: bool,
+    ) -> T:
         answer = do()
         if not mutates:
             return answer
         if port == "store" and strike("store_retried"):
             return do()  # the library's second try meets the first one: its answer is what the caller hears
         if port != "store" and strike(_TWICE[port]):
-            _in_vain(do)
+            _in_vain(again)
         return answer
 
 
@@ -261,12 +270,16 @@ class FaultyMarket:
         self.name, self.limits = market.name, market.limits
         self.about: Callable[[str], str] = lambda provider_id: provider_id
         """A provider's id -> its label."""
+        self.create_again: Callable[[], object] = lambda: None
+        """The last create's own request, delivered once more: a create makes other calls besides."""
 
     def search(self, wanted: Wanted) -> list[Offer]:
         return self._call("search", "", lambda: self._market.search(wanted), mutates=False)
 
     def create(self, offer: Offer, launch: Launch) -> str:
-        return self._call("create", launch.label, lambda: self._market.create(offer, launch), mutates=True)
+        return self._call(
+            "create", launch.label, lambda: self._market.create(offer, launch), mutates=True, again=self.create_again
+        )
 
     def list(self) -> Sequence[Listed]:
         return self._call("list", "", self._market.list, mutates=False)
@@ -274,8 +287,8 @@ class FaultyMarket:
     def get(self, provider_id: str) -> Listed | None:
         return self._call("get", self.about(provider_id), lambda: self._market.get(provider_id), mutates=False)
 
-    def destroy(self, provider_id: str) -> None:
-        self._call("destroy", self.about(provider_id), lambda: self._market.destroy(provider_id), mutates=True)
+    def destroy(self, provider_id: str) -> bool:
+        return self._call("destroy", self.about(provider_id), lambda: self._market.destroy(provider_id), mutates=True)
 
     def credit_usd(self) -> str | None:
         return self._call("credit_usd", "", self._market.credit_usd, mutates=False)
@@ -283,7 +296,9 @@ class FaultyMarket:
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge] | None:
         return self._call("charges", "", lambda: self._market.charges(since, until), mutates=False)
 
-    def _call(self, verb: str, about: str, do: Callable[[], T], *, mutates: bool) -> T:
+    def _call(
+        self, verb: str, about: str, do: Callable[[], T], *, mutates: bool, again: Callable[[], object] | None = None
+    ) -> T:
         task = getcurrent()
         failed = task.facts.setdefault("failed_reads", set()) if isinstance(task, Task) else set()
         name = f"{verb} {about}"
@@ -296,9 +311,19 @@ class FaultyMarket:
             mutates=mutates,
             unknown=MarketUnknown,
             refused=lambda why: Throttled(why, 5.0),
+            again=again,
         )
         failed.discard(name)
         return answer
+
+
+class FaultyAnnouncer(FaultyMarket):
+    """`ports.Announcing` besides."""
+
+    def __init__(self, market: Any, gate: Gate) -> None:
+        super().__init__(market, gate)
+        self.subscribe, self.unsubscribe = market.subscribe, market.unsubscribe
+        self.subscriptions, self.event = market.subscriptions, market.event
 
 
 class FaultyObjects:
@@ -343,4 +368,4 @@ class FaultyObjects:
         return self._gate.call("objects", verb, do, about=key, mutates=mutates, unknown=ObjectStoreError)
 
 
-__all__ = ["FaultyMarket", "FaultyObjects", "FaultyStore", "Gate", "Reach", "StoreError"]
+__all__ = ["FaultyAnnouncer", "FaultyMarket", "FaultyObjects", "FaultyStore", "Gate", "Reach", "StoreError"]

@@ -26,7 +26,7 @@ def live(world: World, owned: Owned) -> None:
     _ask(world, owned, "wake", _runs)
     machine = world.machine_of((world.record(owned.key) or {}).get("writer"))
     if machine and machine.contract.listed:
-        world.account.lose(machine.contract, world.loop.clock())
+        machine.account.lose(machine.contract, world.loop.clock())
     _until(world, owned, lambda record: record["phase"] != "up")
     _until(world, owned, _runs)
     _ask(world, owned, "terminate", lambda record: record["phase"] == "ended")

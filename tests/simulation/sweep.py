@@ -5,12 +5,14 @@ The same life as a race is killed after each of its effects.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 
+from tests.simulation import branches
 from tests.simulation.faults import Hit
-from tests.simulation.runs import Run, disk
-from tests.simulation.world import World
+from tests.simulation.runs import Run, disk, do
+from tests.simulation.world import Outcome, World
 
 STORY_SEED = 7
 PORTS = ("store", "market", "objects", "mail")
@@ -42,6 +44,13 @@ CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "d
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 
+@functools.cache
+def ending(*, is_race: bool = False) -> dict[str, tuple[str, int]]:
+    """Of the scripted life without a fault: what every single fault must end in, too (I14)."""
+    with disk():
+        return do(Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)).ending
+
+
 def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
     """(number, port, verb) of the calls that have an effect or leave the product, while the faults last."""
     run = Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)
@@ -55,14 +64,28 @@ def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
     return [(number, port, verb) for number, port, verb in calls if port != "store" or verb in CHANGES]
 
 
-def singles() -> Iterator[Run]:
-    for number, port, verb in effects():
-        for fault in GENERIC:
-            if hit := _hit(fault, number, port, verb):
-                yield Run(STORY_SEED, script=frozenset({hit}), is_story=True)
-    for number, _, verb in effects(is_race=True):
-        if verb in CHANGES:
-            yield Run(STORY_SEED, script=frozenset({("vanish_after", number)}), is_story=True, is_race=True)
+def singles() -> Iterator[tuple[Run, Outcome]]:
+    """Every effect of both lives with each fault that it can have."""
+    yield from branches.of(Run(STORY_SEED, script=frozenset(), is_story=True), hits())
+    yield from branches.of(Run(STORY_SEED, script=frozenset(), is_story=True, is_race=True), hits(is_race=True))
+
+
+def hits(*, is_race: bool = False) -> dict[int, list[Hit]]:
+    """The number of a call -> the faults that it can have; the race is only killed after its changes."""
+    if is_race:
+        return {number: [("vanish_after", number)] for number, _, verb in effects(is_race=True) if verb in CHANGES}
+    calls = effects()
+    return {n: [hit for fault in GENERIC if (hit := _hit(fault, n, port, verb))] for n, port, verb in calls}
+
+
+def runs() -> list[Run]:
+    """The same, each as a run of its own from its beginning."""
+    return [
+        Run(STORY_SEED, script=frozenset({hit}), is_story=True, is_race=is_race)
+        for is_race in (False, True)
+        for found in hits(is_race=is_race).values()
+        for hit in found
+    ]
 
 
 def pairs(count: int) -> Iterator[Run]:

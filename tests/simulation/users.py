@@ -188,7 +188,7 @@ class Users:
         """The last word, and the same again when the product gave up."""
         loop = self._world.loop
         if not owned.final:
-            owned.final = self._rng.choice(("up", "up", "down", "gone"))
+            owned.final = self._last_wish(owned)
         asked_at = -INSISTS_AFTER_S
         while True:
             record = self._world.record(owned.key)
@@ -197,6 +197,11 @@ class Users:
                 for verb in self._verbs(record, owned.final):
                     self.ask(owned, verb)
             loop.sleep(LOOKS_EVERY_S)
+
+    def _last_wish(self, owned: Owned) -> str:
+        """The same with faults and without them, however many whims came before it."""
+        number = next(n for n, other in enumerate(self.owned) if other is owned)
+        return random.Random(f"wish:{self._world.seed}:{number}").choice(("up", "up", "down", "gone"))
 
     @staticmethod
     def _disagrees(record: dict[str, Any], final: str) -> bool:

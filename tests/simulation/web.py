@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
+from common import bootstrap
+from common.domain.liveness import Heard
 from common.errors import DumontError
+from common.ports import App
 from common.web import slack_outbox
 from common.workflows import lifecycle, outbox
 from functions import failover, heartbeat, provision
-from tests.simulation.clock import Task
+from tests.simulation.clock import Killed, Task
 from tests.simulation.hosts import ANSWER_WITHIN_S, Machine
 
 if TYPE_CHECKING:
@@ -43,9 +48,44 @@ class Posted:
         return self.body
 
 
+PROCESSES = 3
+"""Of the heartbeat function at once, at most."""
+COMPANY_MINS = (0, 0, 1, 3)
+"""Few hosts live in this world: at 0 a process waits for company that may never come."""
+LOOKS_ELSEWHERE = 0.1
+"""How often a host's call goes to another process than the first."""
+
+
+class Processes:
+    """The instances of the heartbeat function: each has a memory, and whoever kills an invocation kills its memory."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._rng, self._names = world, random.Random(f"processes:{world.seed}"), itertools.count(1)
+        self._running: list[tuple[App, list[Task]]] = []
+
+    def app(self) -> tuple[App, list[Task]]:
+        """The one that serves the next call, and the invocations in it."""
+        self._running = [(app, tasks) for app, tasks in self._running if not any(map(_is_killed, tasks))]
+        if self._running and self._world.strike("process_ends", ""):
+            del self._running[self._rng.randrange(len(self._running))]
+        number = self._rng.randrange(PROCESSES) if self._rng.random() < LOOKS_ELSEWHERE else 0
+        while len(self._running) <= number:
+            silent_after_s, company_min = self._world.plan.timing.silent_after_s, self._rng.choice(COMPANY_MINS)
+            heard = Heard(f"process{next(self._names)}", silent_after_s, company_min)
+            self._running.append((replace(self._world.app, heard=heard), []))
+        app, tasks = self._running[number]
+        tasks[:] = [task for task in tasks if not task.is_over]
+        return app, tasks
+
+
+def _is_killed(task: Task) -> bool:
+    return isinstance(task.error, Killed)
+
+
 class Web:
     def __init__(self, world: World) -> None:
         self._world = world
+        self._processes = Processes(world)
         self.crashed: Callable[[Task, BaseException], None] = lambda _task, _error: None
 
     def post(self, machine: Machine, kind: str, body: str, token: str) -> bytes | None:
@@ -84,13 +124,24 @@ class Web:
                 world.loop.now + again.length_s(), lambda: self._handled(machine, "notice", body, token)
             )
 
+    def announce(self, market: str, body: bytes, headers: dict[str, str]) -> Task:
+        """A marketplace's event; whose signature it bears is looked at by us."""
+        request = Posted(body, headers, f"/failover/{market}")
+        return self.invoke("announced", lambda: _answer(failover.failover(request)))
+
     def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
         request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
         # a notice makes the whole market looked at: it is nobody's own
         account = (machine.key or "").partition(".")[0] if kind != "notice" else ""
-        return self.invoke(
-            kind, lambda: _answer(HANDLERS[kind](request)), account=account, key=machine.key, label=machine.label
-        )
+        app, tasks = self._processes.app() if kind == "heartbeat" else (self._world.app, [])
+
+        def handle() -> Any:
+            bootstrap.use(app)  # a handler asks for it before it calls anybody
+            return _answer(HANDLERS[kind](request))
+
+        task = self.invoke(kind, handle, account=account, key=machine.key, label=machine.label)
+        tasks.append(task)
+        return task
 
     def nudge(self, key: str) -> None:
         """`App.nudge`: another invocation follows the instance; nobody waits for it."""

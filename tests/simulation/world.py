@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import random
 import shutil
 import string
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,26 +17,27 @@ from typing import Any
 from common import bootstrap
 from common.config import Settings, Timing
 from common.domain.instance import Instance
+from common.domain.liveness import Heard
 from common.domain.pool import PoolTerms
 from common.domain.retention import Retention
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
 from common.records import manifest_key_of
-from infra.demo.vast_contract import Contract
 from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
-from tests.simulation import story
+from tests.simulation import story, tensordock, vast
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
 from tests.simulation.mail import Mail
-from tests.simulation.market import API_KEY, GPU, Account, adapter
+from tests.simulation.market import API_KEY, GPU, Account, Contract
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
-from tests.simulation.ports import FaultyMarket, FaultyObjects, FaultyStore, Gate
+from tests.simulation.ports import FaultyAnnouncer, FaultyMarket, FaultyObjects, FaultyStore, Gate
 from tests.simulation.store import MemoryStore
 from tests.simulation.users import Owned, Users
 from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
+from tests.simulation.webhooks import Webhooks
 
 JWT_SECRET = "jwt-canary-0123456789abcdef012345"
 STORAGE_SECRET = "storage-canary-0123456789"
@@ -47,6 +50,7 @@ HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
 PRUNE_GRACE_S = 400.0
 """So short that packs go within a story; a snapshot that takes half of it is given up."""
 KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
+MARKETS = (*[("vast",)] * 5, *[("vast", "tensordock")] * 2, ("tensordock",))
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
@@ -55,6 +59,9 @@ JOBS = (
     ("refill_warm_pool", refill_warm_pool.run),
     ("prune_snapshots", prune_snapshots.run),
 )
+ACCOUNTS: dict[str, type[Account]] = {"vast": vast.VastAccount, "tensordock": tensordock.TensorDockAccount}
+ADAPTERS: dict[str, Callable[[Account], Market]] = {"vast": vast.adapter, "tensordock": tensordock.adapter}
+ANNOUNCING = {"vast"}
 ALPHABET = string.ascii_lowercase + string.digits
 _homes = itertools.count()
 
@@ -67,6 +74,7 @@ class Plan:
     faults_for_s: float
     timing: Timing = field(default_factory=Timing)
     pool_size: int = 0
+    markets: tuple[str, ...] = ("vast",)
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
 
@@ -90,7 +98,7 @@ class Plan:
         )
         faults_for_s, pool_size = 1800 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
         timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S), prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
-        return cls(owned, faults_for_s, timing, pool_size)
+        return cls(owned, faults_for_s, timing, pool_size, rng.choice(MARKETS))
 
 
 @dataclass
@@ -104,6 +112,8 @@ class Outcome:
     hits: list[tuple[str, int]]
     cells: dict[tuple[str, str], int]
     virtual_s: float
+    ending: dict[str, tuple[str, int]]
+    """Which instance ended in which phase, on how many machines; without those whose end no user chose."""
 
 
 class World:
@@ -114,7 +124,8 @@ class World:
         self.calls_with_faults = 0
         self.folder = folder / f"{next(_homes)}"
         self.folder.mkdir()
-        self.machines: dict[int, Machine] = {}
+        self.machines: dict[Any, Machine] = {}
+        """By the marketplace's id."""
         self.workspaces = Workspaces()
         self.taken: dict[str, Content] = {}
         """Manifest key -> what was in it, as the world knows."""
@@ -126,6 +137,7 @@ class World:
         self.broke: set[str] = set()
         """Accounts whose cap is used up for good."""
         self._make_ports(trace)
+        self.webhooks = {a.name: Webhooks(self, a) for a in self.accounts if a.name in ANNOUNCING}
         self.web = Web(self)
         self.web.crashed = self._crashed
         self.users = Users(self, self._rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
@@ -149,20 +161,15 @@ class World:
             trace=[] if trace else None,
         )
         self.mail = Mail(self, self.gate)
-        self.account = Account(self.loop, self.faults, self.phases, self._rng("market"))
-        self.account.sim.set_credit("1000000")
-        self.account.after = self._carry_out
-        self.account.created = self._created
-        self.account.destroying = self.oracle.destroying
+        self.accounts = [self._make_account(name) for name in self.plan.markets]
         self.bucket = self.make_bucket()
         self.bucket.deleting = self.oracle.deleting
-        market = FaultyMarket(self.make_market(), self.gate)
-        market.about = lambda provider_id: self._label_of(provider_id)
         settings = Settings(
             store="sqlite:///unused",
-            url="http://functions.sim",
+            url="https://functions.sim",
             jwt_secret=JWT_SECRET,
             vast_api_key=API_KEY,
+            tensordock_api_key=API_KEY,
             storage_endpoint="https://bucket.sim",
             host_storage_endpoint="https://bucket.sim",
             bucket="bucket",
@@ -176,20 +183,37 @@ class World:
         self.app = App(
             settings=settings,
             store=FaultyStore(self.store, self.gate),
-            markets={"vast": market},
+            markets={account.name: self._make_port(account) for account in self.accounts},
             objects=FaultyObjects(self.bucket, self.gate),
             clock=self.loop.clock,
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
             random=self._rng("keys").randbytes,
+            heard=Heard("unused", self.plan.timing.silent_after_s),
             nudge=lambda key: self.web.nudge(key),
             courier=self.mail,
             nudge_outbox=lambda: self.web.nudge_outbox(),
         )
 
-    def make_market(self) -> Market:
-        return adapter(self.account)
+    def _make_account(self, name: str) -> Account:
+        account = ACCOUNTS[name](self.loop, self.faults, self.phases, self._rng("market" if name == "vast" else name))
+        account.after = functools.partial(self._carry_out, account)
+        account.created = functools.partial(self._created, account)
+        account.destroying = self.oracle.destroying
+        return account
+
+    def _make_port(self, account: Account) -> Market:
+        kind = FaultyAnnouncer if account.name in ANNOUNCING else FaultyMarket
+        market = kind(self.make_market(account), self.gate)
+        market.about = lambda provider_id: next(
+            (c.label for c in account.sim.all_contracts() if str(c.id) == provider_id), ""
+        )
+        market.create_again = account.create_again
+        return market
+
+    def make_market(self, account: Account) -> Market:
+        return ADAPTERS[account.name](account)
 
     def make_bucket(self) -> Bucket:
         return Bucket(lambda: self.loop.now)
@@ -206,7 +230,7 @@ class World:
         return self.end()
 
     def begin(self) -> None:
-        self.mail.subscribe()
+        self._subscribe()
         if self.plan.has_story:
             (owned,) = self.users.owned
             self.loop.spawn(lambda: story.live(self, owned), "user")
@@ -215,12 +239,21 @@ class World:
         self.loop.at(1.0, self._minute)
         self.loop.at(1.0, self.nemesis.look)
 
+    def _subscribe(self) -> None:
+        """By hand, before anything breaks."""
+        self.faults.active = False
+        self.mail.subscribe()
+        for webhooks in self.webhooks.values():
+            webhooks.subscribe()
+        self.faults.active = True
+
     def calm(self) -> None:
         """Faults stop; what was on its way still arrives."""
         self.faults.active, self.calls_with_faults = False, self.gate.calls
         self.gate.reach.cut_until.clear()
-        self.account.has_offers, self.account.is_fuzzy = True, False
-        for fate in self.account.fates.values():
+        for account in self.accounts:
+            account.has_offers, account.is_fuzzy = True, False
+        for fate in [fate for account in self.accounts for fate in account.fates.values()]:
             fate.fails_destroy_until = fate.throttles_destroy_until = fate.defers_destroy_s = 0.0
             fate.line, fate.has_small_disk, fate.is_mute = max(fate.line, 0.5), False, fate.is_mute
         for machine in self.machines.values():
@@ -254,15 +287,30 @@ class World:
             hits=self.faults.hits,
             cells=dict(self.faults.cells),
             virtual_s=self.loop.now,
+            ending=self._ending(),
         )
+
+    def _ending(self) -> dict[str, tuple[str, int]]:
+        """A budget that is used up, or nothing that could be restored, decides in its user's place."""
+        ending: dict[str, tuple[str, int]] = {}
+        for number, owned in enumerate(self.users.owned):
+            record = self.record(owned.key)
+            if record is None or not owned.final or owned.account in self.broke:
+                continue
+            if record["phase"] == "ended" and owned.final != "gone":
+                continue
+            billing = [c for c in self.contracts() if c.listed and self.key_of_label(c.label) == owned.key]
+            ending[f"instance {number}"] = record["phase"], len(billing)
+        return ending
 
     def _final_state(self) -> str:
         docs = [
             (c, id, str(doc.data)) for c, docs in sorted(self.store.docs.items()) for id, doc in sorted(docs.items())
         ]
         bills = [
-            (c.id, c.label, str(self.account.sim.billed(c.id, self.loop.clock())))
-            for c in self.account.sim.all_contracts()
+            (c.id, c.label, str(account.sim.billed(c.id, self.loop.clock())))
+            for account in self.accounts
+            for c in account.sim.all_contracts()
         ]
         return f"{docs} {bills} {self.loop.events} {self.gate.calls}"
 
@@ -321,56 +369,60 @@ class World:
 
     # --- machines
 
-    def _created(self, contract: Contract) -> None:
+    def contracts(self) -> list[Contract]:
+        """All that ever were, on every marketplace."""
+        return [contract for account in self.accounts for contract in account.sim.all_contracts()]
+
+    def _created(self, account: Account, contract: Contract) -> None:
         self.oracle.created(contract)
-        for _, after_s in contract.boots:
-            self.loop.after(after_s + 0.01, self._tick)
+        for after_s in account.boot_times(contract):
+            self.loop.after(after_s + 0.01, functools.partial(self._tick, account))
 
-    def _tick(self) -> None:
-        self.account.sim.tick(self.loop.clock())
-        self._carry_out()
+    def _tick(self, account: Account) -> None:
+        account.sim.tick(self.loop.clock())
+        self._carry_out(account)
 
-    def _carry_out(self) -> None:
-        for effect in self.account.sim.drain():
-            contract = next(c for c in self.account.sim.all_contracts() if c.id == effect.contract_id)
-            if contract in self._strangers:
+    def _carry_out(self, account: Account) -> None:
+        for effect in account.sim.drain():
+            contract = next(c for c in account.sim.all_contracts() if c.id == effect.contract_id)
+            if self.is_stranger(contract):
                 continue
             machine = self.machines.get(contract.id)
             if effect.kind == "start":
-                self._start(contract)
+                self._start(account, contract, effect.env["DUMONT_BOOTSTRAP"])
             elif machine and effect.kind == "stop":
                 machine.die()
             elif machine:
                 machine.end()
                 shutil.rmtree(machine.home, ignore_errors=True)
+        if account.name in self.webhooks:
+            self.webhooks[account.name].send_due()
 
-    def _start(self, contract: Contract) -> None:
+    def _start(self, account: Account, contract: Contract, token: str) -> None:
         home = self.folder / str(contract.id)
         home.mkdir()
         machine = Machine(
             world=self,
+            account=account,
             contract=contract,
-            fate=self.account.fate(contract.id),
+            fate=account.fate(contract.id),
             home=home,
-            token=contract.env["DUMONT_BOOTSTRAP"],
+            token=token,
             rng=self._rng(f"machine:{contract.label}"),
         )
         self.machines[contract.id] = machine
         machine.start()
 
     def add_stranger(self, label: str) -> None:
-        contract = self.account.strangers(label, self.loop.clock())
+        contract = self._rng(label).choice(self.accounts).strangers(label, self.loop.clock())
         if contract:
             self._strangers.append(contract)
 
     def is_stranger(self, contract: Contract) -> bool:
-        return contract in self._strangers
+        return any(contract is stranger for stranger in self._strangers)
 
     def machine_of(self, label: str | None) -> Machine | None:
         return next((m for m in self.machines.values() if m.label == label), None)
-
-    def _label_of(self, provider_id: str) -> str:
-        return next((c.label for c in self.account.sim.all_contracts() if str(c.id) == provider_id), "")
 
     def key_of_label(self, label: str) -> str | None:
         """Which instance a label belongs to, as its record says."""

@@ -140,7 +140,7 @@ def test_a_manifest_of_another_key_prefix_or_name_is_refused(box: Box, taken: en
     with pytest.raises(SnapshotRefused):
         box.restore(taken.manifest_key, instance_key=b"another")
     with pytest.raises(SnapshotRefused):
-        engine.verify(box.objects, taken.manifest_key, prefix="other/", instance_key=KEY, proven=())
+        engine.verify(box.objects, taken.manifest_key, prefix="other/", instance_key=KEY, proven=tuple)
     newer = taken.manifest_key.replace("/1-1-", "/9-9-")
     box.objects.put(newer, box.objects.get(taken.manifest_key))
     with pytest.raises(SnapshotRefused):
