@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from greenlet import getcurrent
 
+from common.config import Timing
 from common.domain import instance as instances
 from common.domain import rental as rentals
 from common.domain.host import HostPhase
@@ -61,8 +62,8 @@ METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
-METER_OVER_S = BY_NAME["cut_market"].longest_s
-"""A stop that nobody could see is paid for in our books until somebody can."""
+METER_OVER_S = METER_UNDER_S + max(BY_NAME["cut_market"].longest_s, Timing().dead_man_s)
+"""An end that nobody could see is paid for in our books until somebody can, or until the dead man's time is over."""
 
 
 class Oracle:
