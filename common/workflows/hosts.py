@@ -23,7 +23,7 @@ from common.domain.instance import Instance
 from common.domain.liveness import DURABLE_PART, REFRESH_TIMES, Recorded
 from common.domain.orders import is_settled, orders_of, wanted_of
 from common.domain.rental import Rental
-from common.errors import Exists, NotFound, ObjectStoreError, Unauthenticated
+from common.errors import Exists, Missing, NotFound, ObjectStoreError, Stale, Unauthenticated
 from common.ports import App, expiring
 from common.records import Kept, World, dump, manifest_key_of, prefix_of, read
 from common.workflows import liveness
@@ -168,10 +168,22 @@ def _taken_in(
     window_s = _idle_window_s(app, instance.value if instance else None)
     is_written = says_new or (before is not None and _is_worth_a_write(app, before, host, window_s))
     if is_written and not rental.settled:
-        app.store.put("hosts", beat.label, dump(host))
+        is_late = not _is_written(app, found, host)
     elif before:
         host = host.model_copy(update={"last_seen_at": before.last_seen_at})
-    return Report(beat, host, rental, instance, is_late, is_news)
+    return Report(beat, host, rental, instance, is_late, is_news and not is_late)
+
+
+def _is_written(app: App, found: Kept[HostRecord] | None, host: HostRecord) -> bool:
+    """Guarded, so that a write that comes late does not take a newer report back; False = another report came first."""
+    try:
+        if found:
+            app.store.cas(found.doc, dump(host))
+        else:
+            app.store.create("hosts", host.label, dump(host))
+    except (Stale, Exists, Missing):
+        return False
+    return True
 
 
 def _newest(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: datetime) -> HostRecord:
