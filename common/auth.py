@@ -12,7 +12,7 @@ import jwt
 
 from common.domain.account import ApiKey, Caller, Role, User
 from common.domain.liveness import Recorded
-from common.errors import Unauthenticated
+from common.errors import KeyLost, Unauthenticated
 
 ALGORITHM = "HS256"
 ISSUER = "dumont"
@@ -31,6 +31,7 @@ TIMESTAMP_DIGITS_MAX = 12
 SLACK_AGE_MAX_S = 300
 """Of a signed request, into the past and into the future."""
 API_KEY_PREFIX = "dk_"
+WRAP_NONCE_BYTES = 12
 
 
 def hash_password(password: str) -> str:
@@ -111,6 +112,12 @@ def host_token(label: str, epoch: int, *, secret: str, now: datetime, recorded: 
 def label_of_host(token: str, *, secret: str, now: datetime) -> str:
     """Raises `Unauthenticated`."""
     return recorded_of_host(token, secret=secret, now=now)[0]
+
+
+def host_token_issued_at(token: str, *, secret: str, now: datetime) -> datetime:
+    """When we gave it to the host. Raises `Unauthenticated`."""
+    claims = _read("host", token, secret, now, grace=HOST_TOKEN_GRACE)
+    return datetime.fromtimestamp(claims["iat"], UTC)
 
 
 def recorded_of_host(token: str, *, secret: str, now: datetime) -> tuple[str, Recorded | None]:
@@ -215,3 +222,36 @@ def _read(audience: str, token: str, secret: str, now: datetime, grace: timedelt
     if now.timestamp() >= expires_at + grace.total_seconds():
         raise Unauthenticated("this token has expired")
     return claims
+
+
+# --- keys under keys ----------------------------------------------------------------------------------------------
+
+
+def wrapping_key(secret: bytes) -> bytes:
+    """The key, made from one of the deployment's secrets, under which data keys are kept."""
+    return hmac.new(secret, b"dumont data keys 1", hashlib.sha256).digest()
+
+
+def wrapping_key_id(key: bytes) -> str:
+    """Tells one wrapping key from another, and nothing of it."""
+    return hmac.new(key, b"id", hashlib.sha256).hexdigest()[:12]
+
+
+def wrap(key: bytes, subject: str, *, under: bytes, nonce: bytes) -> str:
+    """A data key as it may be written down: AES-256-GCM, bound to its subject. `nonce` is drawn anew for each."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return (nonce + AESGCM(under).encrypt(nonce, key, subject.encode())).hex()
+
+
+def unwrap(wrapped: str, subject: str, *, under: bytes) -> bytes:
+    """Raises `KeyLost` when it was not wrapped so, or for another subject."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        sealed = bytes.fromhex(wrapped)
+        nonce, body = sealed[:WRAP_NONCE_BYTES], sealed[WRAP_NONCE_BYTES:]
+        return AESGCM(under).decrypt(nonce, body, subject.encode())
+    except (InvalidTag, ValueError):
+        raise KeyLost(f"the data key of {subject} does not open") from None

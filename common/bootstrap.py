@@ -21,11 +21,13 @@ from common.adapters.s3 import S3
 from common.config import EXAMPLES, Settings
 from common.domain.liveness import Heard
 from common.errors import Exists, SettingError
-from common.ports import App, Chat, Deployment, Market, Store
+from common.ports import App, Chat, Deployment, Grant, Market, StorageAccess, Store
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_LENGTH = 12
 DEPLOYMENT_ID_LENGTH = 6
+STS_ENDPOINTS = {"wasabi": "https://sts.wasabisys.com"}
+"""Amazon's own stands in boto3."""
 NUDGE_S = 0.5
 """Long enough to hand the request over."""
 
@@ -53,6 +55,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
         store=store,
         markets=Markets(settings),
         objects=objects_of(settings),
+        storage_access=access_of(settings),
         clock=now,
         ids=random_id,
         deployment=functools.cache(lambda: deployment_of(store, now())),
@@ -167,6 +170,50 @@ def _chat(settings: Settings) -> Chat | None:
     return Slack(settings.slack_bot_token, base_url=settings.slack_url, loopback_allowed=settings.webhook_loopback)
 
 
+def access_of(settings: Settings) -> StorageAccess | None:
+    """Each vendor's own way to credentials for one prefix."""
+    if settings.storage_access == "shared":
+        return None
+    key: Any = {
+        "bucket": settings.bucket,
+        "key_id": settings.storage_key_id,
+        "secret": settings.storage_application_key,
+    }
+    match settings.storage_provider:
+        case "r2":
+            from common.adapters.r2 import R2
+
+            return Remembered(R2(endpoint=settings.host_storage_endpoint, **key))
+        case "b2":
+            from common.adapters.b2 import B2
+
+            return Remembered(B2(api=settings.b2_api_url, **key))
+        case provider:
+            from common.adapters.sts import Sts
+
+            endpoint = settings.storage_sts_endpoint or STS_ENDPOINTS.get(provider)
+            role_arn, region = settings.storage_role_arn, settings.storage_region
+            return Remembered(Sts(endpoint=endpoint, role_arn=role_arn, region=region, **key))
+
+
+class Remembered:
+    """A grant is given again until half of its time is over: a host asks every few seconds while it has an order."""
+
+    def __init__(self, access: StorageAccess) -> None:
+        self._access = access
+        self._grants: dict[str, tuple[datetime, Grant]] = {}
+
+    def grant(self, prefix: str, *, for_s: float, now: datetime) -> Grant:
+        """As `StorageAccess` says, with at least half of the time."""
+        given_at, known = self._grants.get(prefix, (now, None))
+        if known and now - given_at < (known.expires_at - given_at) / 2:
+            return known
+        self._grants = {name: row for name, row in self._grants.items() if row[1].expires_at > now}
+        granted = self._access.grant(prefix, for_s=for_s, now=now)
+        self._grants[prefix] = (now, granted)
+        return granted
+
+
 def objects_of(settings: Settings) -> S3:
     return S3(
         endpoint=settings.storage_endpoint,
@@ -175,4 +222,5 @@ def objects_of(settings: Settings) -> S3:
         key_id=settings.storage_key_id,
         secret=settings.storage_application_key,
         presign_endpoint=settings.host_storage_endpoint,
+        keeps_deleted_versions=settings.storage_provider == "b2",
     )

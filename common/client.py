@@ -36,6 +36,9 @@ class Client:
         """`key` = Idempotency-Key. Raises `ApiProblem`."""
         return self._call("POST", path, json=body or {}, headers={"Idempotency-Key": key} if key else {})
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("PATCH", path, json=body)
+
     def put(self, path: str, body: dict[str, Any]) -> Any:
         """Raises `ApiProblem`."""
         return self._call("PUT", path, json=body)

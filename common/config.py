@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from common.domain.pool import PoolTerms
+from common.domain.retention import Retention
 from common.domain.slack import SLACK_ID
 from common.errors import SettingError
 
@@ -21,6 +22,8 @@ EXAMPLES = {
     "SLACK_BOT_TOKEN": "the bot token (xoxb-...) from your Slack app's page OAuth & Permissions",
     "SLACK_SIGNING_SECRET": "the signing secret from your Slack app's page Basic Information",
     "SLACK_CHANNELS": "C0123456789,C0987654321",
+    "WASABI_ROLE_ARN": "arn:aws:iam::100000000000:role/dumont-hosts, which the key's sub-user may assume",
+    "DUMONT_STORAGE_ACCESS": "scoped or shared",
 }
 STORAGE_ENDPOINTS = {
     "s3": "https://s3.amazonaws.com",
@@ -28,6 +31,8 @@ STORAGE_ENDPOINTS = {
     "b2": None,  # per bucket region: https://s3.<region>.backblazeb2.com
     "r2": None,  # per account: https://<account>.r2.cloudflarestorage.com
 }
+STORAGE_REGIONS = {"r2": "auto"}
+"""Where the vendor's own name of the region is not us-east-1."""
 RETIRED = {
     "RESTIC_PASSWORD": "RESTIC_PASSWORD is no longer used: each instance's snapshots are authenticated with a "
     "key of its own, derived from the deployment's key in the store. Remove RESTIC_PASSWORD.",
@@ -35,6 +40,7 @@ RETIRED = {
 
 
 POOL_PREFIX = "DUMONT_POOL_"
+KEEP_PREFIX = "DUMONT_KEEP_"
 
 
 class Timing(BaseModel):
@@ -45,6 +51,12 @@ class Timing(BaseModel):
     idle_for_s: float = Field(default=180, gt=0)
     """A GPU quiet for so long is hibernated, unless the instance says otherwise."""
     snapshot_every_s: float = Field(default=900, gt=0)
+    prune_every_s: float = Field(default=3600, gt=0)
+    """Between two looks at what an instance keeps."""
+    prune_grace_s: float = Field(default=86_400, gt=0)
+    """A pack that no snapshot needs goes after so long, and a snapshot is given up that takes half of it."""
+    drill_every_s: float = Field(default=7 * 86_400, gt=0)
+    """Between two drills of an instance's newest snapshot."""
     reconcile_every_s: float = Field(default=60, gt=0)
     heartbeat_settled_s: float = Field(default=60, gt=0)
     heartbeat_busy_s: float = Field(default=3, gt=0)
@@ -73,6 +85,10 @@ class Settings(BaseModel):
     url: str
     """Where hosts reach the functions."""
     jwt_secret: str = Field(min_length=16, repr=False)
+    snapshot_secret: str | None = Field(default=None, min_length=16, repr=False)
+    """Wraps the data keys of instances; None = the deployment's key in the store does."""
+    snapshot_secret_before: str | None = Field(default=None, min_length=16, repr=False)
+    """The one before, until every data key is wrapped anew."""
     vast_api_key: str | None = Field(default=None, repr=False)
     vast_url: str = "https://console.vast.ai"
     tensordock_api_key: str | None = Field(default=None, repr=False)
@@ -85,6 +101,12 @@ class Settings(BaseModel):
     bucket: str
     storage_key_id: str = Field(repr=False)
     storage_application_key: str = Field(repr=False)
+    storage_access: Literal["scoped", "shared"] = "scoped"
+    """What hosts get: credentials for their instance's prefix that end, or the deployment's own key to the bucket."""
+    storage_role_arn: str | None = None
+    """Of the role that hosts' credentials come from (Amazon, Wasabi); None = a federation token of Amazon's."""
+    storage_sts_endpoint: str | None = None
+    b2_api_url: str = "https://api.backblazeb2.com"
     scheduler_account: str | None = None
     """The service account as which Cloud Scheduler calls this function."""
     scheduler_audience: str | None = None
@@ -93,6 +115,8 @@ class Settings(BaseModel):
     """Scheduled calls are signed by the ticker of a local run instead."""
     google_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"
     """Where Google publishes the keys that sign its tokens."""
+    drill_most_mb: int = Field(default=64, ge=1, le=1024)
+    """MiB that one drill reads from the object store, at most (but for one pack); more is drilled in samples."""
     bundle_sha256: str | None = None
     """Of the host bundle in the bucket at releases/<sha256>."""
     bundle_glibc: str = "2.36"
@@ -111,6 +135,8 @@ class Settings(BaseModel):
     credit_hibernate_below_h: float = Field(default=1, ge=0)
     timing: Timing = Timing()
     pool: PoolTerms = PoolTerms()
+    keep: Retention = Retention()
+    """Of an instance that says nothing else."""
 
     @field_validator("slack_channels", mode="before")
     @classmethod
@@ -154,12 +180,21 @@ class Settings(BaseModel):
             "storage_application_key": _required(env, f"{prefix}_APPLICATION_KEY"),
             "timing": _group(env, Timing, "DUMONT_"),
             "pool": _group(env, PoolTerms, POOL_PREFIX),
+            "keep": _group(env, Retention, KEEP_PREFIX),
         }
+        if provider == "wasabi" and env.get("DUMONT_STORAGE_ACCESS") != "shared":
+            _required(env, "WASABI_ROLE_ARN")
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
             "vast_url": "VAST_URL",
+            "snapshot_secret": "DUMONT_SNAPSHOT_SECRET",
+            "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",
             "tensordock_url": "TENSORDOCK_URL",
             "storage_region": f"{prefix}_REGION",
+            "storage_access": "DUMONT_STORAGE_ACCESS",
+            "storage_role_arn": f"{prefix}_ROLE_ARN",
+            "storage_sts_endpoint": f"{prefix}_STS_ENDPOINT",
+            "b2_api_url": "B2_API_URL",
             "scheduler_account": "DUMONT_SCHEDULER_ACCOUNT",
             "scheduler_audience": "DUMONT_SCHEDULER_AUDIENCE",
             "local_ticker": "DUMONT_LOCAL_TICKER",
@@ -171,10 +206,13 @@ class Settings(BaseModel):
             "slack_url": "SLACK_URL",
             "slack_channels": "SLACK_CHANNELS",
             "webhook_loopback": "DUMONT_WEBHOOK_LOOPBACK",
+            "drill_most_mb": "DUMONT_DRILL_MOST_MB",
             "keep_after_terminate_days": "DUMONT_KEEP_AFTER_TERMINATE_DAYS",
             "credit_warn_below_h": "DUMONT_CREDIT_WARN_BELOW_H",
             "credit_hibernate_below_h": "DUMONT_CREDIT_HIBERNATE_BELOW_H",
         }
+        if provider in STORAGE_REGIONS:
+            values["storage_region"] = STORAGE_REGIONS[provider]
         values.update({field: env[name] for field, name in optional.items() if name in env})
         try:
             return cls.model_validate(values)
@@ -204,12 +242,19 @@ def _names(prefix: str) -> dict[str, str]:
     }
 
 
+_GROUPS: dict[str, tuple[str, type[BaseModel]]] = {
+    "pool": (POOL_PREFIX, PoolTerms),
+    "keep": (KEEP_PREFIX, Retention),
+}
+"""Settings with a prefix of their own."""
+
+
 def _sentence(error: ValidationError, names: Mapping[str, str]) -> str:
     first = error.errors()[0]
     group, field = str(first["loc"][0]), str(first["loc"][-1])
-    of_pool = group == "pool"
-    name = f"{POOL_PREFIX}{str(first['loc'][1]).upper()}" if of_pool else names.get(field, f"DUMONT_{field.upper()}")
-    known = {**Settings.model_fields, **(PoolTerms if of_pool else Timing).model_fields}
+    prefix, model = _GROUPS.get(group, ("", Timing))
+    name = f"{prefix}{str(first['loc'][1]).upper()}" if prefix else names.get(field, f"DUMONT_{field.upper()}")
+    known = {**Settings.model_fields, **model.model_fields}
     example = EXAMPLES.get(name) or known.get(field)
     shown = getattr(example, "default", example)
     return f"{name} is wrong: {first['msg']}. Example: {shown}"

@@ -231,6 +231,12 @@ class BudgetExceeded(DumontError):
     status = 402
 
 
+class KeyLost(DumontError):
+    """A data key cannot be opened with the secrets that are set."""
+
+    code = "key_lost"
+
+
 class SnapshotError(DumontError):
     """Base of the snapshot engine's refusals."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -147,6 +148,9 @@ INDEXES: tuple[Index, ...] = (
     Index("instances", equal=("active",)),
     Index("instances", equal=("restless",)),
     Index("instances", order="keep_until"),
+    Index("instances", order="prune_due_at"),
+    Index("instances", equal=("wrapped_by",)),
+    Index("instances", order="drill_due_at"),
     Index("rentals", equal=("settled",)),
     Index("rentals", equal=("restless",)),
     Index("rentals", equal=("account", "settled")),
@@ -416,6 +420,30 @@ class ObjectStore(Protocol):
         """A URL that writes exactly `size_bytes` to that one key by PUT, without credentials, until it expires."""
 
 
+WRITABLE = ("manifests", "packs")
+"""Directories of an instance's prefix that its host writes to."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Credentials of a host, for one prefix and a while."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(repr=False)
+    expires_at: datetime
+
+
+class StorageAccess(Protocol):
+    """Makes credentials that can do less than ours."""
+
+    def grant(self, prefix: str, *, for_s: float, now: datetime) -> Grant:
+        """They read below the prefix, write to WRITABLE there, and delete nothing for good.
+
+        Raises `ObjectStoreError`. For less than `for_s` where the vendor allows no more; `expires_at` says it.
+        """
+
+
 # --- the way to people ------------------------------------------------------------------------------------------
 
 
@@ -483,10 +511,14 @@ class App:
     """log(event, **fields): one structured line."""
     heard: Heard
     """What this process has heard of hosts and need not have written down yet."""
+    random: Callable[[int], bytes] = os.urandom
+    """So many bytes that nobody can guess."""
     courier: Courier | None = None
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None
     """None = Slack is not set up."""
+    storage_access: StorageAccess | None = None
+    """None = hosts are given the deployment's own key, because a setting says so."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
     """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
     nudge: Callable[[str], None] = lambda _key: None

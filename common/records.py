@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from common import auth
 from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.liveness import REFRESH_TIMES
 from common.domain.rental import LIVE, Rental, RentalState
-from common.errors import NotFound
+from common.errors import KeyLost, NotFound
 from common.ports import App, Cas, Check, Create, Doc, Store, Where, Write, every, expiring
 
 T = TypeVar("T", bound=BaseModel)
@@ -177,5 +178,29 @@ def prefix_of(instance: Instance) -> str:
 
 
 def manifest_key_of(app: App, instance: Instance) -> bytes:
-    """The key under which the instance's manifests are authenticated."""
-    return app.deployment().derive("manifest", instance.key)
+    """The instance's data key: what its snapshots are encrypted and authenticated with.
+
+    Raises `KeyLost` when the secret that wraps it is not set.
+    """
+    if instance.data_key is None:
+        return app.deployment().derive("manifest", instance.key)
+    under = wrapping_keys(app).get(instance.wrapped_by or "")
+    if under is None:
+        names = "DUMONT_SNAPSHOT_SECRET or DUMONT_SNAPSHOT_SECRET_BEFORE"
+        raise KeyLost(f"the data key of {instance.id} is wrapped by a secret that is not set: put it back as {names}")
+    return auth.unwrap(instance.data_key, instance.key, under=under)
+
+
+def with_data_key(app: App, instance: Instance, key: bytes) -> Instance:
+    """The instance, its data key wrapped by the deployment's newest secret."""
+    id, under = next(iter(wrapping_keys(app).items()))
+    wrapped = auth.wrap(key, instance.key, under=under, nonce=app.random(auth.WRAP_NONCE_BYTES))
+    return instance.having(data_key=wrapped, wrapped_by=id)
+
+
+def wrapping_keys(app: App) -> dict[str, bytes]:
+    """By their ids, the one that wraps from now on first."""
+    settings = app.settings
+    secrets = [secret.encode() for secret in (settings.snapshot_secret, settings.snapshot_secret_before) if secret]
+    keys = [auth.wrapping_key(secret) for secret in [*secrets, app.deployment().derive("wrap", "data keys")]]
+    return {auth.wrapping_key_id(key): key for key in keys}

@@ -19,7 +19,12 @@ class Right:
 RIGHTS: Mapping[str, Right] = {
     "store": Right(roles=("roles/datastore.user",), secrets=("JWT_SECRET",)),
     "market": Right(secrets=("VAST_API_KEY", "TENSORDOCK_API_KEY")),
-    "objects": Right(secrets=("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY")),
+    "objects": Right(
+        secrets=(
+            *("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY"),
+            *("DUMONT_SNAPSHOT_SECRET", "DUMONT_SNAPSHOT_SECRET_BEFORE"),
+        )
+    ),
     "slack": Right(secrets=("SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")),
 }
 
@@ -53,6 +58,9 @@ class Function:
         return self.name.replace("_", "-")
 
 
+Period = Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s", "drill_every_s"]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """One Cloud Scheduler job that posts to a function of the `jobs` folder."""
@@ -60,7 +68,9 @@ class Schedule:
     name: str
     cron: str
     deadline_s: int
-    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s"] = "ticker_period_s"
+    period: Literal["reconcile_every_s", "ticker_period_s", "market_every_s", "prune_every_s", "drill_every_s"] = (
+        "ticker_period_s"
+    )
     """The setting of time that stands for the cron expression where the local ticker posts it."""
     retries: int = 1
     """After a run that failed or was not answered; a run that was missed is made up for by the next."""
@@ -93,10 +103,13 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, _RUN, public=True),
     Function("failover", "functions", "/failover", 60, 512, 16, _RUN, public=True),
     Function("slack", "functions", "/slack", 60, 512, 16, _ALL, public=True),
+    Function("metrics", "functions", "/metrics", 60, 512, 16, ("store",), public=True),
     Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, _ALL, **_JOB),
     Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
     Function("poll_prices", "jobs", "/jobs/poll_prices", 120, 512, 1, _RUN, **_JOB),
+    Function("prune_snapshots", "jobs", "/jobs/prune_snapshots", 540, 512, 1, ("store", "objects"), **_JOB),
+    Function("drill_snapshots", "jobs", "/jobs/drill_snapshots", 540, 512, 1, ("store", "objects"), **_JOB),
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
@@ -104,6 +117,8 @@ SCHEDULES: tuple[Schedule, ...] = (
     Schedule("hibernate_idle", "* * * * *", 120),
     Schedule("refill_warm_pool", "* * * * *", 120),
     Schedule("poll_prices", "*/5 * * * *", 120, period="market_every_s"),
+    Schedule("prune_snapshots", "17 * * * *", 540, period="prune_every_s"),
+    Schedule("drill_snapshots", "37 4 * * *", 540, period="drill_every_s"),
 )
 
 

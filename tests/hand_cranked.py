@@ -26,11 +26,11 @@ from common.domain.instance import Instance, Spec
 from common.domain.liveness import Heard
 from common.domain.offer import Offer
 from common.domain.pool import PoolTerms
-from common.errors import DumontError, NotFound
+from common.errors import DumontError, NotFound, ObjectStoreError
 from common.host import attest
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.samples import Looks
-from common.ports import App, Launch, ObjectStore
+from common.ports import App, Grant, Launch, ObjectStore
 from common.records import load
 from common.views import instances as view
 from common.views.instances import InstanceOut
@@ -41,7 +41,7 @@ from infra.demo.slack import SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
-from jobs import hibernate_idle, reconcile, refill_warm_pool
+from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
@@ -67,6 +67,22 @@ class SimTransport(httpx.BaseTransport):
             getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
         headers = {"content-type": answer.content_type, **answer.headers}
         return httpx.Response(answer.status, headers=headers, content=answer.body)
+
+
+@dataclass
+class Access:
+    """The object store's way to credentials of a host: its own key, for rclone knows no other."""
+
+    s3: S3Server
+    is_down: bool = False
+    asked: list[tuple[str, float]] = field(default_factory=list)
+    """(prefix, for how many seconds)"""
+
+    def grant(self, prefix: str, *, for_s: float, now: datetime) -> Grant:
+        if self.is_down:
+            raise ObjectStoreError("the vendor does not answer")
+        self.asked.append((prefix, for_s))
+        return Grant(self.s3.access_key, self.s3.secret_key, None, now + timedelta(seconds=for_s))
 
 
 class Writers:
@@ -129,6 +145,7 @@ class World:
             transport=SimTransport(self, "slack_sim"),
         )
         self.store = SqliteStore(str(self.folder / "store.db"))
+        self.access = Access(self.s3)
         settings = Settings(
             store="sqlite:///unused",
             url="https://functions.sim",
@@ -150,6 +167,7 @@ class World:
             store=self.store,
             markets={"vast": self.market, **({"tensordock": self.dock} if self.with_tensordock else {})},
             objects=self.objects,
+            storage_access=self.access,
             clock=lambda: self.now,
             ids=bootstrap.random_id,
             deployment=lambda: drawn,
@@ -211,6 +229,7 @@ class World:
             reconcile.run(self.app)
             hibernate_idle.run(self.app)
             refill_warm_pool.run(self.app)
+            prune_snapshots.run(self.app)
         self._carry_out()
 
     def _carry_out(self) -> None:

@@ -1,8 +1,26 @@
-"""Any S3-compatible object store through boto3: Amazon, Backblaze B2, Cloudflare R2, Wasabi, and rclone in the demo."""
+"""Any S3-compatible object store through boto3: Amazon, Backblaze B2, Cloudflare R2, Wasabi, and rclone in the demo.
+
+What they refuse, and what is done about it for all of them alike (`infra/demo/s3_vendors.py` refuses the same):
+
+| quirk | who | here |
+|---|---|---|
+| `x-amz-checksum-*` and `x-amz-sdk-checksum-algorithm` are invalid | B2 | when required only, then Content-MD5 |
+| checksums as a trailer of an aws-chunked body are refused | R2 | never sent |
+| a range is answered with the checksum of the whole object | rclone | never validated |
+| a batch of deletes needs a checksum | Amazon | Content-MD5 |
+| the region is `auto`, another one is refused | R2 | `config.STORAGE_REGIONS` |
+| a delete hides a version that is billed on | B2 | versions are deleted by their ids |
+| conditional writes are ignored | B2, Wasabi, rclone | nothing depends on one: no name is used twice |
+| the bucket's name as a host's name needs DNS of its own | rclone | the path names the bucket |
+| parts of a broken multipart upload stay and are billed | Amazon, B2, Wasabi | a rule of the bucket (deploy) |
+| 503 SlowDown and 500 InternalError at any time | all | MAX_ATTEMPTS |
+"""
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -28,11 +46,20 @@ class S3:
     """One bucket, as `ports.ObjectStore`; safe to share between threads."""
 
     def __init__(
-        self, *, endpoint: str, bucket: str, key_id: str, secret: str, region: str, presign_endpoint: str | None = None
+        self,
+        *,
+        endpoint: str,
+        bucket: str,
+        key_id: str,
+        secret: str,
+        region: str,
+        session_token: str | None = None,
+        presign_endpoint: str | None = None,
+        keeps_deleted_versions: bool = False,
     ) -> None:
         """`presign_endpoint`: where the readers of presigned URLs reach the store, when that is another address."""
-        self._bucket = bucket
-        self._make = functools.partial(_client, key_id=key_id, secret=secret, region=region)
+        self._bucket, self._keeps_deleted_versions = bucket, keeps_deleted_versions
+        self._make = functools.partial(_client, key_id=key_id, secret=secret, region=region, token=session_token)
         self._endpoint, self._presign_endpoint = endpoint, presign_endpoint or endpoint
 
     @functools.cached_property
@@ -73,14 +100,27 @@ class S3:
                     yield Stored(item["Key"], item["Size"], md5[1] if md5 else None)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete; deleting what is not there succeeds."""
-        for first in range(0, len(keys), DELETE_BATCH):
-            batch = [{"Key": key} for key in keys[first : first + DELETE_BATCH]]
-            with _translated(keys[first]):
+        """Delete for good; deleting what is not there succeeds."""
+        doomed = [{"Key": key} for key in keys]
+        if self._keeps_deleted_versions and keys:
+            doomed = list(self._versions(keys))
+        for first in range(0, len(doomed), DELETE_BATCH):
+            batch = doomed[first : first + DELETE_BATCH]
+            with _translated(batch[0]["Key"]):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
             failed = [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]
             if failed:
                 raise ObjectStoreError(f"{len(failed)} of {len(batch)} objects were not deleted: {failed[0]}")
+
+    def _versions(self, keys: Sequence[str]) -> Iterator[dict[str, str]]:
+        """All of each, markers too: a plain delete would only hide what is billed on."""
+        wanted, prefix = set(keys), _common_prefix(keys)
+        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=prefix)
+        with _translated(prefix):
+            for page in pages:
+                for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    if item["Key"] in wanted:
+                        yield {"Key": item["Key"], "VersionId": item["VersionId"]}
 
     def lifecycle_rules(self) -> Sequence[dict[str, Any]] | None:
         """The bucket's rules as S3 writes them; None for a store that has no such thing."""
@@ -125,21 +165,28 @@ class S3:
                 getattr(self, name).close()
 
 
-def _client(endpoint: str, key_id: str, secret: str, region: str) -> Any:
+def _common_prefix(keys: Sequence[str]) -> str:
+    least, most = min(keys), max(keys)
+    same = next((at for at, letter in enumerate(least) if letter != most[at]), len(least))
+    return least[:same]
+
+
+def _client(endpoint: str, key_id: str, secret: str, region: str, token: str | None) -> Any:
     """boto3 is imported here, when the store is first needed: it costs a cold start 0.1 s."""
     import boto3
     from botocore.config import Config
 
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint,
         region_name=region,
         aws_access_key_id=key_id,
         aws_secret_access_key=secret,
+        aws_session_token=token,
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            # B2, R2 and rclone do not take (or give wrongly) the checksums that boto3 adds by itself.
+            # see QUIRKS
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -147,6 +194,18 @@ def _client(endpoint: str, key_id: str, secret: str, region: str) -> Any:
             retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         ),
     )
+    client.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
+    return client
+
+
+def _with_md5(params: dict[str, Any], **_: Any) -> None:
+    """A batch of deletes must carry a checksum: the one that every vendor takes, in place of boto3's own."""
+    params["context"].get("checksum", {}).pop("request_algorithm", None)  # it would be added after this
+    headers, body = params["headers"], params["body"]
+    for name in [name for name in headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-"))]:
+        del headers[name]
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    headers["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 @contextmanager

@@ -50,6 +50,7 @@ TITLES: Mapping[str, str] = {
     "instance.lost": "Interrupted",
     "instance.failed": "Failed",
     "instance.restored_older": "Restored from an older snapshot",
+    "instance.snapshot_damaged": "A snapshot is damaged",
     "budget.warning": "Budget warning",
     "budget.exceeded": "Budget used up",
     "credit.low": "Marketplace credit is low",

@@ -167,8 +167,22 @@ def show(id: str, json_: Json = False) -> None:
     print(f"{found['id']}  {found['state']}  since {found['since']}  ({found['reason']})")
     print(f"{found['protection']}; snapshot: {(found['snapshot'] or {}).get('at', 'none yet')}")
     print(f"{float(cost['usd_per_hour']):.4f} USD/h now, {float(cost['metered_usd']):.4f} USD so far")
+    if found["progress"]:
+        print(_progress(found["progress"]))
     if found["failure"]:
         print(f"failed: {found['failure']['detail']}")
+
+
+def _progress(now: dict[str, Any]) -> str:
+    """upload: 120 of 480 MiB, 5,200 files, 96 MB/s, 3.1 : 1, about 4 s left"""
+    said = [f"{now['what']}: {now['done_bytes'] >> 20:,} of {now['total_bytes'] >> 20:,} MiB, {now['files']:,} files"]
+    if now["bytes_per_s"]:
+        said.append(f"{now['bytes_per_s'] / 1e6:.0f} MB/s")
+    if now["ratio"]:
+        said.append(f"{now['ratio']:.1f} : 1")
+    if now["seconds_left"] is not None:
+        said.append(f"about {now['seconds_left']:.0f} s left")
+    return ", ".join(said)
 
 
 @instances.command("why")

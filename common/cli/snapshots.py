@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.chatops.grammar import minutes_of
 from common.cli import session
+from common.client import Client
 
 snapshots = typer.Typer(no_args_is_help=True, help="What your instances have kept.")
 Id = Annotated[str, typer.Argument(help="Of the instance.")]
@@ -30,6 +32,60 @@ def list_(id: Id, json_: Json = False) -> None:
         mark, damage = "*" if row["is_current"] else "", "damaged" if row["damaged"] else ""
         table.add_row(mark, row["id"], row["taken_at"][:19], f"{row['files']:,}", *sizes, row["proof"], damage)
     Console().print(table)
+
+
+@snapshots.command("terms")
+def terms(
+    id: Id,
+    every: Annotated[str | None, typer.Option(help="Between two snapshots: 10m, 1h.")] = None,
+    keep: Annotated[str | None, typer.Option(help="last,hourly,daily,weekly: how many of each; 12,24,7,4.")] = None,
+    max_cpus: Annotated[int | None, typer.Option(help="Processors for a snapshot; 0 = no cap.", min=0)] = None,
+    max_mbit_s: Annotated[float | None, typer.Option(help="Of the line for a snapshot; 0 = no cap.", min=0)] = None,
+    freeze: Annotated[
+        bool | None, typer.Option("--freeze/--no-freeze", help="Hold processes still for a snapshot of one moment.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """How it is kept: shown, and changed where an option is given."""
+    changes: dict[str, Any] = {}
+    if every is not None:
+        changes["snapshot_every_s"] = 60 * _minutes(every)
+    if keep is not None:
+        changes["keep"] = _retention(keep)
+    if max_cpus is not None:
+        changes["snapshot_max_cpus"] = max_cpus or None
+    if max_mbit_s is not None:
+        changes["snapshot_max_mbit_s"] = max_mbit_s or None
+    if freeze is not None:
+        changes["snapshot_freeze"] = freeze
+    path = f"/instances/{id}/snapshots/terms"
+    with session.client() as api:
+        found = api.patch(path, changes) if changes else api.get(path)
+    if json_:
+        session.out(found)
+        return
+    many = ", ".join(f"{count} {kind}" for kind, count in found["keep"].items())
+    print(f"a snapshot every {found['snapshot_every_s'] / 60:g} min; kept: {many}")
+    caps = [f"{found['snapshot_max_cpus']} processors"] if found["snapshot_max_cpus"] else []
+    caps += [f"{found['snapshot_max_mbit_s']:g} Mbit/s"] if found["snapshot_max_mbit_s"] else []
+    print(f"caps: {', '.join(caps) or 'none'}; processes are {'' if found['snapshot_freeze'] else 'not '}held still")
+    print(f"removed so far: {found['snapshots_removed']} snapshots, {found['bytes_freed'] / MIB:,.1f} MiB freed")
+    if last := found["last_drill"]:
+        print(f"last drill: {last['at'][:19]}, {last['snapshot']} {'sound' if last['is_sound'] else last['damage']}")
+
+
+def _minutes(span: str) -> int:
+    minutes = minutes_of(span)
+    if not minutes:
+        session.fail(f"{span!r} is not a span of time; write it as 10m, 1h or 1h30m", session.USAGE)
+    return minutes
+
+
+def _retention(text: str) -> dict[str, int]:
+    words = text.split(",")
+    if len(words) != 4 or not all(word.strip().isdigit() for word in words):
+        session.fail(f"{text!r} is not four numbers such as 12,24,7,4", session.USAGE)
+    return dict(zip(("last", "hourly", "daily", "weekly"), map(int, words), strict=True))
 
 
 @snapshots.command("diff")
@@ -60,6 +116,35 @@ def verify(id: Id, snapshot: Annotated[str, typer.Argument()], json_: Json = Fal
     print(f"{snapshot} is whole: {found['files']:,} files, {found['bytes'] / MIB:,.1f} MiB")
     for name in found["torn"]:
         print(f"changed while it was read: {name}")
+
+
+@snapshots.command("drill")
+def drill(
+    id: Id,
+    snapshot: Annotated[str | None, typer.Argument(help="As `list` shows it; the current one when left out.")] = None,
+    json_: Json = False,
+) -> None:
+    """Read it back on a machine of ours: decrypted, decoded, compared. Exit code 1 = it is damaged."""
+    with session.client() as api:
+        name = snapshot or _current(api, id)
+        found = api.post(f"/instances/{id}/snapshots/{name}/drill")
+    if json_:
+        session.out(found)
+    elif found["is_sound"]:
+        part = f"{found['bytes'] / MIB:,.1f} of {found['of_bytes'] / MIB:,.1f} MiB"
+        extent = "all of it" if found["is_whole"] else part
+        print(f"{name} is sound: {extent} read back, {found['files']:,} of {found['of_files']:,} files")
+    else:
+        print(f"{name} is damaged: {found['damage']}")
+    if not found["is_sound"]:
+        raise typer.Exit(1)
+
+
+def _current(api: Client, id: str) -> str:
+    current = [row["id"] for row in api.get(f"/instances/{id}/snapshots")["items"] if row["is_current"]]
+    if not current:
+        session.fail(f"{id} has no snapshot yet", session.NOT_FOUND)
+    return str(current[0])
 
 
 def _names(sign: str, names: dict[str, Any]) -> None:

@@ -103,11 +103,32 @@ class Progress(BaseModel):
     done_bytes: int = 0
     total_bytes: int = 0
     what: str = ""
+    files: int = 0
+    """Done so far."""
+    stored_bytes: int = 0
+    """Of what was read so far, what has to be uploaded: packed, and without what the store has."""
+    seconds: float = 0.0
+    """Since the order was begun."""
     uploaded_bytes: int = 0
     """By this host since it started, for metering."""
     downloaded_bytes: int = 0
     last: OrderResult | None = None
     snapshot: SnapshotReport | None = None
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        return self.done_bytes / self.seconds if self.seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """If it goes on like this."""
+        rate = self.bytes_per_s
+        return max(0, self.total_bytes - self.done_bytes) / rate if rate else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Bytes read for each byte stored."""
+        return self.done_bytes / self.stored_bytes if self.stored_bytes else None
 
 
 class Attest(BaseModel):
@@ -151,6 +172,8 @@ class Heartbeat(BaseModel):
     beat: int = Field(default=0, ge=0)
     """Rises with every report, over restarts of the agent too: a late one is told from the newest. 0 = not numbered."""
     sent_at: datetime
+    held_token_s: float | None = Field(default=None, ge=0)
+    """For how long the host has had its token, as it counts: what the way here took is the rest of the token's age."""
     """The host's own clock: only differences of it are used."""
     phase: HostPhase
     fz: str | None = None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from common.domain.offer import Usd
 from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
+from common.domain.retention import Retention
 from common.domain.scores import quantile
 from common.domain.snapshot import Version
 from common.domain.strategy import Strategy
@@ -66,10 +67,29 @@ DEFAULT_IMAGE = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
 """What who chose none gets in a container; any machine with a GPU will do for them, a virtual machine too."""
 
 
-class Spec(BaseModel):
-    """What the user asked for."""
+MBIT_S_LEAST = 8.0
+"""A slower line would not get one pack through within the transfer's patience."""
+
+
+class SnapshotTerms(BaseModel):
+    """How an instance is kept: what its owner may change at any time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
+    """None = the deployment's setting."""
+    keep: Retention | None = None
+    """Which snapshots stay; None = the deployment's setting."""
+    snapshot_max_cpus: int | None = Field(default=None, ge=1, le=256)
+    """Processors that a snapshot may use; None = as many as it pays for, at low priority."""
+    snapshot_max_mbit_s: float | None = Field(default=None, ge=MBIT_S_LEAST, le=400_000)
+    """Of the line that a snapshot may use; None = all of it."""
+    snapshot_freeze: bool = False
+    """Hold the user's processes still while a snapshot is taken (a minute at most), so that it is of one moment."""
+
+
+class Spec(SnapshotTerms):
+    """What the user asked for."""
 
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
@@ -87,7 +107,6 @@ class Spec(BaseModel):
     """None = the deployment's setting."""
     idle_policy: IdlePolicy = IdlePolicy.DEFAULT
     """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
-    snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
 
     @field_validator("gpu")
     @classmethod
@@ -212,6 +231,12 @@ class Instance(BaseModel):
     """After a failure the next order waits until then."""
     snapshot_due_from: datetime | None = None
     """The snapshot interval counts from here."""
+    data_key: str | None = None
+    """What its snapshots are encrypted with, wrapped; None = derived from the deployment's key (older instances)."""
+    wrapped_by: str | None = None
+    """Indexed: id of the key that wraps it."""
+    prune_due_at: datetime | None = None
+    """Indexed: its old snapshots are looked at then. None = nothing of it can have become old."""
     rounds: int = 0
     """Of provisioning since the writer was last up."""
     tried: tuple[str, ...] = ()
@@ -235,6 +260,8 @@ class Instance(BaseModel):
     """In the policy `shadow`: when it was last noted that this was the time."""
     wakes_s: tuple[float, ...] = ()
     """What the last WAKES_KEPT wakes took, from the first machine asked for until the workspace was there."""
+    drill_due_at: datetime | None = None
+    """Indexed: its newest snapshot is read back then."""
     discard: bool = False
     purge: bool = False
     ended_at: datetime | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
 from common.domain.instance import Instance, Phase, Want
@@ -59,13 +60,15 @@ def orders_of(
     return []
 
 
-def _snapshot_args(instance: Instance) -> dict[str, str | None]:
+def _snapshot_args(instance: Instance) -> dict[str, Any]:
     """`previous`: what the newest verified snapshot holds already need not be stored again.
 
     After a failure nothing is taken for stored: what the snapshot before left in the bucket may be what is wrong.
     """
     previous = instance.pointer.manifest_key if instance.pointer and not instance.snapshot_failures else None
-    return {"fz": instance.fz, "previous": previous}
+    spec = instance.spec
+    caps = {"max_cpus": spec.snapshot_max_cpus, "max_mbit_s": spec.snapshot_max_mbit_s, "freeze": spec.snapshot_freeze}
+    return {"fz": instance.fz, "previous": previous, **caps}
 
 
 def restore_id(instance: Instance) -> str:

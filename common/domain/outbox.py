@@ -35,6 +35,7 @@ class Kind(StrEnum):
     LOST = "instance.lost"
     FAILED = "instance.failed"
     RESTORED_OLDER = "instance.restored_older"
+    SNAPSHOT_DAMAGED = "instance.snapshot_damaged"
     BUDGET_WARNING = "budget.warning"
     BUDGET_EXCEEDED = "budget.exceeded"
     CREDIT_LOW = "credit.low"

@@ -55,6 +55,7 @@ if [ ! -x agent/agent ]; then
   tar xzf bundle.tgz || fail "the bundle cannot be unpacked"
   rm -f bundle.tgz
 fi
+[ "$dir" != /opt/dumont ] || ln -sf "$dir/agent/agent" /usr/local/bin/dumont-host
 if [ -n "$DUMONT_SSH_KEY" ]; then
   mkdir -p ~/.ssh && chmod 700 ~/.ssh
   grep -qxF "$DUMONT_SSH_KEY" ~/.ssh/authorized_keys 2>/dev/null || echo "$DUMONT_SSH_KEY" >>~/.ssh/authorized_keys

@@ -37,6 +37,10 @@ SAMPLES_KEPT = 1000
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
 """How long the dead man waits for work under way."""
+PAUSE_MAX_S = 60.0
+"""The user's processes are held still no longer for a snapshot that is to be of one moment; then it may be torn."""
+SNAPSHOT_PLACE = ("instance_key", "prefix", "max_s")
+"""What of an earlier order's arguments the dead man's snapshot needs."""
 RETRY_AFTER_S = 5.0
 """Until the next heartbeat when one was not answered."""
 
@@ -108,6 +112,8 @@ class Agent:
     next_beat_at: datetime | None = None
     next_sample_at: datetime | None = None
     heard_at: datetime | None = None
+    paused_at: datetime | None = None
+    """The user's processes are held still since then, for a snapshot of one moment."""
     idle_for_s: float = 180.0
     """The instance's idle window, as the last reply named it."""
     beats: int = 0
@@ -135,6 +141,7 @@ class Agent:
             if not self._take_in(self.work).ok or self.work.order.hurry:
                 self.next_beat_at = None
             self.work = None
+        self._end_of_pause(now)
         if self.memory.attest is None:
             self._attest()
         if self.next_beat_at is None or now >= self.next_beat_at:
@@ -204,6 +211,7 @@ class Agent:
             rev=memory.rev,
             beat=memory.starts * BEATS_PER_START + self.beats,
             sent_at=now,
+            held_token_s=max(0.0, (now - self.heard_at).total_seconds()) if self.heard_at else None,
             phase=self.phase,
             fz=memory.fz,
             idle_since=self._idle_since(now),
@@ -240,6 +248,9 @@ class Agent:
             done_bytes=int(running.get("done_bytes", 0)),
             total_bytes=int(running.get("total_bytes", 0)),
             what=str(running.get("what", "")),
+            files=int(running.get("files", 0)),
+            stored_bytes=int(running.get("stored_bytes", 0)),
+            seconds=float(running.get("seconds", 0.0)),
             uploaded_bytes=memory.uploaded_bytes,
             downloaded_bytes=memory.downloaded_bytes,
             last=memory.last,
@@ -264,9 +275,9 @@ class Agent:
             case Wanted.SERVE if self.memory.frozen:
                 self._thaw()
         for order in reply.orders:
-            self._carry_out(order, reply)
+            self._carry_out(order, reply, now)
 
-    def _carry_out(self, order: Order, reply: Reply) -> None:
+    def _carry_out(self, order: Order, reply: Reply, now: datetime) -> None:
         if self.work or (self.memory.last and self.memory.last.id == order.id):
             return
         if order.kind == "restore":
@@ -275,9 +286,20 @@ class Agent:
             self.phase = HostPhase.RESTORING
             if key := order.args.get("ssh_public_key"):
                 self.authorize(key)
+        if order.args.get("freeze") and self.phase is HostPhase.SERVING:
+            self.writers.freeze()
+            self.paused_at = now
         if reply.storage_credentials:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
         self._start(order, reply.epoch, reply.storage_credentials)
+
+    def _end_of_pause(self, now: datetime) -> None:
+        """With the snapshot, or when it takes too long; a freeze that came meanwhile stays."""
+        if self.paused_at is None or (self.work and now - self.paused_at < timedelta(seconds=PAUSE_MAX_S)):
+            return
+        self.paused_at = None
+        if not self.memory.frozen:
+            self.writers.thaw()
 
     def _start(self, order: Order, epoch: int, credentials: StorageCredentials | None) -> None:
         task = {
@@ -357,7 +379,7 @@ class Agent:
         """With the credentials it has, if it ever had any. Should somebody answer again, the report is there."""
         place, epoch = self.memory.place, self.memory.started_epoch
         if place and place.epoch == epoch and epoch and self.work is None:
-            args = {name: place.args.get(name) for name in ("instance_key", "prefix")}
+            args = {name: place.args[name] for name in SNAPSHOT_PLACE if name in place.args}
             order = Order(
                 id=f"dead-man-{epoch}-{self.memory.seq}", kind="snapshot", args={**args, "fz": self.memory.fz}
             )

@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import ValidationError
 
 from common.domain.host import Attest
+
+if TYPE_CHECKING:
+    import httpx
 
 PROBE_S = 2.5
 """Per direction: five seconds in all."""
@@ -45,6 +47,8 @@ def line(
 
 def download_mbit_s(http: httpx.Client, url: str, clock: Seconds) -> float | None:
     """From the first byte on, PROBE_DOWNLOAD_BYTES or PROBE_S at most; None = no answer to measure."""
+    import httpx
+
     try:
         with http.stream("GET", url, timeout=httpx.Timeout(PROBE_S, connect=CONNECT_TIMEOUT_S)) as answer:
             if not answer.is_success:
@@ -65,6 +69,8 @@ class _TimeIsUp(Exception):
 
 def upload_mbit_s(http: httpx.Client, url: str, clock: Seconds) -> float | None:
     """The URL is signed for exactly Attest.PROBE_UPLOAD_BYTES. Until the store confirms, or PROBE_S at most."""
+    import httpx
+
     began, sent = clock(), 0
 
     def body() -> Iterator[bytes]:

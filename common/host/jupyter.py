@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 TIMEOUT_S = 1.0
 SERVERS_MAX = 4
 """Asked at one look."""
@@ -52,6 +50,8 @@ def _server(pid: int) -> Mapping[str, Any] | None:
 
 def _busy(server: Mapping[str, Any]) -> int | None:
     """Over loopback only, whatever address the server says it has: its certificate proves nothing there."""
+    import httpx
+
     scheme = "https" if str(server.get("url", "")).startswith("https") or server.get("secure") else "http"
     url = f"{scheme}://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
     headers = {"Authorization": f"token {server.get('token', '')}"}

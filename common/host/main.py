@@ -1,4 +1,7 @@
-"""Entry point of the host bundle: the agent's loop, one engine task in a child process, or the engine by itself."""
+"""Entry point of the host bundle: the agent's loop, one engine task in a child process, or the engine by itself.
+
+httpx is loaded where it is first needed: it takes as long as all the rest, and two of the three do without.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import httpx
 from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
@@ -24,16 +27,24 @@ from common.host.samples import Looks
 from common.host.work import run_task
 from common.host.writers import Processes
 
-TIMEOUT = httpx.Timeout(20.0, connect=5.0)
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S, CONNECT_TIMEOUT_S = 20.0, 5.0
 
 
 class HttpControl:
     """The control plane over HTTP. `http` can be swapped for a client with another transport."""
 
     def __init__(self, url: str, http: httpx.Client | None = None) -> None:
-        self._http = http or httpx.Client(base_url=url, timeout=TIMEOUT)
+        import httpx
+
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._http = http or httpx.Client(base_url=url, timeout=timeout)
 
     def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
+        import httpx
+
         try:
             answer = self._http.post("/heartbeat", content=heartbeat.model_dump_json(), headers=_headers(token))
             if answer.status_code == 404:
@@ -44,6 +55,8 @@ class HttpControl:
             raise Unanswered(str(error)) from error
 
     def notice(self, label: str, reason: str, token: str) -> None:
+        import httpx
+
         try:
             self._http.post("/failover", json={"label": label, "reason": reason}, headers=_headers(token), timeout=2.0)
         except httpx.HTTPError:
@@ -56,12 +69,14 @@ def _headers(token: str) -> dict[str, str]:
 
 def stop_machine() -> None:
     """Stop this machine at its marketplace with the container's own key, which may do no more than that."""
+    import httpx
+
     contract, key = os.environ.get("CONTAINER_ID"), os.environ.get("CONTAINER_API_KEY")
     if not (contract and key):
         return
     url = f"{os.environ.get('VAST_URL', 'https://console.vast.ai')}/api/v0/instances/{contract}/"
     try:
-        httpx.put(url, json={"state": "stopped"}, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT)
+        httpx.put(url, json={"state": "stopped"}, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT_S)
     except httpx.HTTPError:
         return
 
@@ -82,6 +97,8 @@ class Measurement:
         return self._done[0] if self._done else None
 
     def _measure(self) -> None:
+        import httpx
+
         seen = Attest()
         try:
             seen = attest.hardware(self._machine_file, self._workspace)
@@ -135,8 +152,10 @@ def steady_clock() -> Callable[[], datetime]:
 def main() -> None:
     if len(sys.argv) == 3 and sys.argv[1] == "--task":
         run_task(Path(sys.argv[2]), datetime.now(UTC))
-    elif len(sys.argv) > 1 and sys.argv[1] in (*repository.VERBS, "--help"):
+    elif len(sys.argv) > 1 and (sys.argv[1] in repository.VERBS or sys.argv[1].startswith("-")):
         repository.command()
+    elif len(sys.argv) > 1 and sys.argv[1:] != ["agent"]:
+        raise SystemExit(f"dumont-host {sys.argv[1]}: there is no such verb; see dumont-host --help")
     else:
         serve()
 

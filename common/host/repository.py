@@ -16,16 +16,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import DiskFull, DumontError, ObjectMissing, ObjectStoreError, SnapshotDamaged, SnapshotRefused
+from common.errors import (
+    DiskFull,
+    DumontError,
+    NotFound,
+    ObjectMissing,
+    ObjectStoreError,
+    SnapshotDamaged,
+    SnapshotRefused,
+)
+from common.host import wanted
 
-VERBS = ("backup", "restore", "verify", "list", "prune")
+VERBS = ("backup", "restore", "verify", "list", "prune", "want")
 EXIT_CODES = {
     0: "done",
     1: "failed for another reason",
     2: "wrong words or settings",
     3: "a snapshot is damaged",
     4: "refused: wrong passphrase, or not authentic",
-    5: "no such snapshot, object or repository",
+    5: "no such snapshot, object, repository or file",
     6: "the object store did not answer or refused",
     7: "no room on the disk",
 }
@@ -33,10 +42,13 @@ CODE_OF: tuple[tuple[type[DumontError], int], ...] = (
     (SnapshotDamaged, 3),
     (SnapshotRefused, 4),
     (ObjectMissing, 5),
+    (NotFound, 5),
     (ObjectStoreError, 6),
     (DiskFull, 7),
 )
 HOME = "~/.cache/dumont-host"
+AGENT_HOME = "/opt/dumont"
+"""Of the agent on a machine that serves an instance."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("url")
     for name, many in (("last", 12), ("hourly", 24), ("daily", 7), ("weekly", 4)):
         prune.add_argument(f"--keep-{name}", type=int, default=many, metavar="N")
+    want = verbs.add_parser("want", help="while this machine's workspace comes back: have these fetched next")
+    want.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    want.add_argument("--wait-s", type=float, default=600, metavar="S", help="until they are there; 0 = not at all")
+    want.add_argument("--agent", type=Path, default=Path(os.environ.get("DUMONT_HOME", AGENT_HOME)))
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one line of JSON on stdout")
         verb.add_argument("--home", type=Path, default=Path(HOME).expanduser(), help=f"what is remembered ({HOME})")
@@ -94,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
+    if args.verb == "want":
+        started = time.monotonic()
+        missing = wanted.want(args.agent, args.paths, wait_s=args.wait_s)
+        if missing and args.wait_s:
+            raise NotFound(f"{missing[0]} is not there after {args.wait_s:.0f} s, or the restore ended without it")
+        return {"missing": list(map(str, missing)), "seconds": round(time.monotonic() - started, 3)}
     from common.domain.retention import Retention
     from common.snapshots.repository import open_repository
     from common.snapshots.transfer import Endpoint

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.domain.host import Order, SnapshotReport, StorageCredentials
 from common.errors import DumontError, SnapshotDamaged
+from common.host.wanted import Wishes
 
 if TYPE_CHECKING:
     from common.snapshots import engine
@@ -72,6 +73,7 @@ def run_task(folder: Path, now: datetime) -> None:
     task = json.loads((folder / "task.json").read_text())
     _die_with_the_agent(task["agent_pid"])
     os.nice(NICENESS)
+    _use_at_most(task["args"].get("max_cpus"))
     gc.disable()  # a short run that makes many small things and drops none of them
     (folder / "task.json").unlink()  # it holds credentials
     try:
@@ -88,7 +90,7 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
     from common.snapshots import engine
 
     args, endpoint = task["args"], _endpoint(task)
-    place = _place(task, endpoint)
+    place, counts = _place(task, endpoint), engine.Counts()
     previous = (
         engine.fetch_manifest(args["previous"], root=Path(task["workspace"]), **place) if args.get("previous") else None
     )
@@ -99,7 +101,9 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
         taken_at=now,
         previous=previous,
         clock=time.monotonic,
-        progress=_progress_to(folder),
+        progress=_progress_to(folder, counts),
+        counts=counts,
+        max_seconds=float(args.get("max_s") or engine.MAX_SECONDS),
         **place,
     )
     snapshot = SnapshotReport(
@@ -129,13 +133,20 @@ def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not args.get("manifest_key"):
         Path(task["workspace"]).mkdir(parents=True, exist_ok=True)
         return {"ok": True}
-    report = engine.restore(
-        args["manifest_key"],
-        Path(task["workspace"]),
-        clock=time.monotonic,
-        progress=_progress_to(folder),
-        **_place(task, _endpoint(task)),
-    )
+    counts, wishes = engine.Counts(), Wishes(Path(task["home"]), Path(task["workspace"]))
+    wishes.open()
+    try:
+        report = engine.restore(
+            args["manifest_key"],
+            Path(task["workspace"]),
+            clock=time.monotonic,
+            progress=_progress_to(folder, counts),
+            counts=counts,
+            wanted=wishes,
+            **_place(task, _endpoint(task)),
+        )
+    finally:
+        wishes.close()
     return {"ok": True, "downloaded_bytes": report.bytes_fetched}
 
 
@@ -161,17 +172,28 @@ def _endpoint(task: dict[str, Any]) -> engine.Endpoint:
         access_key=credentials.access_key,
         secret_key=credentials.secret_key,
         session_token=credentials.session_token,
+        max_bytes_s=task["args"]["max_mbit_s"] * 125_000 if task["args"].get("max_mbit_s") else None,
     )
 
 
-def _progress_to(folder: Path) -> Any:
+def _progress_to(folder: Path, counts: engine.Counts) -> engine.Progress:
+    started = time.monotonic()
+
     def write(done_bytes: int, total_bytes: int, what: str) -> None:
-        text = json.dumps({"done_bytes": done_bytes, "total_bytes": total_bytes, "what": what})
+        said = {"done_bytes": done_bytes, "total_bytes": total_bytes, "what": what, "files": counts.files}
+        seconds = round(time.monotonic() - started, 3)
+        text = json.dumps({**said, "stored_bytes": counts.stored_bytes, "seconds": seconds})
         new = folder / "progress.new"
         new.write_text(text)
         new.replace(folder / "progress.json")
 
     return write
+
+
+def _use_at_most(cpus: int | None) -> None:
+    """Of the processors, for the engine's workers and s5cmd too: the others are the user's alone."""
+    if cpus is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cpus:])
 
 
 def _die_with_the_agent(agent_pid: int) -> None:

@@ -15,7 +15,7 @@ from common.errors import ObjectMissing, SnapshotDamaged
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Extent, Manifest, pack_key
 from common.snapshots.pack import PackReader
-from common.snapshots.packing import Progress
+from common.snapshots.packing import Counts, Progress
 from common.snapshots.plan import Plan, packs_of
 from common.snapshots.scan import Stamp
 from common.snapshots.stage import MEMORY_SHARE, SLOTS, STAGE_BYTES, free_memory_bytes
@@ -44,6 +44,7 @@ class Fetching:
         instance_key: bytes,
         progress: Progress,
         wanted: Callable[[], Iterable[bytes]],
+        counts: Counts,
     ) -> None:
         self._manifest = manifest
         self._plan = plan
@@ -53,7 +54,11 @@ class Fetching:
         self._keys = keys_of(instance_key)
         self._progress = progress
         self._wanted = wanted
+        self._packs_wanted: dict[bytes, set[str]] = {}
+        """Of each path that somebody waits for."""
         self._queue: list[str] = []
+        self._coming: set[str] = set()
+        """Packs that are being fetched."""
         self._here: list[str] = []
         """Packs that are fetched and wait for a worker."""
         self._in_work: dict[int, str] = {}
@@ -62,6 +67,7 @@ class Fetching:
         self._total = plan.bytes_to_write
         self._done = 0
         self._what = ""
+        self._counts = counts
 
     def prove(self, endpoint: Endpoint) -> None:
         """Fetches all that `run` will and writes nothing of it. Raises `SnapshotDamaged` like `run`."""
@@ -74,6 +80,7 @@ class Fetching:
 
     def _draw(self, endpoint: Endpoint, work: Callable[[Connection], None], what: str) -> None:
         self._queue, self._done, self._what = list(self._plan.packs), 0, what
+        self._coming.clear()
         count = worth(self._total, len(self._queue))
         with crew(count, work) as workers, transfer(endpoint, self._stage) as move:
             try:
@@ -83,19 +90,31 @@ class Fetching:
                     for worker, written in workers.messages(move.fileno(), STALL_S):
                         workers.idle.add(worker)
                         self._take_in(worker, written)
-                    self._here += move.heard()
+                    arrived = list(move.heard())
+                    self._coming.difference_update(arrived)
+                    self._here += arrived
             except ObjectMissing as error:
                 pack = next(name for name in self._plan.packs if name in str(error))
                 raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
 
     def _order(self, move: Transfer) -> None:
-        """Asks for the next packs; what somebody waits for goes before the rest."""
+        """Asks for the next packs; what somebody waits for goes before the rest, and has the line for itself."""
         while self._queue and move.under_way + len(self._here) + len(self._in_work) < SLOTS:
+            urgent: set[str] = set()
             for path in self._wanted():
-                first = set(packs_of(path, self._plan, self._manifest))
+                first = self._packs_of(path)
+                urgent |= first
                 self._queue.sort(key=lambda name: name not in first)
+            if self._queue[0] not in urgent and not urgent.isdisjoint(self._coming):
+                return
             name = self._queue.pop(0)
+            self._coming.add(name)
             move.get(pack_key(self._plan.prefix, name), name)
+
+    def _packs_of(self, path: bytes) -> set[str]:
+        if path not in self._packs_wanted:
+            self._packs_wanted[path] = set(packs_of(path, self._plan, self._manifest))
+        return self._packs_wanted[path]
 
     def _hand_out(self, workers: Crew) -> None:
         for worker in sorted(workers.idle):
@@ -107,6 +126,7 @@ class Fetching:
         size, (whole, grown) = written
         (self._stage / self._in_work.pop(worker)).unlink()
         self._stamps.update(whole)
+        self._counts.files = len(self._stamps)
         for number, extents in grown:
             self._left[number] -= extents
             if not self._left[number]:

@@ -1,6 +1,6 @@
-"""The keys of an instance's snapshots, all of them derived from its one key, which the control plane derives in turn.
+"""The keys of an instance's snapshots, all derived from its one data key, which the control plane keeps wrapped.
 
-Nothing is stored, so nothing can be lost: who has the instance's key has these, and who has these has not that one.
+Nothing of them is stored: who has the data key has these, and who has one of these has not that one.
 """
 
 from __future__ import annotations

@@ -33,6 +33,15 @@ APART_BYTES = 8 << 20
 LINE_IS_SLOW_AT = 3
 """Packs waiting for the line: from then on text is squeezed harder, for the processor would only wait."""
 
+
+@dataclass
+class Counts:
+    """What was done so far, for who is told of the progress."""
+
+    files: int = 0
+    stored_bytes: int = 0
+
+
 Progress = Callable[[int, int, str], None]
 """progress(done_bytes, total_bytes, what), `what` being read, upload, download, verify or write."""
 
@@ -89,6 +98,7 @@ def store(
     state_dir: Path,
     endpoint: Endpoint,
     progress: Progress,
+    counts: Counts,
 ) -> Iterator[Packed]:
     """Reads the files at `unread` in the walk; the caller draws `reads` to their end, then sends the manifest."""
     tasks = _tasks(bytes(root), tree.found, unread)
@@ -105,7 +115,7 @@ def store(
         crew(count, work) as workers,
         transfer(endpoint, state_dir, [*stage.slots, stage.manifest]) as move,
     ):
-        loop = _Loop(prefix, tree.found, tasks, stage, workers, move, progress)
+        loop = _Loop(prefix, tree.found, tasks, stage, workers, move, progress, counts)
         yield Packed(loop.reads(), loop.send_last, loop.packs, loop.chunks)
 
 
@@ -121,6 +131,7 @@ class _Loop:
         workers: Crew,
         move: Transfer,
         progress: Progress,
+        counts: Counts,
     ) -> None:
         self.packs: dict[str, Pack] = {}
         self.chunks: dict[str, Chunk] = {}
@@ -133,6 +144,7 @@ class _Loop:
         self._workers = workers
         self._move = move
         self._progress = progress
+        self._counts = counts
         self._waiting: list[int] = []
         """Workers that need a slot."""
         self._closing: set[int] = set()
@@ -175,6 +187,7 @@ class _Loop:
             case ("done", (Small() | Piece() | Whole() as task, list(reads))):
                 self._workers.idle.add(worker)
                 self._done += task.bytes
+                self._counts.files += len(reads)
                 self._progress(self._done, self._total, "read")
                 for read in reads:
                     yield from self._pieces.settle(task, read, self._tasks)
@@ -183,6 +196,7 @@ class _Loop:
 
     def _upload(self, slot: int, name: str, pack: Pack, rows: list[Row]) -> None:
         self.packs[name] = pack
+        self._counts.stored_bytes += pack.size
         for chunk, offset, stored, plain, codec in rows:
             self.chunks.setdefault(chunk, Chunk(name, offset, stored, plain, codec))
         self._slots[path_of(slot)] = slot

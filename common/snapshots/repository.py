@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -123,7 +123,7 @@ class Repository:
             stay = kept(at, retention)
             return stay | {name for name in manifests if name not in at}  # came since the listing
 
-        return prune(self._bucket, prefix=self._prefix, load=self._load, keep=keep, now=now)
+        return prune(self._bucket, prefix=self._prefix, needs=self._needs, keep=keep, now=now)
 
     def _find(self, snapshot: str | None) -> Listed:
         listed = self.snapshots()
@@ -136,8 +136,8 @@ class Repository:
             raise ObjectMissing(f"{len(fits)} snapshots are called {snapshot}; `list` names them")
         return fits[0]
 
-    def _load(self, key: str) -> Manifest:
-        return self._opened(key)[1]
+    def _needs(self, key: str) -> Iterable[str]:
+        return self._opened(key)[1].packs
 
     def _key_of(self, key: str) -> bytes:
         return self._opened(key)[0]

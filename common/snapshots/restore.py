@@ -24,7 +24,7 @@ from common.snapshots.fetching import Fetching, fetch_stage
 from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import Manifest
-from common.snapshots.packing import Progress
+from common.snapshots.packing import Counts, Progress
 from common.snapshots.plan import Plan, compare
 from common.snapshots.scan import Stamp
 from common.snapshots.seal import unseal
@@ -89,6 +89,7 @@ def restore(
     clock: Callable[[], float],
     progress: Progress = lambda _done, _total, _what: None,
     wanted: Wanted = lambda: (),
+    counts: Counts | None = None,
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
 
@@ -105,7 +106,7 @@ def restore(
     with _translated(), opened(bytes(root)) as tree, fetch_stage(state) as stage:
         plan = compare(manifest, tree, keys_of(instance_key))
         _require_room(plan, root, stage)
-        fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted)
+        fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted, counts or Counts())
         if not plan.is_fresh:
             fetching.prove(endpoint)
         state.forget()

@@ -14,7 +14,7 @@ from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
-from common.snapshots.packing import Packed, Progress
+from common.snapshots.packing import Counts, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.scan import Found, Scan, Stamp, scan
 from common.snapshots.seal import seal
@@ -23,7 +23,7 @@ from common.snapshots.transfer import Endpoint
 
 MANIFEST_FILE = "manifest"
 MAX_SECONDS = 12 * 3600.0
-"""A snapshot that took longer is given up: a prune counts on it (`prune.GRACE`)."""
+"""A snapshot that took longer is given up: a prune counts on it, and half of its grace is never less."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def take(
     endpoint: Endpoint,
     clock: Callable[[], float],
     progress: Progress = lambda _done, _total, _what: None,
+    max_seconds: float = MAX_SECONDS,
+    counts: Counts | None = None,
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
@@ -89,14 +91,14 @@ def take(
     tree = scan(bytes(root), excludes(root))
     entries = _Entries(tree, previous, state)
     with _room(), packing.store(
-        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress
+        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress, counts or Counts()
     ) as packed:  # fmt: skip
         for read in packed.reads:
             entries.add(read)
         manifest = _manifest(prefix, Version(epoch=epoch, seq=seq), taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
-        if clock() - started > MAX_SECONDS:
-            raise SnapshotError(f"the snapshot took longer than {MAX_SECONDS:.0f} s")
+        if clock() - started > max_seconds:
+            raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
     state.remember(manifest, entries.stamps, clock_ns)

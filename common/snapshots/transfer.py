@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import ObjectMissing, ObjectStoreError
+from common.snapshots.pace import paced
 
 WORKERS = 16
 """Objects s5cmd moves at once."""
@@ -54,6 +55,8 @@ class Endpoint:
     region: str = "us-east-1"
     s5cmd: Path | None = None
     """The program; None = the one this installation came with."""
+    max_bytes_s: float | None = None
+    """Of the line that may be used; None = all of it."""
 
 
 class Transfer:
@@ -167,7 +170,8 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
     )
     with process:
         try:
-            yield Transfer(process, endpoint.bucket)
+            with paced(process.pid, endpoint.max_bytes_s):
+                yield Transfer(process, endpoint.bucket)
             process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
             process.kill()  # every object is done: what keeps it is no concern of ours

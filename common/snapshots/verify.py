@@ -46,6 +46,8 @@ class Verified:
     bytes: int
     stored_bytes: int
     """Of all packs that the snapshot needs."""
+    packs: tuple[str, ...]
+    """Names of all packs that the snapshot needs."""
     torn: tuple[str, ...]
     """Files whose parts may be of different moments."""
     ok: Literal[True] = True
@@ -93,6 +95,7 @@ def verify(
         files=manifest.files,
         bytes=manifest.bytes,
         stored_bytes=sum(pack.size for pack in manifest.packs.values()),
+        packs=tuple(manifest.packs),
         torn=tuple(manifest.torn),
     )
 

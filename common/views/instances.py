@@ -181,7 +181,7 @@ def why(app: App, account: str, id: str, now: datetime) -> WhyOut:
     host = overlaid(world.writer_host, heard_of(app, now))
     return WhyOut(
         id=instance.id,
-        state=_state(world),
+        state=state_shown(world),
         reason=instance.reason,
         heard_at=host.last_seen_at if host else None,
         idleness=verdict(
@@ -201,7 +201,7 @@ def operation(app: App, account: str, id: str) -> OperationOut:
 
 def operation_out(app: App, operation: Operation) -> OperationOut:
     world = load(app, operation.instance_key)
-    state = _state(world)
+    state = state_shown(world)
     status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
     failure = world.instance.value.failure
     if operation.kind == "hibernate" and failure and world.instance.value.want is Want.UP:
@@ -251,7 +251,7 @@ def _world(app: App, account: str, id: str) -> World:
     return load(app, f"{account}.{id}")
 
 
-def _state(world: World) -> State:
+def state_shown(world: World) -> State:
     host = world.writer_host
     frozen = bool(host and host.phase is HostPhase.FROZEN and host.fz == world.instance.value.fz)
     return state_of(world.instance.value, [kept.value for kept in world.rentals.values()], frozen=frozen)
@@ -265,7 +265,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
     return InstanceOut(
         id=instance.id,
         name=instance.name,
-        state=_state(world),
+        state=state_shown(world),
         want=instance.want,
         reason=instance.reason,
         since=instance.at,
@@ -296,7 +296,15 @@ def _progress(host: HostRecord | None) -> dict[str, Any]:
     if host is None or host.progress.order is None:
         return {}
     progress = host.progress
-    return {"what": progress.what, "done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes}
+    return {
+        "what": progress.what,
+        "done_bytes": progress.done_bytes,
+        "total_bytes": progress.total_bytes,
+        "files": progress.files,
+        "bytes_per_s": progress.bytes_per_s,
+        "ratio": progress.ratio,
+        "seconds_left": progress.seconds_left,
+    }
 
 
 def _rental(rental: Rental) -> RentalOut:

@@ -7,10 +7,11 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from common.domain.instance import Instance
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.retention import Retention
+from common.domain.snapshot import DrillRecord, SnapshotRecord, Version
 from common.errors import NotFound
 from common.ports import App
-from common.records import manifest_key_of, prefix_of, read
+from common.records import Kept, manifest_key_of, prefix_of, read
 from common.snapshots import engine
 
 SNAPSHOTS_SHOWN = 200
@@ -32,6 +33,22 @@ class SnapshotOut(BaseModel):
     """The chunk that a restore found damaged."""
     is_current: bool
     """The one that the next machine starts from."""
+
+
+class TermsOut(BaseModel):
+    """How an instance is kept, with the deployment's settings where it says nothing, and what was removed of it."""
+
+    snapshot_every_s: float
+    keep: Retention
+    snapshot_max_cpus: int | None
+    snapshot_max_mbit_s: float | None
+    snapshot_freeze: bool
+    prune_due_at: datetime | None
+    snapshots_removed: int
+    packs_removed: int
+    bytes_freed: int
+    last_drill: DrillRecord | None
+    """The newest time that a snapshot was read back on a machine of ours."""
 
 
 class NamesOut(BaseModel):
@@ -72,7 +89,28 @@ def listed(app: App, account: str, id: str) -> list[SnapshotOut]:
         newest_first=True,
         limit=SNAPSHOTS_SHOWN,
     )
-    return [_out(instance, SnapshotRecord.model_validate(doc.data)) for doc in docs]
+    records = [SnapshotRecord.model_validate(doc.data) for doc in docs] if instance.purged_at is None else []
+    return [_out(instance, record) for record in records if record.given_up_at is None]
+
+
+def terms(app: App, account: str, id: str) -> TermsOut:
+    """Raises `NotFound`."""
+    instance = _instance(app, account, id)
+    spec, removed = instance.spec, app.store.get("pruned", instance.key)
+    counts = removed.data if removed else {}
+    last = read(app, "drills", instance.key, DrillRecord)
+    return TermsOut(
+        snapshot_every_s=spec.snapshot_every_s or app.settings.timing.snapshot_every_s,
+        keep=spec.keep or app.settings.keep,
+        snapshot_max_cpus=spec.snapshot_max_cpus,
+        snapshot_max_mbit_s=spec.snapshot_max_mbit_s,
+        snapshot_freeze=spec.snapshot_freeze,
+        prune_due_at=instance.prune_due_at,
+        snapshots_removed=counts.get("snapshots", 0),
+        packs_removed=counts.get("packs", 0),
+        bytes_freed=counts.get("bytes", 0),
+        last_drill=last.value if last else None,
+    )
 
 
 def compared(app: App, account: str, id: str, older: str, newer: str) -> DifferenceOut:
@@ -108,6 +146,15 @@ def checked(app: App, account: str, id: str, snapshot: str) -> CheckedOut:
     )
 
 
+def own_record(app: App, account: str, id: str, snapshot: str) -> tuple[Instance, Kept[SnapshotRecord]]:
+    """Raises `NotFound`."""
+    instance = _instance(app, account, id)
+    kept = read(app, "snapshots", f"{instance.key}.{snapshot}", SnapshotRecord)
+    if kept is None:
+        raise NotFound(f"{instance.id} has no snapshot {snapshot}")
+    return instance, kept
+
+
 def _instance(app: App, account: str, id: str) -> Instance:
     kept = read(app, "instances", f"{account}.{id}", Instance) if id.isalnum() else None
     if kept is None:
@@ -116,10 +163,7 @@ def _instance(app: App, account: str, id: str) -> Instance:
 
 
 def _record(app: App, instance: Instance, snapshot: str) -> SnapshotRecord:
-    kept = read(app, "snapshots", f"{instance.key}.{snapshot}", SnapshotRecord)
-    if kept is None:
-        raise NotFound(f"{instance.id} has no snapshot {snapshot}")
-    return kept.value
+    return own_record(app, instance.account, instance.id, snapshot)[1].value
 
 
 def _out(instance: Instance, record: SnapshotRecord) -> SnapshotOut:

@@ -212,14 +212,14 @@ def _verb(kind: str, call: Call, do: Verb) -> Accepted:
     mark = operations.fingerprint(kind, id, call.body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
-        world = _own(call, id)
+        world = own(call, id)
         operation, also = _begin(call, id, kind, mark)
         return operation, do(call.app, world, call.now, also)
 
     return _accepted(call, mark, wish)
 
 
-def _own(call: Call, id: str) -> World:
+def own(call: Call, id: str) -> World:
     """Raises `NotFound`, also for another tenant's id."""
     if not id.isalnum():
         raise NotFound(f"there is no instance {id}")
@@ -300,7 +300,7 @@ def _leased(call: Call, kind: str) -> InstanceOut:
     for attempt in range(1, WISH_ATTEMPTS + 1):
         if operations.known(call.app, call.caller.account, call.idempotency_key, mark):
             break
-        world = _own(call, id)
+        world = own(call, id)
         remembered = operations.remember(call.caller.account, call.idempotency_key, mark, id, call.now)
         try:
             hibernate.snooze(call.app, world, minutes=minutes, now=call.now, kind=kind, also=remembered)

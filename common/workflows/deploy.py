@@ -16,13 +16,14 @@ from common.domain.rental import Rental, RentalState
 from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
-from common.records import World, dump, event
+from common.records import World, dump, event, with_data_key
 from common.workflows import offers, rentals
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
 ROUNDS_MAX = 3
 """Rounds of provisioning before a first deploy or a wake gives up. A recovery never gives up."""
+DATA_KEY_BYTES = 32
 HOPELESS = {kind.code for kind in (NoCredit, NoOffer, QuotaExceeded, MarketKeyRefused)}
 """Failures that another round would not cure."""
 
@@ -32,6 +33,7 @@ def request(
 ) -> Instance:  # fmt: skip
     """A new instance, wanted up; the operation that asked for it is recorded in the same commit."""
     instance = Instance(id=id, account=account, name=name, spec=spec, at=now, created_at=now, reason="provision")
+    instance = with_data_key(app, instance, app.random(DATA_KEY_BYTES))
     text = f"asked for {spec.num_gpus} x {spec.gpu} by {spec.strategy}"
     app.store.commit(
         [Create("instances", instance.key, dump(instance)), event(app, instance, "requested", text, now), *also]

@@ -17,6 +17,7 @@ from common.workflows import pacing
 
 PROBE_BYTES = b"written by dumont doctor, and deleted by it"
 LOW_CREDIT_USD = Decimal(5)
+PROBE_GRANT_S = 900.0
 
 
 def ran(app: App, job: str, began: datetime, failure: str | None = None) -> None:
@@ -34,6 +35,7 @@ def examine(app: App, now: datetime) -> list[Finding]:
     return [
         _store(app, now),
         _bucket(app),
+        _storage_access(app, now),
         *(finding for name in sorted(app.markets) for finding in _market(app, name)),
         *_schedules(app, now),
     ]
@@ -90,6 +92,24 @@ def _bucket(app: App) -> Finding:
         return failed(check, f"{name} does not show what was written", "use a store that is consistent after a write")
     proof = "gives a checksum" if listed[0].md5 else "gives no checksum: snapshots are proven by reading them back"
     return ok(check, f"{name} takes, lists, reads and deletes an object, and {proof}")
+
+
+def _storage_access(app: App, now: datetime) -> Finding:
+    """Can hosts be given less than everything?"""
+    check, provider = "storage access", app.settings.storage_provider.upper()
+    if app.storage_access is None:
+        mend = "set DUMONT_STORAGE_ACCESS=scoped where the store can make credentials for one prefix"
+        return warning(check, "every host is given the deployment's own key to the whole bucket", mend)
+    try:
+        grant = app.storage_access.grant("doctor/", for_s=PROBE_GRANT_S, now=now)
+    except ObjectStoreError as error:
+        mend = {
+            "B2": "give the key in B2_KEY_ID the capabilities writeKeys and listBuckets",
+            "WASABI": "see that the sub-user of WASABI_KEY_ID may assume the role in WASABI_ROLE_ARN, for 12 hours",
+        }.get(provider, "allow sts:GetFederationToken to S3_KEY_ID's user, or name a role for 12 hours in S3_ROLE_ARN")
+        return failed(check, str(error), mend)
+    minutes = (grant.expires_at - now).total_seconds() / 60
+    return ok(check, f"hosts get credentials for their own prefix, tried for {minutes:.0f} minutes")
 
 
 def _market(app: App, name: str) -> Iterator[Finding]:

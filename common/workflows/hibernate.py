@@ -12,7 +12,7 @@ from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
 from common.domain.verdict import Act, Verdict, verdict
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Where, Write
@@ -177,6 +177,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
         bytes=verified.bytes,
         stored_bytes=report.stored_bytes,
         new_packs=list(verified.packs_read_back),
+        packs=list(verified.packs) if len(verified.packs) <= PACKS_NAMED_MAX else None,
         proof=verified.proof,
     )
     _move_pointer(app, world, report, record, now)
@@ -230,6 +231,8 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         snapshot_due_from=now,
         snapshot_failures=0,
         snapshot_not_before=None,
+        prune_due_at=instance.prune_due_at or now + timedelta(seconds=app.settings.timing.prune_every_s),
+        drill_due_at=instance.drill_due_at or now,
         held=None,
         restored_older=None,
     )

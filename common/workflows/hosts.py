@@ -23,13 +23,16 @@ from common.domain.instance import Instance
 from common.domain.liveness import DURABLE_PART, REFRESH_TIMES, Recorded
 from common.domain.orders import is_settled, orders_of, wanted_of
 from common.domain.rental import Rental
-from common.errors import Exists, NotFound, Unauthenticated
+from common.errors import Exists, NotFound, ObjectStoreError, Unauthenticated
 from common.ports import App, expiring
 from common.records import Kept, World, dump, manifest_key_of, prefix_of, read
 from common.workflows import liveness
 from common.workflows.rentals import note_boot
 
-STORAGE_CREDENTIALS_FOR_S = 3600
+ON_ITS_WAY_MAX_S = 20.0
+"""A host gives a report up after so long; one that arrives later does not tell whether the host is idle now."""
+STORAGE_CREDENTIALS_FOR_S = 12 * 3600
+"""As long as a snapshot may take (`take.MAX_SECONDS`): s5cmd cannot renew them on the way."""
 SEEN_WRITES = 6
 """Of `last_seen_at` within `silent_after_s`, at most; a report that says nothing new is not written more often."""
 
@@ -84,6 +87,8 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     label, recorded = auth.recorded_of_host(token, secret=app.settings.jwt_secret, now=now)
     if label != beat.label:
         raise Unauthenticated("this token is for another rental")
+    if beat.idle_since is not None and _was_long_on_its_way(app, beat, token, now):
+        beat = beat.model_copy(update={"idle_since": None})
     instance = read(app, "instances", recorded.key, Instance) if recorded and recorded.key else None
     if recorded and instance and _says_the_same(app, beat, recorded, instance.value, now):
         return _noted(app, beat, recorded, instance, now), None
@@ -106,6 +111,14 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
     recorded = Recorded(rental.instance_key, beat.beat, digest_of(facts_of(beat)), written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
     return _reply(app, rental.label, wanted, report.host.phase, instance, recorded if is_recorded else None, now)
+
+
+def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -> bool:
+    """It was idle when it said so. Its clock is not compared with ours: only how long it has had our token."""
+    if beat.held_token_s is None:
+        return False
+    issued_at = auth.host_token_issued_at(token, secret=app.settings.jwt_secret, now=now)
+    return (now - issued_at).total_seconds() - beat.held_token_s > ON_ITS_WAY_MAX_S
 
 
 def _says_the_same(app: App, beat: Heartbeat, recorded: Recorded, instance: Instance, now: datetime) -> bool:
@@ -224,13 +237,20 @@ def _reply(
     orders = (
         orders_of(record, label, phase, snapshot_every_s=every_s, settled_s=settled_s, now=now) if record else []
     )  # fmt: skip
+    credentials = _credentials(app, record, now) if record and orders else None
+    if credentials is None:
+        orders = []  # nothing could come of them: the store has no credentials for it now
     has_time = not any(order.hurry for order in orders) and recorded is not None
     rests = has_time and record is not None and is_settled(record, label, phase)
     epoch = record.epoch if record else 0
     serves = record is not None and record.serves(label)
-    if record and serves:
-        secret = {"instance_key": manifest_key_of(app, record).hex(), "prefix": prefix_of(record)}
-        orders = [order.model_copy(update={"args": order.args | secret}) for order in orders]
+    if record and orders:
+        place = {
+            "instance_key": manifest_key_of(app, record).hex(),
+            "prefix": prefix_of(record),
+            "max_s": timing.prune_grace_s / 2,  # a prune counts on it
+        }
+        orders = [order.model_copy(update={"args": order.args | place}) for order in orders]
     return Reply(
         rev=instance.doc.rev if instance else 0,
         phase_wanted=wanted,
@@ -238,21 +258,29 @@ def _reply(
         fz=record.fz if record and wanted is Wanted.FREEZE else None,
         orders=orders,
         token=auth.host_token(label, epoch, secret=app.settings.jwt_secret, now=now, recorded=recorded),
-        storage_credentials=_credentials(app, record, now) if record and orders else None,
+        storage_credentials=credentials,
         idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
         next_in_s=settled_s if rests else timing.heartbeat_busy_s,
     )
 
 
-def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials:
-    settings = app.settings
+def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials | None:
+    """For this instance's prefix, and long enough for a snapshot; None = the vendor gives none at the moment."""
+    settings, grant = app.settings, None
+    if app.storage_access:
+        try:
+            grant = app.storage_access.grant(prefix_of(instance), for_s=STORAGE_CREDENTIALS_FOR_S, now=now)
+        except ObjectStoreError as error:
+            app.log("no_storage_credentials", instance=instance.id, error=str(error))
+            return None
     return StorageCredentials(
         endpoint=settings.host_storage_endpoint,
         region=settings.storage_region,
         bucket=settings.bucket,
         prefix=prefix_of(instance),
-        access_key=settings.storage_key_id,
-        secret_key=settings.storage_application_key,
-        expires_at=now + timedelta(seconds=STORAGE_CREDENTIALS_FOR_S),
+        access_key=grant.access_key if grant else settings.storage_key_id,
+        secret_key=grant.secret_key if grant else settings.storage_application_key,
+        session_token=grant.session_token if grant else None,
+        expires_at=grant.expires_at if grant else now + timedelta(seconds=STORAGE_CREDENTIALS_FOR_S),
     )

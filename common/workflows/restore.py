@@ -12,7 +12,7 @@ from common.domain.outbox import Kind
 from common.domain.snapshot import SnapshotRecord
 from common.errors import IllegalMove, ObjectMissing, ObjectStoreError, SnapshotDamaged, SnapshotError, SnapshotRefused
 from common.ports import App, Where, Write, every
-from common.records import World, event, manifest_key_of, read
+from common.records import Kept, World, event, manifest_key_of, read
 from common.snapshots import engine
 from common.workflows.outbox import announce
 
@@ -92,7 +92,8 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
     """Only here may the durable version go back: recorded, the user told what is missing, the damaged one kept."""
     instance = world.instance.value
     bad = read(app, "snapshots", damaged.id, SnapshotRecord)
-    older = _newest_sound(app, instance, damaged)
+    sound = _newest_sound(app, instance, damaged)
+    older = sound.value if sound else None
     restored = RestoredOlder(
         damaged=damaged.id,
         restored=older.id if older else None,
@@ -111,6 +112,8 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
     )
     back = instance.having(pointer=pointer, epoch=instance.epoch + 1, restored_older=restored)
     writes: list[Write] = [world.instance.becomes(back)]
+    if sound:
+        writes.append(sound.unchanged())  # a prune may be about to give it up
     if bad:
         writes.append(bad.becomes(bad.value.model_copy(update={"damaged": result.chunk or "unknown"})))
     text = f"snapshot {damaged.id} is damaged ({result.chunk}); using {older.id if older else 'an empty workspace'}"
@@ -118,12 +121,12 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
     return True
 
 
-def _newest_sound(app: App, instance: Instance, damaged: Pointer) -> SnapshotRecord | None:
+def _newest_sound(app: App, instance: Instance, damaged: Pointer) -> Kept[SnapshotRecord] | None:
     """The pointer only ever moved forward, so the newest record is the newest version."""
     where: list[Where] = [("instance_key", "==", instance.key)]
     docs = every(app.store, "snapshots", where, order_by="taken_at", newest_first=True)
-    records = (SnapshotRecord.model_validate(doc.data) for doc in docs)
-    return next((r for r in records if r.damaged is None and (r.taken_epoch, r.version) < damaged.order), None)
+    records = (Kept(doc, SnapshotRecord.model_validate(doc.data)) for doc in docs)
+    return next((kept for kept in records if kept.value.may_start and kept.value.order < damaged.order), None)
 
 
 def _missing(app: App, instance: Instance, older: SnapshotRecord | None, damaged: Pointer) -> dict[str, object]:

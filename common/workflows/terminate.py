@@ -65,15 +65,23 @@ def end(app: App, world: World, now: datetime) -> bool:
 
 
 def purge(app: App, world: World, now: datetime) -> bool:
-    """Delete every object of a terminated instance, when asked to or when its time has come."""
+    """Delete every object of a terminated instance, when asked to or when its time has come.
+
+    That it is to go is written first: from then on nobody can ask for it back.
+    """
     instance = world.instance.value
     is_due = instance.keep_until is not None and now >= instance.keep_until
     if instance.purged_at or not (instance.purge or is_due):
         return False
+    if not instance.purge:
+        app.store.commit([world.instance.becomes(instance.having(purge=True))])
+        return True
     keys = [stored.key for stored in app.objects.list(f"instances/{instance.key}/")]
     for start in range(0, len(keys), DELETE_BATCH):
         app.objects.delete(keys[start : start + DELETE_BATCH])
-    purged = instance.having(purged_at=now, purge=True, pointer=None, keep_until=None)
+    # without its key whatever a store may still have of it is noise
+    gone = {"pointer": None, "data_key": None, "wrapped_by": None, "prune_due_at": None, "drill_due_at": None}
+    purged = instance.having(purged_at=now, keep_until=None, **gone)
     app.store.commit([world.instance.becomes(purged), event(app, instance, "purged", f"{len(keys)} objects", now)])
     return True
 

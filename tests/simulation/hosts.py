@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply, SnapshotReport
 from common.domain.snapshot import Version
-from common.errors import DumontError, ObjectStoreError, SnapshotDamaged
+from common.errors import DiskFull, DumontError, ObjectStoreError, SnapshotDamaged, SnapshotError
 from common.host.agent import Agent, Refused, Unanswered
 from tests.simulation import objects
 from tests.simulation.clock import Task
@@ -273,7 +274,12 @@ class SimWork:
         world, rng = machine.world, machine.rng
         takes_s = rng.uniform(*(TAKE_S if task["kind"] == "snapshot" else RESTORE_S)) / machine.fate.line
         self.ends_at = world.loop.now + takes_s
+        self._began_at = world.loop.now
         self._frozen_content = machine.content
+        self._shot: Shot | None = None
+        """Its packs are sent, or fail to be, some time before its manifest."""
+        if task["kind"] == "snapshot":
+            world.loop.at(world.loop.now + takes_s * rng.random(), self._send_packs)
         if world.strike("engine_dies", machine):
             self.ends_at = world.loop.now + takes_s * rng.random()
             self._result = {"ok": False, "error": "engine_died", "detail": "killed"}
@@ -307,24 +313,39 @@ class SimWork:
             chunk = error.chunk if isinstance(error, SnapshotDamaged) else None
             self._result = {"ok": False, "error": error.code, "detail": str(error), "chunk": chunk}
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _send_packs(self) -> None:
+        """The first part of a snapshot; one that goes wrong is tried again at its end, and then tells."""
+        machine, now = self.machine, self.machine.world.loop.now
+        if self._is_dead or self._result is not None or not machine.is_running or machine.standing_until > now:
+            return
+        with contextlib.suppress(DumontError):
+            self._shot = self._packed()
+
+    def _packed(self) -> Shot:
         machine, world, args = self.machine, self.machine.world, self.task["args"]
         if machine.disk_full_until > world.loop.now:
-            return {"ok": False, "error": "disk_full", "detail": "no room to stage packs"}
+            raise DiskFull("no room to stage packs")
         self._require_bucket()
         content = machine.content if machine.has_frozen_writers else self._frozen_content
         assert content is not None
-        version = Version(epoch=self.epoch, seq=self.task["seq"])
         shot = objects.take(
             content,
             prefix=args["prefix"],
             instance_key=bytes.fromhex(args["instance_key"]),
-            version=version,
+            version=Version(epoch=self.epoch, seq=self.task["seq"]),
             taken_at=machine.now().isoformat(),
             previous=self._previous(args),
+            salt=f"{machine.label} {self.order.id} {world.loop.now}",
         )
-        world.taken[shot.manifest.key] = content
         self._upload(shot)
+        return shot
+
+    def _snapshot(self) -> dict[str, Any]:
+        machine, world, args = self.machine, self.machine.world, self.task["args"]
+        shot = self._shot or self._packed()
+        if world.loop.now - self._began_at > args["max_s"]:
+            raise SnapshotError("the snapshot took too long")
+        self._send_manifest(shot)
         report = SnapshotReport(
             order=self.order.id,
             manifest_key=shot.manifest.key,
@@ -358,8 +379,14 @@ class SimWork:
                 bucket.put(key, body[:-1])
             elif world.strike("upload_garbled", machine):
                 bucket.garble(key)
+
+    def _send_manifest(self, shot: Shot) -> None:
+        machine, world, bucket = self.machine, self.machine.world, self.machine.world.bucket
+        self._require_bucket()
         if world.strike("upload_dies", machine):
             raise ObjectStoreError("the upload broke off")
+        world.taken[shot.manifest.key] = shot.content
+        world.oracle.sending(shot)
         bucket.put(shot.manifest.key, shot.sealed)
         if world.strike("manifest_garbled", machine):
             bucket.garble(shot.manifest.key)

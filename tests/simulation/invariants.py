@@ -4,8 +4,8 @@ I1 one machine per label, one writer. I2 no untracked machine. I3 nothing destro
 I5 the durable version only grows, and what the pointer names is whole. I6 epochs only grow. I7 listed moves only.
 I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
 its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and the
-same without faults (`__main__.judged`). I15 busy or unseen is not idle. I0 no internal error. L everything comes to
-rest. M what people are told (module `mail`).
+same without faults (`__main__.judged`). I15 busy or unseen is not idle. I16 nothing is pruned that a snapshot needs, or
+may need. I0 no internal error. L everything comes to rest. M what people are told (module `mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -13,26 +13,29 @@ calls.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from greenlet import getcurrent
 
+from common.config import Timing
 from common.domain import instance as instances
 from common.domain import rental as rentals
 from common.domain.host import HostPhase
 from common.domain.instance import Phase
 from common.domain.ledger import to_micro
 from common.domain.rental import Label, RentalState
+from common.errors import SnapshotRefused
 from common.ports import Data
 from common.snapshots.manifest import pack_key
-from common.snapshots.seal import unseal
+from common.snapshots.seal import KEY_SHAPE, unseal
 from tests.simulation.clock import START, Task
 from tests.simulation.hosts import SAMPLE_S
 from tests.simulation.knobs import BY_NAME, LONGEST_PAUSE_S
 from tests.simulation.market import Contract
-from tests.simulation.objects import Content
+from tests.simulation.objects import Content, Shot
 
 if TYPE_CHECKING:
     from tests.simulation.users import Owned
@@ -59,8 +62,8 @@ METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
-METER_OVER_S = BY_NAME["cut_market"].longest_s
-"""A stop that nobody could see is paid for in our books until somebody can."""
+METER_OVER_S = METER_UNDER_S + max(BY_NAME["cut_market"].longest_s, Timing().dead_man_s)
+"""An end that nobody could see is paid for in our books until somebody can, or until the dead man's time is over."""
 
 
 class Oracle:
@@ -70,6 +73,8 @@ class Oracle:
         self.phases: dict[str, str] = {}
         self.quiet_since: float | None = None
         self._labels: Counter[str] = Counter()
+        self.pruned: set[str] = set()
+        """Keys that were deleted in the bucket, but for purges."""
         self._covered: dict[str, Content | None] = {}
         """Retired label -> what the pointer held in that commit; None = its loss is excused."""
 
@@ -143,6 +148,48 @@ class Oracle:
         elif old and (_order(new) <= _order(old) or (durable and not content.holds(durable))):
             self.violate("I5", f"the durable version of {key} went back from {old['id']} to {new['id']}")
 
+    # --- what is deleted from the bucket
+
+    def deleting(self, keys: Sequence[str]) -> None:
+        """Told by the bucket, of whatever the control plane deletes there: hosts delete nothing."""
+        for owned in self._world.users.owned:
+            prefix, record = f"instances/{owned.key}/", self._world.record(owned.key)
+            if record and not record["purge"] and (doomed := {key for key in keys if key.startswith(prefix)}):
+                self._needed_by_none(owned.key, record, doomed)
+
+    def _needed_by_none(self, key: str, record: Data, doomed: set[str]) -> None:
+        """I16: no snapshot that stands or may yet stand loses its manifest, and no manifest in the bucket a pack."""
+        snapshots = self._world.store.docs.get("snapshots", {}).values()
+        kinds = {doc.data["manifest_key"]: doc.data["given_up_at"] for doc in snapshots}
+        for name in doomed:
+            if record["pointer"] and record["pointer"]["manifest_key"] == name:
+                self.violate("I16", f"the pointer's manifest {name} of {key} was deleted")
+            elif kinds.get(name, 0) is None:
+                self.violate("I16", f"{name} of {key} was deleted, and its record stands")
+            elif (named := KEY_SHAPE.fullmatch(name)) and name not in kinds:
+                order = (int(named["epoch"]), int(named["epoch"]), int(named["seq"]))
+                if order[0] == record["epoch"] and (not record["pointer"] or order > _order(record["pointer"])):
+                    self.violate("I16", f"{name} of {key} was deleted before it was judged")
+        for name, held in self._world.bucket.objects.items():
+            if name not in doomed and KEY_SHAPE.fullmatch(name) and name.startswith(f"instances/{key}/"):
+                self._keeps_its_packs(key, name, held.data, doomed)
+        self.pruned |= doomed
+
+    def _keeps_its_packs(self, key: str, name: str, sealed: bytes, doomed: set[str]) -> None:
+        try:
+            manifest = unseal(sealed, name, self._world.data_key(key))
+        except SnapshotRefused:
+            return  # nobody can ever start from it
+        lost = [pack for pack in manifest.packs if pack_key(manifest.prefix, pack) in doomed]
+        if lost:
+            self.violate("I16", f"pack {lost[0][:8]} was deleted, and {name} needs it")
+
+    def sending(self, shot: Shot) -> None:
+        """I16 of a snapshot that ends now: what it counts on was not deleted while it was taken."""
+        for pack in shot.manifest.packs:
+            if pack_key(shot.manifest.prefix, pack) in self.pruned:
+                self.violate("I16", f"{shot.manifest.key} counts on pack {pack[:8]}, which was pruned meanwhile")
+
     def durable(self, pointer: Data | None) -> Content | None:
         return self._world.taken.get(pointer["manifest_key"]) if pointer else None
 
@@ -159,7 +206,7 @@ class Oracle:
                 if rot_counts or (stored is None and manifest_key not in bucket.gone)
                 else None
             )
-        instance_key = self._world.deployment.derive("manifest", key)
+        instance_key = self._world.data_key(key)
         try:
             manifest = unseal(stored.data, manifest_key, instance_key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the manifest is not whole

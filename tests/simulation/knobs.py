@@ -130,6 +130,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("upload_quota", "C5", "host", 0.08, "403: the bucket's cap is reached"),
     Knob("manifest_garbled", "C6", "host", 0.05, "the manifest arrives damaged"),
     Knob("bit_rot", "C6", "account", 0.004, "a stored pack's content changes"),
+    Knob("keeps_less", "C7", "account", 0.01, "a user asks that only the newest snapshot be kept"),
     Knob("object_vanishes", "C6 C7", "account", 0.003, "a stored pack is gone"),
     # the receivers of what people are told
     Knob("mail_unreachable", "B7", "mail", 0.3, "a webhook's receiver does not answer; it heard nothing"),

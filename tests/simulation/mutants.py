@@ -129,6 +129,9 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda original: lambda app, world, **more: original(app, world, **{**more, "discard": True}),
         "R5",
     ),
+    Mutant("pruned without a grace", "common.snapshots.engine.prune", planted.prune_at_once, "I16"),
+    Mutant("in flight is not looked for", "common.workflows.prune._keep_of", planted.prune_by_records_alone, "I16"),
+    Mutant("pruned without the pointer", "common.workflows.prune.outdated", planted.prune_the_newest, "I16"),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
     Mutant(
         "silence by the host's own document alone",
@@ -223,6 +226,7 @@ MUTANTS: tuple[Mutant, ...] = (
 )
 
 NOT_REACHED = {
+    "prune._give_up unguarded": "a fall-back in the same second: tests/functions/test_prune.py plays it",
     "hosts._newest taking any report": "a late report could only pass for idleness, and whoever is idle is soon down",
     "liveness.Heard.durable_at of what is only remembered": "three reports of a host would have to be lost with "
     "three processes; tests/functions/test_liveness.py loses them all",

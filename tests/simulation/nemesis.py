@@ -7,7 +7,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from common.workflows import budgets
+from common.domain.instance import SnapshotTerms
+from common.domain.retention import Retention
+from common.records import load
+from common.workflows import budgets, prune
 from tests.simulation.faults import Strike
 from tests.simulation.hosts import Machine
 
@@ -173,6 +176,14 @@ class Nemesis:
 
         return cut_off
 
+    def keeps_less(self, strike: Strike) -> None:
+        """The user's write: nothing may come of it that the newest snapshot does not hold."""
+        world = self._world
+        keys = sorted(owned.key for owned in world.users.owned if owned.key and world.record(owned.key))
+        if keys:
+            terms = SnapshotTerms(keep=Retention(last=1, hourly=0, daily=0, weekly=0))
+            prune.change_terms(world.app, load(world.app, strike.rng.choice(keys)), terms, world.loop.clock())
+
     def bit_rot(self, strike: Strike) -> None:
         bucket = self._world.bucket
         if keys := sorted(bucket.objects):
@@ -213,6 +224,7 @@ ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
     "cut_market": lambda self, strike: self.cut("market")(strike),
     "cut_bucket": lambda self, strike: self.cut("objects")(strike),
     "cut_store": lambda self, strike: self.cut("store")(strike),
+    "keeps_less": Nemesis.keeps_less,
     "bit_rot": Nemesis.bit_rot,
     "object_vanishes": Nemesis.object_vanishes,
 }

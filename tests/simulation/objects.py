@@ -68,6 +68,8 @@ class Bucket:
     objects: dict[str, Held] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     """Key -> when it vanished."""
+    deleting: Callable[[Sequence[str]], None] = lambda _keys: None
+    """Told of what is about to be deleted."""
 
     def get(self, key: str) -> bytes:
         if key not in self.objects:
@@ -92,6 +94,7 @@ class Bucket:
         raise NotImplementedError("the control plane uploads no files")
 
     def delete(self, keys: Sequence[str]) -> None:
+        self.deleting(keys)
         for key in keys:
             self.objects.pop(key, None)
 
@@ -124,26 +127,40 @@ class Shot:
 
 
 def take(
-    content: Content, *, prefix: str, instance_key: bytes, version: Version, taken_at: str, previous: Manifest | None
+    content: Content,
+    *,
+    prefix: str,
+    instance_key: bytes,
+    version: Version,
+    taken_at: str,
+    previous: Manifest | None,
+    salt: str,
 ) -> Shot:
-    body = b"write %d\n" % content.number
-    name, pack = blake3(body).hexdigest(), Pack(len(body), _md5(body))
-    packs, files = {name: pack}, {b"now": (name, len(body))}
+    """`salt` = of the pack, as the engine draws one: no pack is ever written twice."""
+    body = b"write %d in %s\n" % (content.number, salt.encode())
+    chunk = blake3(b"write %d" % content.number).hexdigest()
+    known = previous.chunks.get(chunk) if previous else None
+    packs: dict[str, Pack] = {}
     if previous:
-        (old,) = (entry for entry in previous.entries if entry.path == b"now")
-        chunk = old.extents[0].chunk
-        packs[previous.chunks[chunk].pack] = previous.packs[previous.chunks[chunk].pack]
-        files[b"before"] = (chunk, old.size)
+        (before,) = (entry for entry in previous.entries if entry.path == b"now")
+        old = previous.chunks[before.extents[0].chunk]
+        packs |= {name: previous.packs[name] for name in (old.pack, *([known.pack] if known else ()))}
+    now = known or Chunk(blake3(body).hexdigest(), 0, len(body), len(body), "raw")
+    packs.setdefault(now.pack, Pack(len(body), _md5(body)))
+    chunks, files = {chunk: now}, [_file(b"now", chunk, now.plain)]
+    if previous:
+        chunks[before.extents[0].chunk] = old
+        files.append(_file(b"before", before.extents[0].chunk, before.size))
     manifest = Manifest(
         prefix=prefix,
         version=version,
         taken_at=taken_at,
-        entries=(ROOT, *(_file(path, chunk, size) for path, (chunk, size) in files.items())),
-        chunks={chunk: Chunk(chunk, 0, size, size, "raw") for chunk, size in files.values()},
+        entries=(ROOT, *files),
+        chunks=chunks,
         packs=packs,
     )
     manifest, sealed = seal(manifest, instance_key)
-    new = () if previous and name in previous.packs else ((pack_key(prefix, name), body),)
+    new = () if known else ((pack_key(prefix, now.pack), body),)
     return Shot(manifest, sealed, new, content)
 
 
@@ -172,7 +189,7 @@ def restore(bucket: Bucket, key: str, instance_key: bytes, known: Mapping[int, C
             raise SnapshotDamaged(f"pack {name} is damaged", manifest.first_chunk_of(name))
         bodies[name] = body
     (now,) = (entry for entry in manifest.entries if entry.path == b"now")
-    return known[int(bodies[now.extents[0].chunk].split()[1])]
+    return known[int(bodies[manifest.chunks[now.extents[0].chunk].pack].split()[1])]
 
 
 __all__ = ["Bucket", "Content", "ObjectStoreError", "Shot", "Workspaces", "fetch_manifest", "restore", "take"]

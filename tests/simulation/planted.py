@@ -400,3 +400,31 @@ def unsigned_event(_original: Any) -> Any:
         return MarketEvent(headers["X-Vast-Event-Id"], "unknown", "")
 
     return event
+
+
+# --- what is pruned
+
+
+def prune_at_once(original: Any) -> Any:
+    return lambda objects, **words: original(objects, **{**words, "grace": timedelta(0)})
+
+
+def prune_by_records_alone(_original: Any) -> Any:
+    """Whatever has no record was deleted before anybody looked at what is in flight."""
+
+    def keep_of(_instance: Any, records: Sequence[Kept[Any]]) -> Any:
+        standing = {kept.value.manifest_key for kept in records if kept.value.given_up_at is None}
+        return lambda _listed: standing
+
+    return keep_of
+
+
+def prune_the_newest(_original: Any) -> Any:
+    """Sorted the wrong way round, and without a look at the pointer."""
+
+    def outdated(records: Sequence[Any], *, in_use: Any, retention: Any, now: Any) -> set[str]:
+        del in_use, now
+        oldest_first = sorted(records, key=lambda record: (record.taken_at, record.id))
+        return {record.id for record in oldest_first[retention.last :]}
+
+    return outdated

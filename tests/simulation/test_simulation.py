@@ -17,6 +17,7 @@ from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, ROWS
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
 from tests.simulation.sweep import singles
+from tests.simulation.world import PRUNE_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +31,9 @@ def test_every_row_of_the_catalogue_is_a_knob_or_has_its_reason() -> None:
 
 
 def test_the_longest_fault_lasts_twice_as_long_as_the_longest_timeout() -> None:
-    timeouts_s = [*Timing().model_dump().values(), hibernate.SNAPSHOT_RETRY_MAX_S, lifecycle.BUDGET_S]
+    # the worlds prune that early, and nothing in them waits for a drill
+    timing = Timing(prune_every_s=PRUNE_GRACE_S, prune_grace_s=PRUNE_GRACE_S, drill_every_s=PRUNE_GRACE_S)
+    timeouts_s = [*timing.model_dump().values(), hibernate.SNAPSHOT_RETRY_MAX_S, lifecycle.BUDGET_S]
     timeouts_s += [auth.BOOTSTRAP_FOR.total_seconds(), (auth.HOST_TOKEN_FOR + auth.HOST_TOKEN_GRACE).total_seconds()]
 
     assert max(knob.longest_s for knob in KNOBS if knob.name != "notice_replayed") >= 2 * max(timeouts_s)

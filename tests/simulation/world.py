@@ -16,11 +16,14 @@ from typing import Any
 
 from common import bootstrap
 from common.config import Settings, Timing
+from common.domain.instance import Instance
 from common.domain.liveness import Heard
 from common.domain.pool import PoolTerms
+from common.domain.retention import Retention
 from common.domain.strategy import Strategy
 from common.ports import App, Deployment, Market
-from jobs import hibernate_idle, reconcile, refill_warm_pool
+from common.records import manifest_key_of
+from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 from tests.simulation import story, tensordock, vast
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
@@ -44,6 +47,9 @@ LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
 HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
 """The default, and slower ones: who hears late acts on older words."""
+PRUNE_GRACE_S = 400.0
+"""So short that packs go within a story; a snapshot that takes half of it is given up."""
+KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
 MARKETS = (*[("vast",)] * 5, *[("vast", "tensordock")] * 2, ("tensordock",))
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
@@ -51,6 +57,7 @@ JOBS = (
     ("reconcile", reconcile.run),
     ("hibernate_idle", hibernate_idle.run),
     ("refill_warm_pool", refill_warm_pool.run),
+    ("prune_snapshots", prune_snapshots.run),
 )
 ACCOUNTS: dict[str, type[Account]] = {"vast": vast.VastAccount, "tensordock": tensordock.TensorDockAccount}
 ADAPTERS: dict[str, Callable[[Account], Market]] = {"vast": vast.adapter, "tensordock": tensordock.adapter}
@@ -89,8 +96,8 @@ class Plan:
             )
             for n in range(count)
         )
-        faults_for_s, pool_size = 1800 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
-        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S))
+        faults_for_s, pool_size = 1500 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
+        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S), prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
         return cls(owned, faults_for_s, timing, pool_size, rng.choice(MARKETS))
 
 
@@ -156,6 +163,7 @@ class World:
         self.mail = Mail(self, self.gate)
         self.accounts = [self._make_account(name) for name in self.plan.markets]
         self.bucket = self.make_bucket()
+        self.bucket.deleting = self.oracle.deleting
         settings = Settings(
             store="sqlite:///unused",
             url="https://functions.sim",
@@ -170,6 +178,7 @@ class World:
             bundle_sha256="0" * 64,
             timing=self.plan.timing,
             pool=PoolTerms(size=self.plan.pool_size, gpu=GPU),
+            keep=KEEP,
         )
         self.app = App(
             settings=settings,
@@ -180,6 +189,7 @@ class World:
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
+            random=self._rng("keys").randbytes,
             heard=Heard("unused", self.plan.timing.silent_after_s),
             nudge=lambda key: self.web.nudge(key),
             courier=self.mail,
@@ -418,6 +428,12 @@ class World:
         """Which instance a label belongs to, as its record says."""
         doc = self.store.docs.get("rentals", {}).get(label)
         return doc.data["instance_key"] if doc else None
+
+    def data_key(self, key: str) -> bytes:
+        """With which an instance's snapshots are encrypted."""
+        record = self.record(key)
+        assert record
+        return manifest_key_of(self.app, Instance.model_validate(record))
 
     def record(self, key: str) -> dict[str, Any] | None:
         doc = self.store.docs.get("instances", {}).get(key)

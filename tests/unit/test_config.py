@@ -98,3 +98,22 @@ def test_without_any_marketplaces_key_the_start_names_them_all(tmp_path: Path) -
 
     with pytest.raises(SettingError, match="VAST_API_KEY or TENSORDOCK_API_KEY"):
         bootstrap.build(settings)
+
+
+def test_each_vendor_is_set_up_with_its_own_quirks() -> None:
+    r2 = {name.replace("B2", "R2"): value for name, value in GOOD.items()} | {"STORAGE_PROVIDER": "r2"}
+    wasabi = {name.replace("B2", "WASABI"): value for name, value in GOOD.items()} | {"STORAGE_PROVIDER": "wasabi"}
+
+    assert Settings.from_env(r2).storage_region == "auto"
+    assert Settings.from_env(r2 | {"R2_REGION": "us-east-1"}).storage_region == "us-east-1"
+    with pytest.raises(SettingError, match=r"WASABI_ROLE_ARN is not set.*Example"):
+        Settings.from_env(wasabi)
+    assert Settings.from_env(wasabi | {"DUMONT_STORAGE_ACCESS": "shared"}).storage_access == "shared"
+    with pytest.raises(SettingError, match="DUMONT_STORAGE_ACCESS is wrong"):
+        Settings.from_env(GOOD | {"DUMONT_STORAGE_ACCESS": "open"})
+
+
+def test_the_retention_is_a_setting_and_a_wrong_one_is_named() -> None:
+    assert Settings.from_env(GOOD | {"DUMONT_KEEP_LAST": "3"}).keep.last == 3
+    with pytest.raises(SettingError, match="DUMONT_KEEP_LAST is wrong"):
+        Settings.from_env(GOOD | {"DUMONT_KEEP_LAST": "0"})

@@ -51,14 +51,15 @@ class Writers:
 
 @dataclass
 class Work:
-    """An engine child that has just ended well."""
+    """An engine child that has just ended well, unless it takes its time."""
 
     order: Order
     epoch: int
     task: dict[str, Any]
+    has_ended: bool = True
 
     def finished(self) -> bool:
-        return True
+        return self.has_ended
 
     def progress(self) -> dict[str, Any]:
         return {}
@@ -81,6 +82,8 @@ class Host:
     now: datetime = START
     stopped: int = 0
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    is_slow: bool = False
+    """Its engine takes its time."""
 
     def start(self) -> Agent:
         self.agent = Agent(
@@ -108,7 +111,7 @@ class Host:
 
     def _spawn(self, task: dict[str, Any], _home: Path) -> Any:
         self.tasks.append(task)
-        return Work(Order.model_validate(task["order"]), task["epoch"], task)
+        return Work(Order.model_validate(task["order"]), task["epoch"], task, not self.is_slow)
 
 
 def reply(**changes: Any) -> Reply:
@@ -207,3 +210,55 @@ def test_a_host_that_is_heard_again_before_it_stopped_goes_on_and_reports_its_sn
     assert not host.writers.frozen
     assert host.agent.phase is HostPhase.SERVING
     assert host.control.heard[-1].progress.snapshot
+
+
+def snapshot_of_one_moment(host: Host) -> None:
+    args = {**ORDER_ARGS, "freeze": True}
+    order = Order(id="snapshot-1", kind="snapshot", args=args)
+    host.is_slow, host.control.reply = True, reply(orders=[order], storage_credentials=PLACE)
+    host.agent.next_beat_at = None
+    host.pass_time(1)
+    assert host.tasks[-1]["args"]["freeze"]
+
+
+def test_a_snapshot_of_one_moment_holds_the_users_processes_still_until_it_ends(host: Host) -> None:
+    snapshot_of_one_moment(host)
+    assert host.writers.frozen
+    assert host.agent.phase is HostPhase.SERVING
+
+    host.agent.work.has_ended = True
+    host.pass_time(1)
+
+    assert not host.writers.frozen
+
+
+def test_a_snapshot_that_takes_long_lets_them_go_after_a_minute(host: Host) -> None:
+    snapshot_of_one_moment(host)
+
+    host.pass_time(58)
+    assert host.writers.frozen
+    host.pass_time(4)
+
+    assert not host.writers.frozen
+    assert host.agent.work is not None
+
+
+def test_a_freeze_that_comes_meanwhile_outlasts_the_snapshot(host: Host) -> None:
+    snapshot_of_one_moment(host)
+    host.control.reply = reply(rev=2, phase_wanted=Wanted.FREEZE, fz="nonce")
+    host.agent.next_beat_at = None
+    host.pass_time(1)
+
+    host.agent.work.has_ended = True
+    host.pass_time(70)
+
+    assert host.writers.frozen
+    assert host.agent.phase is HostPhase.FROZEN
+
+
+def test_an_agent_that_dies_meanwhile_lets_them_go_when_it_starts_again(host: Host) -> None:
+    snapshot_of_one_moment(host)
+
+    host.start()
+
+    assert not host.writers.frozen

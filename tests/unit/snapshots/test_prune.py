@@ -72,7 +72,7 @@ class History:
         done = prune(
             self.bucket,
             prefix=PREFIX,
-            load=lambda key: unseal(self.bucket.get(key), key, KEY),
+            needs=lambda key: unseal(self.bucket.get(key), key, KEY).packs,
             keep=lambda _there: keep,
             now=self.now,
         )
@@ -129,7 +129,7 @@ def test_a_prune_that_keeps_nothing_is_refused() -> None:
     history.end()
 
     with pytest.raises(SnapshotError):
-        prune(history.bucket, prefix=PREFIX, load=lambda _key: manifest_of(set(), 1)[0], keep=lambda _: (), now=BEGIN)
+        prune(history.bucket, prefix=PREFIX, needs=lambda _key: (), keep=lambda _: (), now=BEGIN)
     with pytest.raises(ObjectMissing):
         history.bucket.get("nothing")
 

@@ -1,0 +1,39 @@
+"""The agent starts at once: what is heavy is loaded by whoever first needs it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+HEAVY = ("httpx", "boto3", "lz4", "blosc", "zstandard", "cryptography", "pyfastcdc", "blake3", "pathspec", "pynvml")
+TIMES_PYDANTIC = 3.0
+"""Measured: 2.4 (0.10 s of CPU beside 0.044 s), and 3.4 when httpx was loaded with it."""
+RUNS = 7
+
+
+def cpu_s(code: str) -> float:
+    """The least CPU time of some runs of a fresh interpreter: what others do on this machine hardly shows in it."""
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(once() for _ in range(RUNS))
+
+
+def test_the_agent_loads_nothing_heavy() -> None:
+    code = f"import sys, common.host.main; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.split() == []
+
+
+def test_its_import_costs_a_few_times_that_of_its_models_library() -> None:
+    bare = cpu_s("pass")
+    ruler, agent = cpu_s("import pydantic, pydantic.main") - bare, cpu_s("import common.host.main") - bare
+
+    assert agent <= TIMES_PYDANTIC * ruler, f"{agent:.3f} s beside {ruler:.3f} s"
