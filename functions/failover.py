@@ -30,15 +30,15 @@ def _announced(app: App, market: str, request: Request) -> ResponseReturnValue:
 
 
 def _noticed(app: App, request: Request) -> ResponseReturnValue:
-    """A host's `notice` (it is being stopped): list the market, then look at its instance."""
+    """A host's `notice` (it is being stopped): list its market, then look at its instance."""
     notice = problem.parsed(Notice, request)
     token = auth.bearer(request.headers.get("Authorization"))
     now = app.clock()
     label = auth.label_of_host(token, secret=app.settings.jwt_secret, now=now)
     if label != notice.label:
         raise Unauthenticated("this token is for another rental")
-    sweep.run(app, now)
     kept = read(app, "rentals", label, Rental)
     if kept:
+        sweep.run(app, now, only=kept.value.provider)
         lifecycle.hint(app, kept.value.instance_key)
     return "{}", 202, {"Content-Type": "application/json"}

@@ -10,11 +10,13 @@ from flask import Request
 from flask.typing import ResponseReturnValue
 
 from common import bootstrap
+from common.domain.outbox import Message
 from common.domain.rental import Rental, RentalState
+from common.domain.slack import TARGET
 from common.errors import DumontError
 from common.ports import App, Where, every
 from common.records import Kept, load, restless_rentals, unsettled_rentals
-from common.web import schedule, slack_outbox
+from common.web import schedule
 from common.workflows import budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
@@ -40,11 +42,18 @@ def run(app: App) -> dict[str, object]:
     keys = _keys(app, swept, before)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, before.values(), app.clock())
-    told = outbox.drain(app, app.clock(), slack_outbox.ATTEMPTS)
+    told = outbox.drain(app, app.clock(), {**outbox.WEBHOOKS, TARGET: _to_slack})
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()
     counts = {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
     return {**swept.__dict__, **counts, "over_budget": stopped, **told}
+
+
+def _to_slack(app: App, message: Message) -> Message:
+    """Loaded with the first message that waits for it: the whole API stands behind it, a fifth of a cold start."""
+    from common.web import slack_outbox
+
+    return slack_outbox.attempt(app, message)
 
 
 def _enforce_budgets(app: App) -> int:

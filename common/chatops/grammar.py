@@ -23,6 +23,9 @@ CLOSE = 0.5
 """Of 1: so much alike is worth a suggestion."""
 SNOOZE_MINUTES = 60
 SNOOZE_MINUTES_MAX = 24 * 60
+KEEP_ALIVE_MINUTES_MAX = 7 * 24 * 60
+LEASE_ENDS = ("off", "end", "stop", "over")
+"""After `keep-alive`, instead of a span of time."""
 SAVINGS_DAYS = 7
 SAVINGS_DAYS_MAX = 90
 DEFAULT_GPU = "RTX 4090"
@@ -37,6 +40,8 @@ class Verb(StrEnum):
     WAKE = "wake"
     HIBERNATE = "hibernate"
     SNOOZE = "snooze"
+    KEEP_ALIVE = "keep-alive"
+    WHY = "why"
     DESTROY = "destroy"
     MARKET = "market"
     SAVINGS = "savings"
@@ -62,6 +67,9 @@ ALIASES: Mapping[str, Verb] = {
     "describe": Verb.SHOW,
     "keep": Verb.SNOOZE,
     "extend": Verb.SNOOZE,
+    "keepalive": Verb.KEEP_ALIVE,
+    "keep_alive": Verb.KEEP_ALIVE,
+    "explain": Verb.WHY,
     "offers": Verb.MARKET,
     "gpus": Verb.MARKET,
     "prices": Verb.MARKET,
@@ -84,7 +92,8 @@ class Ask(BaseModel):
     verb: Verb
     instance: str = Field(default="", max_length=64)
     """Its id or its name; empty where it may be left out."""
-    minutes: int = Field(default=SNOOZE_MINUTES, ge=1, le=SNOOZE_MINUTES_MAX)
+    minutes: int = Field(default=SNOOZE_MINUTES, ge=0, le=KEEP_ALIVE_MINUTES_MAX)
+    """Of a lease; 0 ends it."""
     days: int = Field(default=SAVINGS_DAYS, ge=1, le=SAVINGS_DAYS_MAX)
     spec: dict[str, Any] = {}
     """Of a deploy: fields of `POST /instances/provision`."""
@@ -152,9 +161,10 @@ def _about_one(verb: Verb, words: list[str]) -> Ask | Confused:
     return _ask(verb, instance=words[0] if words else "")
 
 
-def _snooze(verb: Verb, words: list[str]) -> Ask | Confused:
-    """`[instance] [for] [how long]`, in either order."""
-    spans = {word: minutes for word in words if (minutes := minutes_of(word)) is not None}
+def _lease(verb: Verb, words: list[str]) -> Ask | Confused:
+    """`[instance] [for] [how long]`, in either order; `keep-alive` takes days, and `off` for the end of a lease."""
+    least, most, example = LEASES[verb]
+    spans = {word: minutes for word in words if (minutes := _lease_minutes(verb, word)) is not None}
     names = [word for word in words if word not in spans and word.lower() != "for"]
     if len(names) > 1 or len(spans) > 1:
         return Confused(
@@ -162,12 +172,26 @@ def _snooze(verb: Verb, words: list[str]) -> Ask | Confused:
             suggestions=(f"{COMMAND} {verb} {names[0][:SHOWN_MAX] if names else 'ID'} 2h",),
         )
     minutes = next(iter(spans.values()), SNOOZE_MINUTES)
-    if not 1 <= minutes <= SNOOZE_MINUTES_MAX:
+    if not least <= minutes <= most:
         return Confused(
-            sentence=f"an instance is kept awake for 1 minute to {SNOOZE_MINUTES_MAX // 60} hours",
-            suggestions=(f"{COMMAND} {verb} {names[0][:SHOWN_MAX] if names else 'ID'} 8h",),
+            sentence=f"`{verb}` keeps an instance awake for 1 minute to {most // 60} hours",
+            suggestions=(f"{COMMAND} {verb} {names[0][:SHOWN_MAX] if names else 'ID'} {example}",),
         )
     return _ask(verb, instance=names[0] if names else "", minutes=minutes)
+
+
+LEASES: Mapping[Verb, tuple[int, int, str]] = {
+    Verb.SNOOZE: (1, SNOOZE_MINUTES_MAX, "8h"),
+    Verb.KEEP_ALIVE: (0, KEEP_ALIVE_MINUTES_MAX, "2d"),
+}
+"""The least and the most minutes, and an example."""
+
+
+def _lease_minutes(verb: Verb, word: str) -> int | None:
+    if verb is Verb.KEEP_ALIVE and word.lower() in LEASE_ENDS:
+        return 0
+    days = re.fullmatch(r"([0-9]{1,3})d(?:ays?)?", word.lower()) if verb is Verb.KEEP_ALIVE else None
+    return int(days[1]) * 24 * 60 if days else minutes_of(word)
 
 
 def minutes_of(word: str) -> int | None:
@@ -334,7 +358,9 @@ _PARSERS: Mapping[Verb, Callable[[Verb, list[str]], Ask | Confused]] = {
     Verb.SHOW: _about_one,
     Verb.WAKE: _about_one,
     Verb.HIBERNATE: _about_one,
-    Verb.SNOOZE: _snooze,
+    Verb.SNOOZE: _lease,
+    Verb.KEEP_ALIVE: _lease,
+    Verb.WHY: _about_one,
     Verb.DESTROY: _about_one,
     Verb.SAVINGS: _savings,
     Verb.LINK: _bare,

@@ -18,6 +18,14 @@ OFFERS_SHOWN = 10
 REGIONS_SHOWN = 5
 SPANS_SHOWN = 8
 PROGRESS_CELLS = 10
+STORY_SHOWN = 8
+WHY_TIMES = (
+    ("Idle since", "idle_since"),
+    ("Kept awake until", "awake_until"),
+    ("Warned at", "warned_at"),
+    ("Warns at", "warns_at"),
+    ("Hibernates at", "hibernates_at"),
+)
 HELP: tuple[tuple[str, str], ...] = (
     (
         "deploy RTX 4090 [max 0.50] [in US,DE] [by race] [disk 100] [as NAME]",
@@ -28,6 +36,8 @@ HELP: tuple[tuple[str, str], ...] = (
     ("wake [NAME]", "bring it back on any machine"),
     ("hibernate [NAME]", "snapshot, verify, stop paying; `stop` is the same"),
     ("snooze [NAME] [2h]", "do not hibernate it for a while, however idle it is"),
+    ("keep-alive [NAME] [2d]", "the same for up to a week; `off` ends it"),
+    ("why [NAME]", "why it runs on, or what is about to happen to it, and what led here"),
     ("destroy NAME", "end it after a last snapshot; asks first"),
     ("market [RTX 4090]", "what can be rented now"),
     ("savings [7d]", "what was spent, and the hours that were not billed"),
@@ -74,6 +84,7 @@ UNDER_WAY = {
     Verb.HIBERNATE: "Hibernating it",
     Verb.DESTROY: "Looking it up",
     Verb.SAVINGS: "Adding it up",
+    Verb.WHY: "Looking it up",
 }
 
 
@@ -198,7 +209,27 @@ def too_long(operation: Json, item: Json) -> Answer:
     return _line(f":hourglass: {operation['kind']} {_named(item)} goes on ({item['state']}); look again with {show}")
 
 
+def why(found: Json, item: Json, seed: str) -> Answer:
+    """The decision of now with its reason and its times, then the newest lines of the story, the last one last."""
+    idle = found["idleness"]
+    heard = _time(found["heard_at"]) if found["heard_at"] else "never"
+    state = found["state"].replace("_", " ")
+    text = f"{_named(item)} is *{state}* ({escaped(found['reason'])}): {escaped(idle['because'])}."
+    cost = f"; a wake takes {idle['wake_cost_s']:.0f} s" if idle["wake_cost_s"] is not None else ""
+    rows = [
+        ("Policy", f"{escaped(idle['policy'])}, after {idle['window_s']:.0f} s of quiet{cost}"),
+        ("Last heard", heard),
+        *((name, _time(idle[field])) for name, field in WHY_TIMES if idle[field]),
+    ]
+    story = [f"{_time(line['at'])}  {escaped(line['text'])}" for line in found["items"][-STORY_SHOWN:]]
+    now = section(text, [f"*{name}*\n{what}" for name, what in rows])
+    led_here = [section("\n".join(story))] if story else []
+    return message(text, [now, *led_here, *_retry(item, seed)])
+
+
 def snoozed(item: Json) -> Answer:
+    if not item["awake_until"]:
+        return _line(f":sunrise: {_named(item)} has no lease: it is hibernated when it is idle.")
     return _line(f":zzz: {_named(item)} is not hibernated for idleness before {_time(item['awake_until'])}.")
 
 

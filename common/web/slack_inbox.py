@@ -26,7 +26,7 @@ FORM_FIELDS_MAX = 50
 NAME_MAX = 80
 DIRECT = "D"
 """First letter of direct messages' ids: what we tell a person there has buttons, wherever commands are taken."""
-WRITES = frozenset({Verb.DEPLOY, Verb.WAKE, Verb.HIBERNATE, Verb.SNOOZE, Verb.DESTROY})
+WRITES = frozenset({Verb.DEPLOY, Verb.WAKE, Verb.HIBERNATE, Verb.SNOOZE, Verb.KEEP_ALIVE, Verb.DESTROY})
 Answer = dict[str, Any]
 FAILED = render.problem("something went wrong on our side; nothing was lost, please try again")
 

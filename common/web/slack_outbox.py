@@ -240,6 +240,17 @@ def _snooze(work: Work) -> Done:
     return render.snoozed(_plain(instances.snooze_instance(work.call(id=_one(work), body=wish)))), None
 
 
+def _keep_alive(work: Work) -> Done:
+    wish = instances.KeepAlive(minutes=work.ask.minutes)
+    return render.snoozed(_plain(instances.keep_instance_alive(work.call(id=_one(work), body=wish)))), None
+
+
+def _why(work: Work) -> Done:
+    call = work.call(id=_one(work))
+    found, item = instances.explain_instance(call), instances.show_instance(call)
+    return render.why(_plain(found), _plain(item), work.seed), None
+
+
 def _destroy(work: Work) -> Done:
     """Asks first; the button that answers has a confirmation of its own."""
     id = _one(work)
@@ -257,6 +268,8 @@ VERBS: Mapping[Verb, tuple[Right, Callable[[Work], Done]]] = {
     Verb.WAKE: (Right.WRITE, _wake),
     Verb.HIBERNATE: (Right.WRITE, _hibernate),
     Verb.SNOOZE: (Right.WRITE, _snooze),
+    Verb.KEEP_ALIVE: (Right.WRITE, _keep_alive),
+    Verb.WHY: (Right.READ, _why),
     Verb.DESTROY: (Right.WRITE, _destroy),
 }
 """Help and link are answered at once, and are no errands."""

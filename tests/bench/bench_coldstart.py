@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,7 +99,8 @@ def serving_instance(folder: Path) -> Iterator[tuple[Local, str]]:
         story.up.wait()
         os.kill(int((folder / "control.pid").read_text()), signal.SIGKILL)
         for row in story._rentals():
-            story._world("POST", f"/rentals/{row['label']}/fault", json={"kind": "freeze"})
+            with suppress(httpx.HTTPStatusError):  # one that lost the race may be gone
+                story._world("POST", f"/rentals/{row['label']}/fault", json={"kind": "freeze"})
         yield Local(**json.loads((folder / "config.json").read_text())), label
     finally:
         story.end()

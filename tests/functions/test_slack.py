@@ -252,6 +252,37 @@ def test_snooze_is_a_lease_that_idleness_respects(world: World, ada: Somebody) -
     world.until(lambda: world.show(id).state is State.HIBERNATED, within_s=1500)
 
 
+def test_a_lease_of_days_is_taken_and_given_back(world: World, ada: Somebody) -> None:
+    id = running(world)
+    taken = ada.asks(f"keep-alive {id} 2d")
+    until = world.record(id).awake_until
+    assert until
+    assert timedelta(days=2) - timedelta(minutes=1) <= until - world.now <= timedelta(days=2)
+    assert "is not hibernated for idleness before 2026-03-03" in text_of(taken.content)
+
+    assert "has no lease" in text_of(ada.asks(f"keep-alive {id} off").content)
+    assert world.record(id).awake_until is None
+
+
+def test_why_tells_what_is_decided_and_what_led_here(world: World, ada: Somebody) -> None:
+    id = running(world)
+    world.pass_time(65)
+    told = text_of(ada.asks(f"why {id}").content)
+
+    assert "its GPU is used: up to 80 %" in told
+    assert "default, after 180 s of quiet" in told
+    assert "rented " in told
+
+
+def test_who_may_only_read_asks_why_and_takes_no_lease(world: World) -> None:
+    id = running(world)
+    reader = Somebody(world).is_linked(role=Role.VIEWER)
+
+    assert "Policy" in text_of(reader.asks(f"why {id}").content)
+    assert "may not do this" in text_of(reader.types(f"keep-alive {id} 2h"))
+    assert world.record(id).awake_until is None
+
+
 # --- what happens by itself
 
 

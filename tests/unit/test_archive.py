@@ -76,6 +76,42 @@ def test_an_entry_point_loads_nothing_heavy_before_its_first_request(unpacked: P
     assert loaded.stdout.split() == []
 
 
+A_PASS = """
+import sys, main
+from common import bootstrap
+main.reconcile
+from jobs import reconcile
+print(reconcile.run(bootstrap.app()), file=sys.stderr)
+print(*(name for name in NAMES if name in sys.modules))
+"""
+OF_SLACK = ("common.chatops", "common.views", "common.web.instances", "common.web.slack_outbox")
+
+
+def test_a_pass_of_the_reconcile_loads_nothing_of_slack_and_of_the_api(unpacked: Path, tmp_path: Path) -> None:
+    """While nothing waits for Slack: its ordinary run. The marketplace does not answer, which changes nothing here."""
+    env = {
+        "DUMONT_STORE": f"sqlite:///{tmp_path}/store.db",
+        "DUMONT_URL": "http://127.0.0.1:9",
+        "JWT_SECRET": "0" * 32,
+        "VAST_API_KEY": "k",
+        "VAST_URL": "http://127.0.0.1:9",
+        "STORAGE_PROVIDER": "s3",
+        "S3_BUCKET": "b",
+        "S3_KEY_ID": "k",
+        "S3_APPLICATION_KEY": "s",
+        "S3_ENDPOINT": "http://127.0.0.1:9",
+    }
+    names = (*OF_SLACK, "boto3", "google.cloud.firestore", "google.cloud.compute_v1", "argon2")
+    script = f"NAMES = {names!r}\nimport sys; sys.path.insert(0, {str(unpacked)!r})\n{A_PASS}"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, cwd=unpacked, env=env, timeout=60
+    )
+
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "'unknown': ['vast']" in ran.stderr
+    assert ran.stdout.split() == []
+
+
 def test_a_name_that_is_no_entry_point_is_refused(unpacked: Path) -> None:
     script = "import main; main.nobody"
     refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=unpacked)

@@ -77,10 +77,20 @@ def everything(text: str) -> dict[str, dict[str, Any]]:
         },
         "late": render.too_long(operation, item(name=text)),
         "snoozed": render.snoozed(item(name=text)),
+        "lease over": render.snoozed({**item(name=text), "awake_until": None}),
+        "why": render.why(reasons(text), item(name=text), "seed"),
         "offers": render.offers([offer(text)] * 60, text),
         "savings": render.savings({"days": 7, "spent_usd": "1", "hibernated_hours": 3.0, "items": [spent] * 60}),
         **{kind: render.notification(kind, {"instance_id": "abc", "name": text, "text": text}, "s") for kind in Kind},
     }
+
+
+def reasons(text: str) -> dict[str, Any]:
+    """An answer of `GET /instances/{id}/why`."""
+    times = {name: "2026-03-01T12:00:00Z" for _, name in render.WHY_TIMES}
+    idle = {"because": text, "policy": "default", "window_s": 180.0, "wake_cost_s": 90.0, **times}
+    lines = [{"at": NOW.isoformat(), "kind": "lost", "text": text}] * 60
+    return {"id": "abc", "state": "running", "reason": text, "heard_at": None, "idleness": idle, "items": lines}
 
 
 @pytest.mark.parametrize("name", everything("x"))
