@@ -114,6 +114,12 @@ def label_of_host(token: str, *, secret: str, now: datetime) -> str:
     return recorded_of_host(token, secret=secret, now=now)[0]
 
 
+def host_token_issued_at(token: str, *, secret: str, now: datetime) -> datetime:
+    """When we gave it to the host. Raises `Unauthenticated`."""
+    claims = _read("host", token, secret, now, grace=HOST_TOKEN_GRACE)
+    return datetime.fromtimestamp(claims["iat"], UTC)
+
+
 def recorded_of_host(token: str, *, secret: str, now: datetime) -> tuple[str, Recorded | None]:
     """The label, and what the token says of the last report. Raises `Unauthenticated`."""
     claims = _read("host", token, secret, now, grace=HOST_TOKEN_GRACE)

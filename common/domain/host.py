@@ -172,6 +172,8 @@ class Heartbeat(BaseModel):
     beat: int = Field(default=0, ge=0)
     """Rises with every report, over restarts of the agent too: a late one is told from the newest. 0 = not numbered."""
     sent_at: datetime
+    held_token_s: float | None = Field(default=None, ge=0)
+    """For how long the host has had its token, as it counts: what the way here took is the rest of the token's age."""
     """The host's own clock: only differences of it are used."""
     phase: HostPhase
     fz: str | None = None

@@ -211,6 +211,7 @@ class Agent:
             rev=memory.rev,
             beat=memory.starts * BEATS_PER_START + self.beats,
             sent_at=now,
+            held_token_s=max(0.0, (now - self.heard_at).total_seconds()) if self.heard_at else None,
             phase=self.phase,
             fz=memory.fz,
             idle_since=self._idle_since(now),

@@ -29,6 +29,8 @@ from common.records import Kept, World, dump, manifest_key_of, prefix_of, read
 from common.workflows import liveness
 from common.workflows.rentals import note_boot
 
+ON_ITS_WAY_MAX_S = 20.0
+"""A host gives a report up after so long; one that arrives later does not tell whether the host is idle now."""
 STORAGE_CREDENTIALS_FOR_S = 12 * 3600
 """As long as a snapshot may take (`take.MAX_SECONDS`): s5cmd cannot renew them on the way."""
 SEEN_WRITES = 6
@@ -85,6 +87,8 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     label, recorded = auth.recorded_of_host(token, secret=app.settings.jwt_secret, now=now)
     if label != beat.label:
         raise Unauthenticated("this token is for another rental")
+    if beat.idle_since is not None and _was_long_on_its_way(app, beat, token, now):
+        beat = beat.model_copy(update={"idle_since": None})
     instance = read(app, "instances", recorded.key, Instance) if recorded and recorded.key else None
     if recorded and instance and _says_the_same(app, beat, recorded, instance.value, now):
         return _noted(app, beat, recorded, instance, now), None
@@ -107,6 +111,14 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
     recorded = Recorded(rental.instance_key, beat.beat, digest_of(facts_of(beat)), written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
     return _reply(app, rental.label, wanted, report.host.phase, instance, recorded if is_recorded else None, now)
+
+
+def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -> bool:
+    """It was idle when it said so. Its clock is not compared with ours: only how long it has had our token."""
+    if beat.held_token_s is None:
+        return False
+    issued_at = auth.host_token_issued_at(token, secret=app.settings.jwt_secret, now=now)
+    return (now - issued_at).total_seconds() - beat.held_token_s > ON_ITS_WAY_MAX_S
 
 
 def _says_the_same(app: App, beat: Heartbeat, recorded: Recorded, instance: Instance, now: datetime) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from greenlet import getcurrent
 
+from common.config import Timing
 from common.domain import instance as instances
 from common.domain import rental as rentals
 from common.domain.host import HostPhase
@@ -61,8 +62,8 @@ METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
-METER_OVER_S = BY_NAME["cut_market"].longest_s
-"""A stop that nobody could see is paid for in our books until somebody can."""
+METER_OVER_S = METER_UNDER_S + max(BY_NAME["cut_market"].longest_s, Timing().dead_man_s)
+"""An end that nobody could see is paid for in our books until somebody can, or until the dead man's time is over."""
 
 
 class Oracle:
@@ -257,7 +258,7 @@ class Oracle:
         if new not in rentals.MOVES[old]:
             self.violate("I7", f"{label} went from {old} to {new}")
         if new in (RentalState.LOST, RentalState.RELEASED):
-            self._not_from_a_failed_read(label, new)
+            self._not_from_a_failed_read(label, new, after["provider"])
         if new is RentalState.LOST:
             self._lost(label, after)
         if new is RentalState.HELD:
@@ -271,10 +272,10 @@ class Oracle:
         if len(live) > self._world.plan.pool_size:
             self.violate("P", f"{live} are in a pool of {self._world.plan.pool_size}")
 
-    def _not_from_a_failed_read(self, label: str, state: RentalState) -> None:
+    def _not_from_a_failed_read(self, label: str, state: RentalState, market: str) -> None:
         task = getcurrent()
         failed = task.facts.get("failed_reads", set()) if isinstance(task, Task) else set()
-        if "list " in failed or (state is RentalState.LOST and f"get {label}" in failed):
+        if f"{market} list " in failed or (state is RentalState.LOST and f"{market} get {label}" in failed):
             self.violate("I13", f"{label} became {state} after a read that failed: {failed}")
 
     def _lost(self, label: str, after: Data) -> None:

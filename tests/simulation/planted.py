@@ -331,12 +331,12 @@ def gone_without_proof(original: Any) -> Any:
 
 
 def bill_of_ids_alone(original: Any) -> Any:
-    return lambda rental, charges: original(rental, [replace(charge, label="") for charge in charges])
+    return lambda rental, charges: original(rental, charges and [replace(charge, label="") for charge in charges])
 
 
 def bill_counted_twice(original: Any) -> Any:
     def entries(rental: Any, charges: Any) -> list[LedgerEntry]:
-        return list(original(rental, [*charges, *charges[:1]]))
+        return list(original(rental, charges and [*charges, *charges[:1]]))
 
     return entries
 

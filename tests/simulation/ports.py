@@ -256,6 +256,8 @@ class FaultyStore:
     def _refuse_hot(self, targets: Sequence[tuple[str, str]], about: str) -> None:
         """A document takes about one write a second for long; more are refused now and then."""
         gate, now = self._gate, self._gate.loop.now
+        if not isinstance(getcurrent(), Task):
+            return  # nobody of the product: the world itself writes
         hot = any(now - self._written_at.get(target, -HOT_S) < HOT_S for target in targets)
         if hot and gate.faults.strike("store_hot", lambda: gate.phases(about)):
             raise StoreUnavailable("resource exhausted")
@@ -301,7 +303,7 @@ class FaultyMarket:
     ) -> T:
         task = getcurrent()
         failed = task.facts.setdefault("failed_reads", set()) if isinstance(task, Task) else set()
-        name = f"{verb} {about}"
+        name = f"{self.name} {verb} {about}"
         failed.add(name)
         answer = self._gate.call(
             "market",

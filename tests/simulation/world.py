@@ -96,7 +96,7 @@ class Plan:
             )
             for n in range(count)
         )
-        faults_for_s, pool_size = 1800 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
+        faults_for_s, pool_size = 1500 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
         timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S), prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
         return cls(owned, faults_for_s, timing, pool_size, rng.choice(MARKETS))
 
