@@ -218,7 +218,8 @@ class Face(http.server.BaseHTTPRequestHandler):
 server = http.server.HTTPServer(("127.0.0.1", 0), Face)
 folder.mkdir(parents=True, exist_ok=True)
 said = {"port": server.server_port, "base_url": "/lab/", "token": sys.argv[1], "url": "http://elsewhere/"}
-(folder / f"jpserver-{os.getpid()}.json").write_text(json.dumps(said))
+(folder / "new").write_text(json.dumps(said))
+(folder / "new").rename(folder / f"jpserver-{os.getpid()}.json")
 server.serve_forever()
 """
 
