@@ -59,7 +59,7 @@ def s3_server(
     access_key, secret_key = access_key or secrets.token_hex(10), secret_key or secrets.token_hex(20)
     process = subprocess.Popen(
         [
-            *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "ERROR"),
+            *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "CRITICAL"),
             *("--addr", address, "--auth-key", f"{access_key},{secret_key}"),
             *(() if md5_in_listings else ("--etag-hash", "")),
         ],
