@@ -100,8 +100,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("pointer before proof", "common.snapshots.engine.verify", planted.without_proof, "P1"),
     Mutant(
         "content never proven",
-        "common.workflows.hibernate._proven",
-        planted.constant(planted.Everything()),
+        "common.snapshots.engine.verify",
+        planted.everything_was_proven,
         "P1",
         frozenset({"objects_no_md5", "upload_garbled"}),
     ),
@@ -182,7 +182,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.rentals.destroy",
         planted.bill_stays_closed,
         "I8",
-        frozenset({"market_late", "charges_lag", "body_500_done", "kill_after"}),
+        frozenset({"market_late", "body_500_done"}),
     ),
     Mutant(
         "any price is a price",

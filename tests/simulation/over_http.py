@@ -122,8 +122,8 @@ class Pumped:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._market, name)
 
-        def call(*args: Any) -> Any:
-            done = self._faces.calls.submit(method, *args)
+        def call(*args: Any, **more: Any) -> Any:
+            done = self._faces.calls.submit(method, *args, **more)
             self._faces.answer_until(done)
             return done.result()
 

@@ -229,14 +229,20 @@ def without_proof(original: Any) -> Any:
             manifest = load_manifest(objects, manifest_key, instance_key)
         except ObjectStoreError:
             raise
-        return Verified("known", tuple(manifest.packs), (), 0, manifest.version, manifest.files, manifest.bytes, 0, ())
+        return Verified(
+            "known", tuple(manifest.packs), (), 0, manifest.version, manifest.files, manifest.bytes, 0, (), ()
+        )
 
     return verify
 
 
-class Everything(set):  # type: ignore[type-arg]
-    def __contains__(self, _item: object) -> bool:
-        return True
+def everything_was_proven(original: Any) -> Any:
+    def verify(objects: Any, manifest_key: str, *, instance_key: bytes, proven: Any, **more: Any) -> Verified:
+        packs = load_manifest(objects, manifest_key, instance_key).packs
+        found: Verified = original(objects, manifest_key, instance_key=instance_key, proven=lambda: packs, **more)
+        return found
+
+    return verify
 
 
 def final_without_nonce(original: Any) -> Any:
