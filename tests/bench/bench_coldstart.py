@@ -150,6 +150,7 @@ def ordinary(row: Function, local: Local, label: str, url: str, key: rsa.RSAPriv
     )
     calls = {
         "api": lambda: Call("GET", "/api/v1/instances", bearer(str(local.api_key))),
+        "metrics": lambda: Call("GET", "/metrics", bearer(str(local.api_key))),
         "heartbeat": lambda: Call(
             "POST",
             "/",
