@@ -87,6 +87,7 @@ GATEWAY_WORDS = ("endpoint", "route", "page not found")
 NO_CREDIT_WORDS = ("balance", "need at least", "insufficient funds")
 NO_CAPACITY_WORDS = ("capacity", "available", "unavailable", "out of stock", "not enough")
 Json = dict[str, Any]
+_EXACT = json.JSONDecoder(parse_float=Decimal)
 
 
 class TensorDock:
@@ -244,7 +245,7 @@ def cloud_init(launch: Launch) -> Json:
 def _parsed(answer: httpx.Response) -> Json | None:
     """The body as an object with exact numbers, or None when it is no such thing."""
     try:
-        parsed = json.loads(answer.content, parse_float=Decimal)
+        parsed = _EXACT.decode(answer.content.decode())
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None

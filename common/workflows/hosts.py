@@ -70,6 +70,8 @@ class Report:
     host: HostRecord
     rental: Rental
     instance: Kept[Instance] | None
+    facts: str
+    """The digest of what it says."""
     is_late: bool = False
     """Older than what is recorded: it says nothing about the host of now."""
     is_news: bool = False
@@ -90,9 +92,10 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     if beat.idle_since is not None and _was_long_on_its_way(app, beat, token, now):
         beat = beat.model_copy(update={"idle_since": None})
     instance = read(app, "instances", recorded.key, Instance) if recorded and recorded.key else None
-    if recorded and instance and _says_the_same(app, beat, recorded, instance.value, now):
+    facts = digest_of(facts_of(beat))
+    if recorded and instance and _says_the_same(app, beat, facts, recorded, instance.value, now):
         return _noted(app, beat, recorded, instance, now), None
-    report = _taken_in(app, beat, recorded, instance, now)
+    report = _taken_in(app, beat, facts, recorded, instance, now)
     return (answer(app, report, None, now), report if report.is_news else None)
 
 
@@ -108,7 +111,7 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
         rental = kept.value if kept else rental
     wanted, written_at = wanted_of(instance.value if instance else None, rental), report.host.last_seen_at
     is_heeded = not report.is_news or world is not None or rental.instance_key is None
-    recorded = Recorded(rental.instance_key, beat.beat, digest_of(facts_of(beat)), written_at, written_at)
+    recorded = Recorded(rental.instance_key, beat.beat, report.facts, written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
     return _reply(app, rental.label, wanted, report.host.phase, instance, recorded if is_recorded else None, now)
 
@@ -121,7 +124,9 @@ def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -
     return (now - issued_at).total_seconds() - beat.held_token_s > ON_ITS_WAY_MAX_S
 
 
-def _says_the_same(app: App, beat: Heartbeat, recorded: Recorded, instance: Instance, now: datetime) -> bool:
+def _says_the_same(
+    app: App, beat: Heartbeat, facts: str, recorded: Recorded, instance: Instance, now: datetime
+) -> bool:
     """The next report in order of a host that serves, which was written down lately; one that is idle is looked at."""
     silent_after_s, is_next = app.settings.timing.silent_after_s, 0 < beat.beat == recorded.beat + 1
     durable_at = _durable_at(app, recorded, beat.label)
@@ -131,7 +136,7 @@ def _says_the_same(app: App, beat: Heartbeat, recorded: Recorded, instance: Inst
         and is_settled(instance, beat.label, beat.phase)
         and (now - durable_at).total_seconds() <= silent_after_s * DURABLE_PART
         and (now - recorded.written_at).total_seconds() <= silent_after_s * REFRESH_TIMES
-        and digest_of(facts_of(beat)) == recorded.facts
+        and facts == recorded.facts
         and app.heard.has_room(beat.label)
     )
 
@@ -149,7 +154,7 @@ def _durable_at(app: App, recorded: Recorded, label: str) -> datetime:
 
 
 def _taken_in(
-    app: App, beat: Heartbeat, recorded: Recorded | None, instance: Kept[Instance] | None, now: datetime
+    app: App, beat: Heartbeat, facts: str, recorded: Recorded | None, instance: Kept[Instance] | None, now: datetime
 ) -> Report:
     """Compared with what is recorded, and written where that is worth it."""
     kept = read(app, "rentals", beat.label, Rental)
@@ -163,7 +168,7 @@ def _taken_in(
     is_late = host is before
     has_first_samples = before is not None and bool(host.samples) and not before.samples
     says_new = before is None or facts_of(before) != facts_of(host) or has_first_samples
-    is_repeated = not recorded or recorded.facts != digest_of(facts_of(beat))
+    is_repeated = not recorded or recorded.facts != facts
     is_news = not rental.settled and not is_late and (says_new or is_repeated)
     window_s = _idle_window_s(app, instance.value if instance else None)
     is_written = says_new or (before is not None and _is_worth_a_write(app, before, host, window_s))
@@ -171,7 +176,7 @@ def _taken_in(
         is_late = not _is_written(app, found, host)
     elif before:
         host = host.model_copy(update={"last_seen_at": before.last_seen_at})
-    return Report(beat, host, rental, instance, is_late, is_news and not is_late)
+    return Report(beat, host, rental, instance, facts, is_late, is_news and not is_late)
 
 
 def _is_written(app: App, found: Kept[HostRecord] | None, host: HostRecord) -> bool:

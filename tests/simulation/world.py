@@ -45,8 +45,8 @@ QUIET_AT_LEAST_S = 300.0
 QUIET_AT_MOST_S = 5_400.0
 LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
-HEARTBEAT_BUSY_S = (3.0, 10.0, 30.0)
-"""The default, and slower ones: who hears late acts on older words."""
+HEARTBEAT_BUSY_S = (3.0, 10.0, 10.0, 30.0, 30.0, 30.0)
+"""The default, and slower ones: who hears late acts on older words, and a world of them costs half as much."""
 PRUNE_GRACE_S = 400.0
 """So short that packs go within a story; a snapshot that takes half of it is given up."""
 KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
