@@ -25,6 +25,10 @@ ALL_INSTANCES_RUNS = 60
 """Every so many runs all rentals that may cost money, all active instances are looked at, whether or not something
 seems due. Between them: what is restless, what the listing or a silence says something about, and what hosts report,
 who say their news again until it was heeded."""
+OWED = "reconcile-owed"
+OWED_FOR = timedelta(minutes=30)
+"""A look at all rentals that a market did not answer is tried again every minute for so long: a machine that ended in
+that silence is in no listing, and nobody else asks for it. Later ones come in their turn: each reads every rental."""
 
 
 @functions_framework.http
@@ -34,9 +38,11 @@ def reconcile(request: Request) -> ResponseReturnValue:
 
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
-    has_all = _is_every(ALL_RENTALS_RUNS, app)
+    has_all = _is_every(ALL_RENTALS_RUNS, app) or _is_owed(app)
     before = unsettled_rentals(app) if has_all else restless_rentals(app)
     swept = sweep.run(app, app.clock(), before=before)
+    if has_all:
+        _note_owed(app, swept.unknown)
     doomed = lifecycle.save_credit(app, [kept.value for kept in before.values()] if has_all else None)
     stopped = _enforce_budgets(app)
     keys = _keys(app, swept, before)
@@ -70,6 +76,19 @@ def _enforce_budgets(app: App) -> int:
 
 def _is_every(runs: int, app: App) -> bool:
     return int(app.clock().timestamp() / app.settings.timing.reconcile_every_s) % runs == 0
+
+
+def _is_owed(app: App) -> bool:
+    """Did the last look at all rentals go without a market's answer, not long ago?"""
+    doc = app.store.get("runs", OWED)
+    return doc is not None and bool(doc.data["markets"]) and app.clock() - doc.data["since"] <= OWED_FOR
+
+
+def _note_owed(app: App, markets: list[str]) -> None:
+    """Blind: should a run beside this one undo it, the next look at all comes in its turn."""
+    doc = app.store.get("runs", OWED)
+    if (doc.data["markets"] if doc else []) != markets:
+        app.store.put("runs", OWED, {"markets": markets, "since": app.clock()})
 
 
 def _keys(app: App, swept: sweep.Summary, before: Mapping[str, Kept[Rental]]) -> list[str]:

@@ -62,6 +62,8 @@ class SimTransport(httpx.BaseTransport):
             headers=dict(request.headers),
             body=request.read(),
         )
+        if getattr(self._world, "market_is_down", False):
+            raise httpx.ConnectError("no answer", request=request)
         answer = getattr(self._world, self._sim).handle(asked, self._world.now)
         if answer.status == 429:
             getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
@@ -126,6 +128,7 @@ class World:
     """How hosts measure themselves."""
     followed: dict[str, datetime] = field(default_factory=dict)
     """Instances that another invocation follows, and until when."""
+    market_is_down: bool = False
     throttled: list[str] = field(default_factory=list)
     """Calls that a marketplace refused as too frequent."""
     with_tensordock: bool = False

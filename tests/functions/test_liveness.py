@@ -251,3 +251,19 @@ def test_a_machine_that_vanishes_is_missed_although_its_rental_was_not_read(worl
         RentalState.RELEASING,
         RentalState.RELEASED,
     )
+
+
+def test_a_machine_that_ends_while_the_market_is_silent_is_missed_when_it_answers_again(world: World) -> None:
+    """No listing shows it, its host is long forgotten: the look at all rentals that failed is made up for at once."""
+    id = settled(world)
+    lost = world.record(id).writer
+    contract = world.sim.contract_of(lost or "")
+    assert contract
+    world.machines[lost or ""].cut = world.market_is_down = True
+    world.sim.lose(contract, world.now)
+    world.pass_time(900)
+    while world.now.minute % reconcile.ALL_RENTALS_RUNS != 1:
+        world.pass_time(30)
+    world.market_is_down = False
+
+    assert world.until(lambda: world.record(id).writer not in (lost, None), within_s=900) < 420

@@ -62,8 +62,8 @@ METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
-METER_OVER_S = METER_UNDER_S + max(BY_NAME["cut_market"].longest_s, Timing().dead_man_s)
-"""An end that nobody could see is paid for in our books until somebody can, or until the dead man's time is over."""
+DEAD_MAN_S = Timing().dead_man_s
+"""An end that nobody could see is paid for in our books until the market lists again, or the dead man's time ends."""
 
 
 class Oracle:
@@ -467,16 +467,17 @@ class Oracle:
             for contract in account.sim.all_contracts():
                 doc = world.store.docs.get("rentals", {}).get(contract.label)
                 if not contract.listed and doc is not None and not world.is_stranger(contract):
-                    self._metered(doc.data, account.ran_s(contract))
+                    unseen_s = max(world.app.markets[account.name].longest_silence_s, DEAD_MAN_S)
+                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s)
 
-    def _metered(self, rental: Data, ran_s: dict[str, float]) -> None:
+    def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
         meter = rental["meter"]
         for kind, truth_s in ran_s.items():
             since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or rental["at"]
             ours_s = (until - since).total_seconds() if since else 0.0
             is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
             lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
-            is_dear = ours_s - truth_s > METER_OVER_S and not is_late
+            is_dear = ours_s - truth_s > over_s and not is_late
             if is_dear or truth_s - ours_s > lacks_s:
                 self.violate("I8", f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
 

@@ -274,6 +274,8 @@ class FaultyMarket:
         """A provider's id -> its label."""
         self.create_again: Callable[[], object] = lambda: None
         """The last create's own request, delivered once more: a create makes other calls besides."""
+        self.longest_silence_s = self._listed_at = 0.0
+        """Between two listings that were answered."""
 
     def search(self, wanted: Wanted) -> list[Offer]:
         return self._call("search", "", lambda: self._market.search(wanted), mutates=False)
@@ -284,7 +286,10 @@ class FaultyMarket:
         )
 
     def list(self) -> Sequence[Listed]:
-        return self._call("list", "", self._market.list, mutates=False)
+        rows = self._call("list", "", self._market.list, mutates=False)
+        now = self._gate.loop.now
+        self.longest_silence_s, self._listed_at = max(self.longest_silence_s, now - self._listed_at), now
+        return rows
 
     def get(self, provider_id: str) -> Listed | None:
         return self._call("get", self.about(provider_id), lambda: self._market.get(provider_id), mutates=False)
