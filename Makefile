@@ -13,7 +13,7 @@ KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot pins clean
+.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot fuzz pins clean
 
 setup: $(VENV)/.ready
 
@@ -70,6 +70,11 @@ bench-snapshot: setup  ## the snapshot engine beside its peers (restic, borg, s3
 
 torture-snapshot: setup  ## kills at random moments, and a flipped bit in every object: KILLS=n SEED=s
 	@$(BIN)/python -m tests.bench.torture_snapshots KILLS=$(KILLS) SEED=$(SEED)
+
+fuzz: setup  ## hostile bytes against every parser of a snapshot: MINUTES=n; Atheris where there is a wheel of it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: --require-hashes \
+	  -r infra/requirements/fuzz.txt || echo "no wheel of Atheris for this Python: Hypothesis alone" >&2
+	@$(BIN)/python -m tests.bench.fuzz_snapshots MINUTES=$(MINUTES) SEED=$(SEED)
 
 bench-cost: setup  ## what a host and an idle deployment cost a month
 	@$(BIN)/python -m tests.bench.bench_cost
