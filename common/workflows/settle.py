@@ -42,10 +42,11 @@ def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
 def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
     try:
-        for entry in _by_payer(rental, entries_of(rental, charges)):
-            _enter(app, entry)
+        news = [_enter(app, entry) for entry in _by_payer(rental, entries_of(rental, charges))]
     except (Exists, Stale, Missing):
         return False  # somebody else is at it: the next pass finds what was written
+    if any(news):
+        return False  # a bill that still moves is of a machine that still runs, whatever the listings say
     # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
     timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
     if (now - last_touched).total_seconds() < timing.settle_after_s + timing.reconcile_every_s:
@@ -61,13 +62,14 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     return True
 
 
-def _enter(app: App, entry: LedgerEntry) -> None:
-    """Guarded: an older bill that is written late must not take the place of a newer one."""
+def _enter(app: App, entry: LedgerEntry) -> bool:
+    """False = it stood there already. Guarded: an older bill that is written late must not replace a newer one."""
     doc, data = app.store.get("ledger", entry.id), dump(entry)
     if doc is None:
         app.store.create("ledger", entry.id, data)
     elif doc.data != data:
         app.store.cas(doc, data)
+    return doc is None or doc.data != data
 
 
 def _by_payer(rental: Rental, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
+from common.ports import Charge
 from common.records import load, manifest_key_of, unsettled_rentals
 from common.snapshots.engine import load_manifest
 from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
@@ -313,3 +317,38 @@ def test_the_ledger_is_the_bill_and_the_meter_agrees_within_a_second(world: Worl
     assert cost.ledger_usd == sum(bill.values())
     for kind, usd in rental.metered_usd(world.now).items():
         assert abs(usd - bill.get(kind, Decimal(0))) <= rental.usd_per_second(kind) + Decimal("0.000001")
+
+
+class Moving:
+    """A market whose bill of a machine grows with every look, as that of one which outlived its destroy does."""
+
+    def __init__(self, market: Any) -> None:
+        self._market, self.moves, self._looks = market, True, 0
+
+    def charges(self, since: datetime, until: datetime) -> list[Charge]:
+        self._looks += self.moves
+        first, *others = self._market.charges(since, until)
+        return [replace(first, amount_usd=str(Decimal(first.amount_usd) + self._looks)), *others]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._market, name)
+
+
+def test_a_bill_that_still_moves_is_not_closed(world: World) -> None:
+    id = running(world)
+    ask(world, id, "discard")
+    world.until(lambda: all(rental.state is RentalState.RELEASED for rental in rentals(world, id)))
+    market = Moving(world.app.markets["vast"])
+    app = replace(world.app, markets={"vast": market})
+
+    def settled() -> int:
+        world.now += timedelta(minutes=30)
+        return settle.run(app, unsettled_rentals(app).values(), world.now)
+
+    assert [settled() for _ in range(3)] == [0, 0, 0]
+    market.moves = False
+    assert settled() == 1
+    (rental,) = rentals(world, id)
+    entries = world.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")])
+    assert rental.settled
+    assert sum(doc.data["micro_usd"] for doc in entries) > 3_000_000
