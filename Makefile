@@ -13,7 +13,7 @@ KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot fuzz pins clean
+.PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot fuzz pins clean
 
 setup: $(VENV)/.ready
 
@@ -65,7 +65,15 @@ demo: setup
 bench-coldstart: bundle runtime  ## process start to first 200, as deployed
 	@$(BIN)/python -m tests.bench.bench_coldstart
 
-bench-snapshot: setup  ## the snapshot engine beside its peers (restic, borg, s3cmd, lz4 are Debian's); QUICK=1 for a small round
+PEERS := restic borg s3cmd lz4
+PEER_PACKAGES := restic borgbackup s3cmd lz4
+
+peers: setup  ## the programs that the snapshot engine is measured beside: Debian's
+	@for peer in $(PEERS); do command -v $$peer >/dev/null || missing=yes; done; [ -z "$$missing" ] \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEER_PACKAGES); } >&2 \
+	  || { echo "please install these packages first: $(PEER_PACKAGES)" >&2; exit 1; }
+
+bench-snapshot: peers  ## the snapshot engine beside its peers; QUICK=1 for a small round
 	@$(BIN)/python -m tests.bench.bench_snapshots
 
 torture-snapshot: setup  ## kills at random moments, and a flipped bit in every object: KILLS=n SEED=s
