@@ -30,7 +30,8 @@ TYPED = {"hibernate": "stop", "wake": "wake", "terminate": "destroy"}
 """A user's verb -> what is typed for it."""
 PRESSED = {"hibernate": "hibernate", "wake": "wake"}
 ALSO = ("show {id}", "list", "why {id}", "savings 1d", "snooze {id} 45m", "keep-alive {id} 1h", "keep-alive {id} off")
-IN_SLACK_WITH, ALSO_WITH, PRESSES_WITH = 0.7, 0.3, 0.4
+IN_SLACK_WITH, PRESSES_WITH = 0.7, 0.4
+CHATS_S = (40.0, 300.0)
 LOOKS_AFTER_S = (1.0, 3.0, 6.0, 10.0, 20.0, 20.0)
 PATIENCE_S = sum(LOOKS_AFTER_S)
 AGAIN_S = (5.0, 40.0)
@@ -98,9 +99,7 @@ class People:
     def ask(self, owned: Owned, verb: str) -> bool:
         """Typed, or pressed where a button for it is at hand; False = it was not taken."""
         for _ in range(TRIES):
-            taken = self._ask_once(owned, verb)
-            self._around(owned)
-            if taken:
+            if self._ask_once(owned, verb):
                 return True
             self._pause()
         return False
@@ -195,11 +194,18 @@ class People:
 
     # --- what else they do
 
+    def chat(self, owned: Owned) -> None:
+        """A program of its own: they look, and do what they should not."""
+        loop = self._world.loop
+        while loop.now < self._world.faults_end:
+            loop.sleep(self._rng.uniform(*CHATS_S))
+            if owned.key:
+                self._around(owned)
+
     def _around(self, owned: Owned) -> None:
         """A look, a lease; a button of long ago; and somebody whom it does not concern."""
         world = self._world
-        if self._rng.random() < ALSO_WITH:
-            self._type(owned, self._rng.choice(ALSO).format(id=owned.key.partition(".")[2]))
+        self._type(owned, self._rng.choice(ALSO).format(id=owned.key.partition(".")[2]))
         if late := world.struck("slack_stale_button", owned.key):
             world.loop.spawn(lambda: self._press_stale(owned), "Slack", delay=60.0 + late.length_s())
         if world.strike("slack_stranger", owned.key):

@@ -95,6 +95,8 @@ class Users:
             owned.busy = self._days(self._world.faults_end)
             delay = self._rng.uniform(0, 240)
             self._world.loop.spawn(functools.partial(self._live, owned), "user", delay=delay)
+            if self._world.people:
+                self._world.loop.spawn(functools.partial(self._world.people.chat, owned), "user", delay=delay)
 
     def _days(self, until: float) -> list[tuple[float, bool]]:
         at, busy, days = 0.0, True, []
