@@ -494,7 +494,7 @@ def test_a_plan_that_is_shown_twice_at_two_prices_is_approved_once(world: World,
     ada.types("deploy h100 sxm")
     message = _errand(world)
     slack_outbox.attempt(world.app, message)
-    world.sim.price_factor *= Decimal("1.05")
+    world.sim.price_factor *= Decimal("0.95")
     world.now += timedelta(minutes=2)
     slack_outbox.attempt(world.app, message)
     plans = [m for m in ada.reads() if buttons(m.content)]
