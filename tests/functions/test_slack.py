@@ -494,7 +494,8 @@ def test_a_plan_that_is_shown_twice_at_two_prices_is_approved_once(world: World,
     ada.types("deploy h100 sxm")
     message = _errand(world)
     slack_outbox.attempt(world.app, message)
-    world.sim.price_factor *= Decimal("0.95")
+    for machine in world.sim.machines("H100 SXM"):
+        world.sim.tamper(machine["machine_id"], dph_base=f"{Decimal(machine['dph_base']) * Decimal('0.95'):.4f}")
     world.now += timedelta(minutes=2)
     slack_outbox.attempt(world.app, message)
     plans = [m for m in ada.reads() if buttons(m.content)]
