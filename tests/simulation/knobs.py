@@ -179,7 +179,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("chat_url_dead", "B7", "answer", 0.3, "a response_url has expired or is used up before its time"),
     Knob("chat_cut", "D2 A23", "account", 0.004, "the control plane does not reach Slack", 1800.0),
     # the people in Slack
-    Knob("slack_pressed_twice", "A10 B7", "user", 0.3, "somebody presses twice, and every copy of the message"),
+    Knob("slack_pressed_twice", "A10 B7", "user", 0.3, "somebody types twice, presses twice, presses every copy"),
     Knob("slack_stale_button", "A10", "user", 0.3, "somebody presses what has expired, or is gone", 1800.0),
     Knob("slack_unlinked", "A5", "user", 0.2, "somebody is unlinked with a request under way, for a while", 900.0),
     Knob("slack_stranger", "A5", "user", 0.2, "somebody of no account or of another one types and presses"),

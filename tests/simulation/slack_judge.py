@@ -1,10 +1,11 @@
 """What must hold of Slack: who acts, how often, on which word, and that what people read there is true.
 
 S1 a plan that is approved rents once, whatever is delivered, copied or pressed again. S2 nothing is rented and nothing
-ended without the button that says so, and no offer that has expired. S3 nobody acts who is not linked. S4 a forged, old
-or repeated request is refused. S5 nobody reads of another account's instance. S6 what is done was shown, and an
-instance's state is told as it is; what is told last stays true. S7 Slack refuses no message of ours. Tenancy of what
-is written, and that no message is lost, are judged where they are for everybody (modules `invariants`, `mail`).
+ended without the button that says so, no offer that has expired, nothing long after it was asked for. S3 nobody acts
+who is not linked. S4 a forged, old or repeated request is refused. S5 nobody reads of another account's instance. S6
+what is done was shown, and an instance's state is told as it is; what is told last stays true. S7 Slack refuses no
+message of ours. Tenancy of what is written, and that no message is lost, are judged where they are for everybody
+(modules `invariants`, `mail`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
@@ -23,9 +24,10 @@ from greenlet import getcurrent
 from common.auth import SLACK_AGE_MAX_S
 from common.domain.outbox import SLACK_ERRAND
 from common.ports import Data
+from common.web.slack_outbox import BEGUN_WITHIN
 from infra.demo.slack import SlackSim
 from tests.simulation.clock import Task
-from tests.simulation.knobs import LONGEST_LATE_S
+from tests.simulation.knobs import LONGEST_LATE_S, LONGEST_PAUSE_S
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -219,6 +221,9 @@ class Judge:
         self._is_linked(doc.data, "began", since=self._since())
         if operation["account"] != doc.data["account"]:
             self._violate("S3", f"an errand of {doc.data['account']} began {operation['kind']} of {key}")
+        age = self._world.loop.clock() - doc.data["created_at"]
+        if here and age > BEGUN_WITHIN + timedelta(seconds=LONGEST_PAUSE_S):
+            self._violate("S2", f"{operation['kind']} of {key} began {age} after it was asked for")
         press = self._pressed.get(self._url_of[doc.id])
         for verb, kind in APPROVED.items():
             if operation["kind"] == kind:

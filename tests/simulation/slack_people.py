@@ -141,6 +141,8 @@ class People:
     def _type(self, owned: Owned, text: str) -> Sent:
         world = self._world
         sent = self._slack.type(self._user_of[owned.account], text, about=owned.key)
+        if world.strike("slack_pressed_twice", owned.key):
+            self._slack.type(self._user_of[owned.account], text, about=owned.key)
         if away := world.struck("slack_unlinked", owned.key):
             self._unlink(owned.account)
             world.loop.sleep(away.length_s())
@@ -204,8 +206,14 @@ class People:
 
     def _around(self, owned: Owned) -> None:
         """A look, a lease; a button of long ago; and somebody whom it does not concern."""
-        world = self._world
-        self._type(owned, self._rng.choice(ALSO).format(id=owned.key.partition(".")[2]))
+        world, leases = (
+            self._world,
+            [m for m in self._reads(owned) if _button(m, "snooze", owned.key.partition(".")[2])],
+        )
+        if leases and self._rng.random() < PRESSES_WITH:
+            self._press(owned, leases[-1:], "snooze")
+        else:
+            self._type(owned, self._rng.choice(ALSO).format(id=owned.key.partition(".")[2]))
         if late := world.struck("slack_stale_button", owned.key):
             world.loop.spawn(lambda: self._press_stale(owned), "Slack", delay=60.0 + late.length_s())
         if world.strike("slack_stranger", owned.key):
