@@ -111,7 +111,9 @@ def _look(app: App, chat: Chat, message: Message, errand: Errand, caller: Caller
     now = app.clock()
     operation = view.operation(app, caller.account, errand.operation_id)
     item = view.show(app, caller.account, operation.instance_id, now)
-    is_settled, is_late = operation.status != "running", now - message.created_at > FOLLOWED_FOR
+    # read one after the other: what succeeded a moment ago may be on its way elsewhere by now
+    is_as_told = operation.status == "failed" or item.state == operation.detail
+    is_settled, is_late = operation.status != "running" and is_as_told, now - message.created_at > FOLLOWED_FOR
     shown = _state(operation.status, item.state)
     if shown == errand.shown and not is_late:
         return message.going_on(message.body, now, next_in_s=LOOK_AGAIN_S)
