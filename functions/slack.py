@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import functions_framework
 from flask import Request, Response
@@ -23,6 +24,18 @@ ANSWER_WITHIN_S = 2.5
 THREADS = 16
 SLOW = render.problem("this takes longer than usual; if no answer follows within a minute, please try again")
 
+Answer = dict[str, Any]
+
+
+class Answering(Protocol):
+    """An answer on its way; `result` raises `TooLate` when it is not there in time."""
+
+    def result(self, timeout: float | None = None) -> Answer: ...
+
+
+Submit: TypeAlias = Callable[[Callable[[], Answer]], Answering]
+"""Begins it beside the invocation, which may end before it does."""
+
 _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="slack")
 
 
@@ -31,16 +44,22 @@ def slack(request: Request) -> ResponseReturnValue:
     app = bootstrap.app()
     if request.path.rstrip("/").endswith("/work"):
         return problem.answered(app, lambda: _work(app, request))
-    return problem.answered(app, lambda: _answered(app, request, ANSWER_WITHIN_S))
+    return taken(app, request, _threads.submit)
 
 
-def _answered(app: App, request: Request, within_s: float) -> Response:
+def taken(app: App, request: Request, submit: Submit) -> ResponseReturnValue:
+    """What Slack sent, answered in time whatever the store does."""
+    return problem.answered(app, lambda: _answered(app, request, submit))
+
+
+def _answered(app: App, request: Request, submit: Submit) -> Response:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    answering = _threads.submit(slack_inbox.answer, app, headers, request.get_data(cache=True))
+    body = request.get_data(cache=True)
+    answering = submit(lambda: slack_inbox.answer(app, headers, body))
     try:
-        told: dict[str, Any] = answering.result(within_s)
+        told = answering.result(ANSWER_WITHIN_S)
     except TooLate:
-        app.log("slack_slow", within_s=within_s)
+        app.log("slack_slow", within_s=ANSWER_WITHIN_S)
         told = {**SLOW, "response_type": "ephemeral"}
     return Response(json.dumps(told) if told else "", 200, mimetype="application/json")
 

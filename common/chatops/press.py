@@ -25,9 +25,13 @@ class Press(BaseModel):
 
     @classmethod
     def of(cls, seed: str, verb: Verb, *, until: datetime | None = None, **fields: Any) -> Self:
-        """`seed` = the message that shows it: the same message written twice has the same buttons."""
+        """`seed` = the message that shows it: the same message written twice has the same buttons.
+
+        A plan that is written again may show another price, and is the same plan all the same.
+        """
         ask = Ask(verb=verb, **fields)
-        op = hashlib.sha256(f"{seed}:{ask.model_dump_json()}".encode()).hexdigest()[:OP_LENGTH]
+        acts = ask.model_copy(update={"spec": {}})
+        op = hashlib.sha256(f"{seed}:{acts.model_dump_json()}".encode()).hexdigest()[:OP_LENGTH]
         return cls(op=op, ask=ask, until=until)
 
     @property

@@ -124,6 +124,13 @@ class Message(BaseModel):
             update={"state": MessageState.WAITING, "attempts": 0, "next_at": at, "ended_at": None}
         )  # fmt: skip
 
+    def unsaid(self, at: datetime) -> Self:
+        """Of an errand: what it said last may have been overwritten, so it is said again."""
+        body = {**self.body, "shown": ""}
+        if self.state is MessageState.WAITING:
+            return self.model_copy(update={"body": body})
+        return self.again(at).model_copy(update={"body": body})
+
     def _ended(self, state: MessageState, at: datetime, *, error: str) -> Self:
         ended = {"state": state, "attempts": self.attempts + 1, "next_at": None, "ended_at": at}
         return self.model_copy(update=ended | {"error": error[:ERROR_KEPT]})

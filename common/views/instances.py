@@ -204,15 +204,17 @@ def operation_out(app: App, operation: Operation) -> OperationOut:
     state = state_shown(world)
     status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
     failure = world.instance.value.failure
-    if operation.kind == "hibernate" and failure and world.instance.value.want is Want.UP:
-        status, progress = "failed", 1.0  # it was called off: the instance runs on
+    detail = failure.detail if failure and status == "failed" else state.value
+    if status == "running" and world.instance.value.want not in _WISHED[operation.kind]:
+        status, progress = "failed", 1.0  # it never ends: the instance does what was wished after it
+        detail = failure.detail if failure else f"called off: it is wanted {world.instance.value.want} now"
     return OperationOut(
         id=operation.id,
         instance_id=operation.instance_id,
         kind=operation.kind,
         status=status,
         progress=progress,
-        detail=failure.detail if failure and status == "failed" else state.value,
+        detail=detail,
     )
 
 
@@ -235,6 +237,12 @@ _STATUS: dict[str, dict[State, _Outcome]] = {
     "terminate": {State.TERMINATED: ("succeeded", 1.0)},
     "purge": {State.TERMINATED: ("succeeded", 1.0)},
 }
+_WISHED: dict[str, frozenset[Want]] = {
+    **dict.fromkeys(("provision", "wake", "restore"), frozenset({Want.UP})),
+    "hibernate": frozenset({Want.DOWN, Want.GONE}),
+    **dict.fromkeys(("terminate", "purge"), frozenset({Want.GONE})),
+}
+"""What an instance is wanted to be while an operation can still come to its end."""
 _PROGRESS = {
     State.REQUESTED: 0.05,
     State.PROVISIONING: 0.3,

@@ -120,9 +120,9 @@ def _commanded(app: App, form: Mapping[str, str], signature: str, body: bytes, n
         return render.link_code(slack.new_code(app, person, now), minutes=int(CODE_FOR.total_seconds() // 60))
     # Slack gives each command a trigger of its own, so the same body is the same command, however often it is signed
     is_told_apart = bool(form.get("trigger_id")) and found.verb in WRITES
-    id = slack.errand_id("command", hashlib.sha256(body).hexdigest() if is_told_apart else signature)
+    op = slack.errand_id("command", hashlib.sha256(body).hexdigest() if is_told_apart else signature)
     reply = Reply.to(form.get("response_url", ""), replaces=False, now=now)
-    return _taken(app, Errand(person=person, ask=found.model_dump(mode="json"), op=id, reply=reply), id, now)
+    return _taken(app, Errand(person=person, ask=found.model_dump(mode="json"), op=op, reply=reply), now)
 
 
 # --- a button
@@ -144,29 +144,29 @@ def _pressed(app: App, payload: str, now: datetime) -> Answer:
         press = Press.model_validate_json(interaction.actions[0].value)
     except ValidationError:
         return render.problem("this button is of another time; type the command again")
-    id = slack.errand_id("press", press.op)
     errand = Errand(
         person=person,
         ask=press.ask.model_dump(mode="json"),
-        op=id,
+        op=slack.errand_id("press", press.op),
         is_approved=True,
         until=press.until,
         reply=Reply.to(interaction.response_url, replaces=True, now=now),
     )
-    return _taken(app, errand, id, now)
+    return _taken(app, errand, now)
 
 
 # --- both
 
 
-def _taken(app: App, errand: Errand, id: str, now: datetime) -> Answer:
+def _taken(app: App, errand: Errand, now: datetime) -> Answer:
+    """Once per operation id and account: whoever presses another account's button takes nothing from its owner."""
     ask = Ask.model_validate(errand.ask)
     caller = slack.who(app, errand.person)
     if caller is None:
         return render.unlinked()
     if ask.verb in WRITES and not caller.may(Right.WRITE):
         return render.problem(f"the role {caller.role} may not do this; ask an admin of your account")
-    if not slack.take(app, caller, errand, id, now):
+    if not slack.take(app, caller, errand, slack.errand_id(caller.account, errand.op), now):
         return render.done_before()
     app.nudge_outbox()
     return render.under_way(ask)

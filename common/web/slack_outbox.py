@@ -35,12 +35,15 @@ from common.views.instances import OperationOut
 from common.web import instances, market, savings
 from common.web.problem import invalid
 from common.web.routes import Call, Nothing
-from common.workflows import outbox, slack
+from common.workflows import operations, outbox, slack
 
 LOOK_AGAIN_S = 3.0
 """While long work is under way; its message is edited when its state has changed."""
 FOLLOWED_FOR = timedelta(hours=2)
 PLAN_HOLDS_FOR = timedelta(minutes=10)
+BEGUN_WITHIN = timedelta(minutes=10)
+"""What could not be begun by then is never begun: whoever asked for it has gone on, and does not expect it any more."""
+GIVEN_UP = render.problem("this could not be done in time, and is not done now; ask again if you still want it")
 CENT = Decimal("0.0001")
 LISTED_MAX = 50
 Answer = dict[str, Any]
@@ -94,7 +97,7 @@ def _run(app: App, chat: Chat, message: Message, now: datetime) -> Message:
         return message.delivered(app.clock())
     if errand.operation_id:
         return _look(app, chat, message, errand, caller)
-    told, operation = _done(app, caller, errand, message)
+    told, operation = _too_late(app, caller, errand, message, now) or _done(app, caller, errand, message)
     reply = _deliver(app, chat, errand, told, now)
     if operation is None:
         return message.delivered(app.clock())
@@ -108,7 +111,9 @@ def _look(app: App, chat: Chat, message: Message, errand: Errand, caller: Caller
     now = app.clock()
     operation = view.operation(app, caller.account, errand.operation_id)
     item = view.show(app, caller.account, operation.instance_id, now)
-    is_settled, is_late = operation.status != "running", now - message.created_at > FOLLOWED_FOR
+    # read one after the other: what succeeded a moment ago may be on its way elsewhere by now
+    is_as_told = operation.status == "failed" or item.state == operation.detail
+    is_settled, is_late = operation.status != "running" and is_as_told, now - message.created_at > FOLLOWED_FOR
     shown = _state(operation.status, item.state)
     if shown == errand.shown and not is_late:
         return message.going_on(message.body, now, next_in_s=LOOK_AGAIN_S)
@@ -139,6 +144,19 @@ def _deliver(app: App, chat: Chat, errand: Errand, told: Answer, now: datetime) 
             app.log("response_url_refused", error=str(error))
     channel, ts = chat.post(errand.person.user, told)
     return reply.without_url().posted(channel, ts)
+
+
+def _too_late(app: App, caller: Caller, errand: Errand, message: Message, now: datetime) -> Done | None:
+    """None = it may still be begun, or was, by an attempt of which nothing else is known."""
+    verb = Ask.model_validate(errand.ask).verb
+    if VERBS[verb][0] is not Right.WRITE or now - message.created_at <= BEGUN_WITHIN:
+        return None
+    return (GIVEN_UP, None) if operations.give_up(app, caller.account, _key(errand), now) else None
+
+
+def _key(errand: Errand) -> str:
+    """The Idempotency-Key of its effect."""
+    return f"slack-{errand.op}"
 
 
 def _done(app: App, caller: Caller, errand: Errand, message: Message) -> Done:
@@ -178,7 +196,7 @@ class Work:
             ids={"id": id},
             body=body or Nothing(),
             query=query,
-            idempotency_key=f"slack-{self.errand.op}",
+            idempotency_key=_key(self.errand),
         )
 
 

@@ -6,9 +6,12 @@ import hashlib
 from datetime import datetime
 
 from common.domain.operation import Operation
-from common.errors import IdempotencyMismatch
+from common.errors import Exists, IdempotencyMismatch
 from common.ports import App, Create, Write, expiring
 from common.records import dump
+
+GIVEN_UP = "given up"
+"""In the place of a fingerprint."""
 
 
 def find(app: App, account: str, idempotency_key: str | None, fingerprint: str) -> Operation | None:
@@ -34,6 +37,18 @@ def remember(account: str, idempotency_key: str | None, fingerprint: str, made: 
         return []
     data = {"fingerprint": fingerprint, "made": made, "at": now}
     return [Create("idempotency", _key_id(account, idempotency_key), expiring("idempotency", data, now))]
+
+
+def give_up(app: App, account: str, idempotency_key: str, now: datetime) -> bool:
+    """Nothing was begun by this key, and nothing ever will be, however late a write arrives; False = something was."""
+    id = _key_id(account, idempotency_key)
+    data = {"fingerprint": GIVEN_UP, "made": "", "at": now}
+    try:
+        app.store.create("idempotency", id, expiring("idempotency", data, now))
+    except Exists:
+        doc = app.store.get("idempotency", id)
+        return doc is not None and doc.data["fingerprint"] == GIVEN_UP
+    return True
 
 
 def begin(

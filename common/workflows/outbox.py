@@ -21,6 +21,7 @@ DRAIN_S = 20.0
 """Seconds per run: no further message is begun after that."""
 FOLLOW_S = 45.0
 """Of one invocation that follows the outbox; the reconcile comes by each minute."""
+SAID_AGAIN_TRIES = 3
 FOLLOWED_MAX = 60
 """Drains of one such invocation."""
 
@@ -118,12 +119,32 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
             continue
         try:
             claimed = app.store.cas(doc, dump(message.claimed(app.clock())))
-            after = attempt(app, message)
-            app.store.cas(claimed, _document(after))
         except (Stale, Missing):
             continue  # another run tries it too, or has: at least once is what is promised
+        after = attempt(app, message)
+        try:
+            app.store.cas(claimed, _document(after))
+        except (Stale, Missing):
+            _say_again(app, message.id)
+            continue
         counts[_outcome(after)] += 1
     return counts
+
+
+def _say_again(app: App, id: str) -> None:
+    """Another run attempted it meanwhile: what this one said may stand in the place of newer words.
+
+    Only an errand that goes on has its message edited in place; everything else is said once, or twice.
+    """
+    for _ in range(SAID_AGAIN_TRIES):
+        kept = read(app, "outbox", id, Message)
+        if kept is None or kept.value.state is MessageState.DEAD or not kept.value.body.get("operation_id"):
+            return
+        try:
+            app.store.cas(kept.doc, dump(kept.value.unsaid(app.clock())))
+        except (Stale, Missing):
+            continue
+        return
 
 
 def _document(message: Message) -> Data:

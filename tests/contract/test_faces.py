@@ -1,4 +1,4 @@
-"""Both faces of a simulated marketplace answer alike: one script, in process and over loopback HTTP, byte for byte."""
+"""Both faces of a simulated service answer alike: one script, in process and over loopback HTTP, byte for byte."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import httpx
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from common.adapters.slack import Slack
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
+from common.chatops import blocks
 from common.domain.offer import Wanted
 from common.errors import DumontError
 from common.ports import Launch, Market
 from infra.demo.http_face import HttpFace
+from infra.demo.slack import CHANNEL, RESPONSE_URL_FOR, RESPONSE_URL_USES, SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import INTERVALS, VastSim
-from infra.demo.wire import Marketplace
 from tests.hand_cranked import SimTransport
 
 KEY = "sim-key"
@@ -49,19 +51,31 @@ RAW: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 """What no adapter sends: (method, target, body)."""
+TOKEN, LOOPBACK = "xoxb-faces", "http://127.0.0.1"
+RAW_OF_SLACK = (
+    ("POST", "/api/chat.postMessage", "half of {"),
+    ("POST", "/api/chat.update", "[]"),
+    ("POST", "/api/auth.test", "{}"),
+    ("POST", "/api/no.such.method", "{}"),
+    ("POST", "/response/nobodys/own", '{"text": "hello"}'),
+    ("POST", "/response/nobodys", "half of {"),
+    ("GET", "/response/nobodys/own", ""),
+    ("GET", "/no/such/endpoint", ""),
+)
 
 
 class Exchange(NamedTuple):
     asked: str
     status: int
     content_type: str
+    retry_after: str | None
     body: bytes
 
 
 class Face:
-    """One market behind one of its faces, everything that was said written down."""
+    """One service behind one of its faces, everything that was said written down."""
 
-    def __init__(self, sim: Marketplace) -> None:
+    def __init__(self, sim: Any) -> None:
         self.sim, self.now = sim, START
         self.transcript: list[Exchange] = []
 
@@ -70,14 +84,18 @@ class Face:
             answer = send(request)
             body = answer.read()
             asked = f"{request.method} {request.url.raw_path.decode()} {request.read()!r}"
-            self.transcript.append(Exchange(asked, answer.status_code, answer.headers["content-type"], body))
+            headers = answer.headers
+            self.transcript.append(
+                Exchange(asked, answer.status_code, headers["content-type"], headers.get("retry-after"), body)
+            )
             return answer
 
         return httpx.MockTransport(handle)
 
     def after(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-        self.sim.tick(self.now)
+        if not isinstance(self.sim, SlackSim):
+            self.sim.tick(self.now)
 
 
 def _vast() -> VastSim:
@@ -141,6 +159,59 @@ def _live(market: Market, face: Face) -> None:
     assert market.get(id) is None
     market.charges(START, START + HOUR)
     face.after(BOOTED_S)
+
+
+def test_both_faces_of_slack_answer_alike() -> None:
+    near, far = (Face(SlackSim(random.Random(1), TOKEN, "secret", base_url=LOOPBACK)) for _ in range(2))
+
+    _talk(near, LOOPBACK, SimTransport(near).handle_request)
+    with _served(far) as url, httpx.HTTPTransport() as loopback:
+        _talk(far, url, loopback.handle_request)
+
+    assert far.transcript == near.transcript
+    assert {200, 400, 404, 429} <= {exchange.status for exchange in near.transcript}
+    refused = b" ".join(exchange.body for exchange in near.transcript)
+    for error in (
+        "invalid_auth",
+        "invalid_blocks",
+        "message_not_found",
+        "channel_not_found",
+        "used_url",
+        "expired_url",
+    ):
+        assert error.encode() in refused, error
+
+
+def _talk(face: Face, url: str, send: Callable[[httpx.Request], httpx.Response]) -> None:
+    """What our adapter says, in every tone; then what it never does."""
+    transport = face.recorded(send)
+    slack = Slack(TOKEN, base_url=f"{url}/api", loopback_allowed=True, transport=transport)
+    hello = blocks.message("hello", [blocks.section("hello é")])
+    too_long = {"text": "x", "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": "x" * 3001}}]}
+
+    def response_url() -> str:
+        made: str = face.sim.new_response_url(user="U0ADA00001", channel=CHANNEL, now=face.now)
+        return url + made.removeprefix(LOOPBACK)
+
+    channel, ts = slack.post("U0ADA00001", hello)
+    _in_vain(lambda: slack.post("U0ADA00001", hello))  # within the same second
+    slack.update(channel, ts, hello)
+    _in_vain(lambda: slack.update(channel, "1.1", hello))
+    face.after(1.0)
+    _in_vain(lambda: slack.post("#general", hello))
+    _in_vain(lambda: slack.post(CHANNEL, too_long))
+    _in_vain(lambda: Slack("wrong", base_url=f"{url}/api", transport=transport).post(CHANNEL, hello))
+    used = response_url()
+    for number in range(RESPONSE_URL_USES + 1):
+        _in_vain(lambda number=number: slack.respond(used, {**hello, "replace_original": number > 0}))
+    _in_vain(lambda: slack.respond(response_url(), too_long))
+    late = response_url()
+    face.after(RESPONSE_URL_FOR.total_seconds())
+    _in_vain(lambda: slack.respond(late, hello))
+    with httpx.Client(base_url=url, transport=transport, headers={"Authorization": f"Bearer {TOKEN}"}) as raw:
+        raw.get(used.removeprefix(url))
+        for method, target, body in RAW_OF_SLACK:
+            raw.request(method, target, content=body.encode())
 
 
 def _in_vain(call: Callable[[], object]) -> None:

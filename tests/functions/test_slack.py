@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from common.domain.account import Role
 from common.domain.instance import State
+from common.ports import Chat, Data
 from common.web import slack_outbox
 from common.workflows import outbox
 from infra.demo.slack import CHANNEL, buttons
@@ -410,8 +413,7 @@ def test_an_errand_that_is_carried_out_twice_begins_one_operation(world: World, 
     id = running(world)
     write(world, id)
     ada.types(f"hibernate {id}")
-    docs = world.store.query("outbox", [("account", "==", "acme"), ("state", "==", "waiting")])
-    (message,) = [outbox.Message.model_validate(d.data) for d in docs if d.data["kind"] == "slack.errand"]
+    message = _errand(world)
 
     for _ in range(2):
         slack_outbox.attempt(world.app, message)
@@ -443,3 +445,115 @@ def test_what_a_person_reads_holds_no_secret(world: World, ada: Somebody) -> Non
     )
 
     assert not any(secret in said for secret in secrets if secret)
+
+
+def _errand(world: World) -> outbox.Message:
+    """The one that waits to be carried out."""
+    docs = world.store.query("outbox", [("account", "==", "acme"), ("state", "==", "waiting")])
+    (message,) = [outbox.Message.model_validate(d.data) for d in docs if d.data["kind"] == "slack.errand"]
+    return message
+
+
+# --- what the simulation found
+
+
+class Held:
+    """Slack, behind a call that stands still while others go on."""
+
+    def __init__(self, chat: Chat, meanwhile: Callable[[], object]) -> None:
+        self.post, self.update, self._respond, self._meanwhile = chat.post, chat.update, chat.respond, meanwhile
+
+    def respond(self, response_url: str, message: Data) -> None:
+        self._meanwhile()
+        self._respond(response_url, message)
+
+
+def test_whoever_stood_still_does_not_have_the_last_word(world: World, ada: Somebody) -> None:
+    id = running(world)
+    write(world, id)
+    going_down = ada.asks(f"hibernate {id}")
+    usual = world.app
+
+    def told() -> list[bool]:
+        return ["*hibernated*" in text_of(version) for version in going_down.versions]
+
+    def others_go_on() -> None:
+        world.app = usual
+        world.until(lambda: told()[-1])
+
+    world.app = dataclasses.replace(usual, chat=Held(world.chat, others_go_on))
+    world.until(lambda: True in told())
+    before = told().index(True)
+    assert told()[before : before + 2] == [True, False]
+
+    world.until(lambda: told()[-1], within_s=120)
+
+
+def test_a_plan_that_is_shown_twice_at_two_prices_is_approved_once(world: World, ada: Somebody) -> None:
+    """Its answer was lost, so it was made again."""
+    ada.types("deploy h100 sxm")
+    message = _errand(world)
+    slack_outbox.attempt(world.app, message)
+    for machine in world.sim.machines("H100 SXM"):
+        world.sim.tamper(machine["machine_id"], dph_base=f"{Decimal(machine['dph_base']) * Decimal('0.95'):.4f}")
+    world.now += timedelta(minutes=2)
+    slack_outbox.attempt(world.app, message)
+    plans = [m for m in ada.reads() if buttons(m.content)]
+    shown = {text_of(plan.content) for plan in plans}
+
+    assert len(plans) == len(shown) == 2
+    for plan in plans:
+        ada.presses(plan, "Approve")
+    world.pass_time(30)
+    assert len(world.store.query("instances", [("account", "==", "acme")])) == 1
+
+
+def test_who_presses_another_accounts_button_takes_nothing_from_its_owner(world: World, ada: Somebody) -> None:
+    plan = ada.asks("deploy h100 sxm")
+    eve = Somebody(world, "U0EVE00001").is_linked("evil")
+    eve.presses(plan, "Approve")
+    ada.presses(plan, "Approve")
+    world.pass_time(30)
+
+    assert len(world.store.query("instances", [("account", "==", "acme")])) == 1
+
+
+def test_what_could_not_be_begun_in_time_is_never_begun(world: World, ada: Somebody) -> None:
+    id = running(world)
+    ada.types(f"snooze {id} 2h")
+    message = _errand(world)
+
+    world.now += slack_outbox.BEGUN_WITHIN + timedelta(seconds=1)
+    for _ in range(2):
+        assert slack_outbox.attempt(world.app, message).state == "done"
+
+    assert world.record(id).awake_until is None
+    assert all("could not be done in time" in text_of(m.content) for m in ada.reads())
+    late = message.model_copy(update={"created_at": world.now})  # an attempt that read the message much earlier
+    slack_outbox.attempt(world.app, late)
+    assert world.record(id).awake_until is None
+
+
+def test_what_was_begun_in_time_is_told_however_late(world: World, ada: Somebody) -> None:
+    id = running(world)
+    ada.types(f"snooze {id} 2h")
+    message = _errand(world)
+    slack_outbox.attempt(world.app, message)
+    until = world.record(id).awake_until
+    assert until
+
+    world.now += slack_outbox.BEGUN_WITHIN + timedelta(seconds=1)
+    slack_outbox.attempt(world.app, message)
+
+    assert world.record(id).awake_until == until
+    assert "is not hibernated for idleness" in text_of(ada.reads()[-1].content)
+
+
+def test_a_hibernation_that_was_called_off_is_told_as_that_and_followed_no_longer(world: World, ada: Somebody) -> None:
+    id = running(world)
+    write(world, id)
+    going_down = ada.asks(f"hibernate {id}")
+    ask(world, id, "wake")
+
+    world.until(lambda: "called off: it is wanted up now" in text_of(going_down.content), within_s=60)
+    world.until(lambda: not world.store.query("outbox", [("next_at", "<=", world.now + timedelta(hours=1))]), 60)

@@ -17,7 +17,9 @@ from tests.simulation.knobs import BY_NAME, KNOBS
 
 ON_WITH = 0.5
 DIRECTED_STRIKES = 3
-OF_CALLS = frozenset(knob.name for knob in KNOBS if knob.where in ("call", "store", "market", "objects", "mail"))
+OF_CALLS = frozenset(
+    knob.name for knob in KNOBS if knob.where in ("call", "store", "market", "objects", "mail", "chat")
+)
 """Decided by the number of the call of a port; the others by how often they were asked."""
 NOTHING: frozenset[str] = frozenset()
 PHASES = ("down", "boot", "restoring", "up", "freezing", "ended")

@@ -46,7 +46,7 @@ VIOLATIONS_MAX = 5
 GIVEN_UP = ("snapshot_failed", "snapshot_refused")
 """A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
-    "want": {"hibernate", "wake", "terminate", "restore", "down", "in_use", *GIVEN_UP},
+    "want": {"hibernate", "wake", "terminate", "restore", "snooze", "keep_alive", "down", "in_use", *GIVEN_UP},
     "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "released", "down", "lost", "ended", "restore", *GIVEN_UP},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
@@ -98,6 +98,8 @@ class Oracle:
             if collection == "rentals":
                 self._rental(id, before, after)
         self._world.mail.see(changes, kinds)
+        if self._world.slack:
+            self._world.slack.judge.see(changes)
 
     def _tenancy(self, collection: str, id: str, after: Data | None) -> None:
         task = getcurrent()
@@ -382,6 +384,8 @@ class Oracle:
         self._ledger_is_the_bill()
         self._our_meter_is_near()
         self._no_secret_is_written()
+        if self._world.slack:
+            self._world.slack.judge.judge_the_end()
 
     def _unrest(self) -> list[str]:
         """Everything that is not yet as it must be in the end."""

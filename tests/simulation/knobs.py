@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["call", "store", "market", "objects", "mail", "answer", "web", "schedule", "host", "account", "user"]
+Where = Literal[
+    "call", "store", "market", "objects", "mail", "chat", "answer", "web", "schedule", "host", "account", "user"
+]
 """`call` and the ports' names: decided by the number of the call; `answer`: by the port's own world, as it answers."""
 
 LONGEST_PAUSE_S = 600.0
@@ -159,9 +161,33 @@ KNOBS: tuple[Knob, ...] = (
     Knob("schedule_double", "B2", "schedule", 0.3, "a job is started twice"),
     Knob("schedule_skipped", "B2", "schedule", 0.4, "a job is not started"),
     Knob("schedule_late", "B2", "schedule", 0.2, "a job starts late", 600.0),
+    # Slack: its deliveries to us
+    Knob("slack_lost", "B7", "web", 0.3, "a command or press does not arrive; Slack signs it anew and tries again"),
+    Knob("slack_late", "B7 B8", "web", 0.3, "one arrives more than five minutes after it was signed", 3_600.0),
+    Knob("slack_overtaken", "B7", "web", 0.3, "one is held up: its copy and what came after it overtake it", 280.0),
+    Knob("slack_reply_lost", "B7", "web", 0.3, "one is taken and the answer lost: Slack signs it anew and tries again"),
+    Knob("slack_twice", "B7", "web", 0.3, "the same request again, with the same signature", 280.0),
+    Knob("slack_signed_anew", "B7 A10", "web", 0.4, "the same command or press again, signed anew", 3_600.0),
+    Knob("slack_forged", "B7", "web", 0.3, "a command or press that Slack did not sign"),
+    # our bot's calls to Slack
+    Knob("chat_unreachable", "A23", "chat", 0.2, "Slack does not answer; it showed nothing"),
+    Knob("chat_lost_reply", "A2 A23", "chat", 0.2, "Slack shows the message, and its answer is lost"),
+    Knob("chat_late", "A3", "chat", 0.1, "Slack shows the message after the caller gave up", LONGEST_LATE_S),
+    Knob("chat_twice", "A2", "chat", 0.2, "a proxy delivers the message twice"),
+    Knob("chat_throttled", "A23b", "answer", 0.3, "429 with Retry-After"),
+    Knob("chat_500", "A23", "answer", 0.2, "500 or 503 and a page, or an error of Slack's own; nothing is shown"),
+    Knob("chat_url_dead", "B7", "answer", 0.3, "a response_url has expired or is used up before its time"),
+    Knob("chat_cut", "D2 A23", "account", 0.004, "the control plane does not reach Slack", 1800.0),
+    # the people in Slack
+    Knob("slack_pressed_twice", "A10 B7", "user", 0.3, "somebody types twice, presses twice, presses every copy"),
+    Knob("slack_stale_button", "A10", "user", 0.3, "somebody presses what has expired, or is gone", 1800.0),
+    Knob("slack_unlinked", "A5", "user", 0.2, "somebody is unlinked with a request under way, for a while", 900.0),
+    Knob("slack_stranger", "A5", "user", 0.2, "somebody of no account or of another one types and presses"),
 )
 
 BY_NAME = {knob.name: knob for knob in KNOBS}
+OF_SLACK = frozenset(name for name in BY_NAME if name.startswith(("slack_", "chat_")))
+"""They need somebody in Slack."""
 
 NOT_HERE: dict[str, str] = {
     "A17": "a stopped machine is never started again: hibernation destroys, and a wake rents anew (R5)",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.workflows import lifecycle
-from tests.simulation import planted
+from tests.simulation import planted, planted_slack
 from tests.simulation.planted import Replacement
 
 
@@ -222,6 +222,69 @@ MUTANTS: tuple[Mutant, ...] = (
         planted.ended_by_anybody,
         "I9",
         frozenset({"stranger_asks"}),
+    ),
+    Mutant(
+        "any request is Slack's",
+        "common.auth.check_slack",
+        planted.constant(None),
+        "S4",
+        frozenset({"slack_forged"}),
+    ),
+    Mutant(
+        "the same request as often as it comes",
+        "common.workflows.slack.see",
+        planted.constant(None),
+        "S4",
+        frozenset({"slack_twice"}),
+    ),
+    Mutant(
+        "each delivery is another request",
+        "common.workflows.slack.errand_id",
+        planted_slack.each_delivery_is_another,
+        "S1",
+        frozenset({"slack_signed_anew", "slack_pressed_twice"}),
+    ),
+    Mutant(
+        "an errand acts at every attempt",
+        "common.web.slack_outbox.Work.call",
+        planted_slack.acts_at_every_attempt,
+        "S1",
+        frozenset({"chat_lost_reply", "chat_unreachable"}),
+    ),
+    Mutant(
+        "confirmation skipped",
+        "common.web.slack_outbox._done",
+        planted_slack.ends_unasked,
+        "S2",
+        frozenset({"slack_signed_anew"}),
+    ),
+    Mutant(
+        "an offer holds for ever",
+        "common.web.slack_outbox._done",
+        planted_slack.as_if(until=planted_slack.FAR),
+        "S2",
+        frozenset({"slack_stale_button"}),
+    ),
+    Mutant(
+        "linked once is linked",
+        "common.workflows.slack.who",
+        planted_slack.linked_for_ever,
+        "S3",
+        frozenset({"slack_unlinked"}),
+    ),
+    Mutant(
+        "suggested from all accounts",
+        "common.web.slack_outbox._one",
+        planted_slack.looks_everywhere,
+        "S5",
+        frozenset({"slack_stranger"}),
+    ),
+    Mutant(
+        "shown whatever comes",
+        "common.web.slack_outbox._deliver",
+        planted_slack.told_whatever_comes,
+        "S6",
+        frozenset({"chat_unreachable"}),
     ),
 )
 

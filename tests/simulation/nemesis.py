@@ -224,6 +224,7 @@ ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
     "cut_market": lambda self, strike: self.cut("market")(strike),
     "cut_bucket": lambda self, strike: self.cut("objects")(strike),
     "cut_store": lambda self, strike: self.cut("store")(strike),
+    "chat_cut": lambda self, strike: self.cut("chat")(strike),
     "keeps_less": Nemesis.keeps_less,
     "bit_rot": Nemesis.bit_rot,
     "object_vanishes": Nemesis.object_vanishes,

@@ -31,8 +31,14 @@ from tests.simulation.objects import Bucket
 
 T = TypeVar("T")
 
-LATENCY_S = {"store": (0.004, 0.03), "market": (0.1, 0.5), "objects": (0.02, 0.2), "mail": (0.05, 0.5)}
-GIVES_UP_AFTER_S = {"store": 10.0, "market": 30.0, "objects": 30.0, "mail": 10.0}
+LATENCY_S = {
+    "store": (0.004, 0.03),
+    "market": (0.1, 0.5),
+    "objects": (0.02, 0.2),
+    "mail": (0.05, 0.5),
+    "chat": (0.05, 0.5),
+}
+GIVES_UP_AFTER_S = {"store": 10.0, "market": 30.0, "objects": 30.0, "mail": 10.0, "chat": 5.0}
 HOT_S = 1.0
 STALE_S = 60.0
 
@@ -166,14 +172,16 @@ _LOST = {
     "market": "market_lost_reply",
     "objects": "objects_lost_reply",
     "mail": "mail_lost_reply",
+    "chat": "chat_lost_reply",
 }
 _UNREACHABLE = {
     "store": "store_unreachable",
     "market": "market_unreachable",
     "objects": "objects_throttled",
     "mail": "mail_unreachable",
+    "chat": "chat_unreachable",
 }
-_TWICE = {"market": "market_retried", "objects": "objects_twice", "mail": "mail_twice"}
+_TWICE = {"market": "market_retried", "objects": "objects_twice", "mail": "mail_twice", "chat": "chat_twice"}
 
 
 def _in_vain(do: Callable[[], Any]) -> None:

@@ -13,13 +13,23 @@ from common import auth
 from common.config import Timing
 from common.workflows import hibernate, lifecycle
 from tests.simulation.coverage import NEVER, Coverage, cells
-from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, ROWS
+from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
 from tests.simulation.sweep import singles
 from tests.simulation.world import PRUNE_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
+IN_SLACK = 14
+"""A seed whose first instance is asked for there."""
+
+
+def test_there_are_people_in_slack_where_a_fault_needs_them() -> None:
+    assert Run(IN_SLACK).plan().owned[0].deploys_in_slack
+    assert not Run(1).plan().in_slack
+    assert not Run(1).faults().on & OF_SLACK
+    for run in (Run(1, stirred=frozenset({"chat_500"})), Run(1, directed=("slack_lost", "up"))):
+        assert run.plan().in_slack
 
 
 def test_every_row_of_the_catalogue_is_a_knob_or_has_its_reason() -> None:
@@ -63,8 +73,9 @@ def test_there_are_at_least_25_mutants_of_different_names() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
 
 
-def test_the_same_seed_is_the_same_story_in_two_processes() -> None:
-    first, second = (_digest(seed=11, hash_seed=hash_seed) for hash_seed in ("0", "1"))
+@pytest.mark.parametrize("seed", [11, IN_SLACK])
+def test_the_same_seed_is_the_same_story_in_two_processes(seed: int) -> None:
+    first, second = (_digest(seed, hash_seed=hash_seed) for hash_seed in ("0", "1"))
 
     assert first == second
 
@@ -76,10 +87,11 @@ def _digest(seed: int, hash_seed: str) -> str:
     return answer.stdout.strip()
 
 
-def test_its_own_list_of_faults_replays_a_run_exactly() -> None:
-    run = do_alone(Run(12))
+@pytest.mark.parametrize("seed", [12, IN_SLACK])
+def test_its_own_list_of_faults_replays_a_run_exactly(seed: int) -> None:
+    run = do_alone(Run(seed))
 
-    replayed = do_alone(Run(12, script=frozenset(run.hits)))
+    replayed = do_alone(Run(seed, script=frozenset(run.hits)))
 
     assert (replayed.digest, sorted(replayed.hits)) == (run.digest, sorted(run.hits))
 

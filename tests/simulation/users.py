@@ -26,6 +26,8 @@ THINKS_S = (200.0, 1800.0)
 BUSY_S, IDLE_S = (300.0, 2400.0), (60.0, 900.0)
 LOOKS_EVERY_S = 60.0
 INSISTS_AFTER_S = 120.0
+TAKEN_WITHIN_S = 200.0
+"""Whoever approved it has seen it by then."""
 VERBS: dict[str, Callable[[Call], Any]] = {
     "hibernate": rest.hibernate_instance,
     "wake": rest.wake_instance,
@@ -57,6 +59,7 @@ class Owned:
     strategy: Strategy
     snapshot_every_s: float | None = None
     idle_for_s: float | None = None
+    deploys_in_slack: bool = False
     key: str = ""
     wish: str = "up"
     is_discarding: bool = False
@@ -92,6 +95,8 @@ class Users:
             owned.busy = self._days(self._world.faults_end)
             delay = self._rng.uniform(0, 240)
             self._world.loop.spawn(functools.partial(self._live, owned), "user", delay=delay)
+            if self._world.people:
+                self._world.loop.spawn(functools.partial(self._world.people.chat, owned), "user", delay=delay)
 
     def _days(self, until: float) -> list[tuple[float, bool]]:
         at, busy, days = 0.0, True, []
@@ -105,6 +110,8 @@ class Users:
 
     def _live(self, owned: Owned) -> None:
         world, loop = self._world, self._world.loop
+        if world.people:
+            world.people.link(owned.account)
         owned.key = self.provision(owned)
         while loop.now < world.faults_end:
             loop.sleep(self._rng.uniform(*THINKS_S))
@@ -124,6 +131,8 @@ class Users:
         return self._rng.choice(NEXT[owned.wish])
 
     def provision(self, owned: Owned) -> str:
+        if self._world.people and owned.deploys_in_slack:
+            return self._world.people.deploy(owned)
         body = rest.Provision(gpu=GPU, strategy=owned.strategy, disk_gb=32, max_usd_per_hour="2.00", **owned.spec())
         while True:
             try:
@@ -135,6 +144,9 @@ class Users:
 
     def ask(self, owned: Owned, verb: str) -> None:
         """Until it is accepted or refused for good."""
+        if self._goes_by_slack(owned, verb):
+            owned.wish = WISH[verb]
+            return
         body = rest.Terminate(discard=verb == "discard") if verb in ("terminate", "discard") else Nothing()
         owned.is_discarding = owned.is_discarding or verb == "discard"
         try:
@@ -146,6 +158,10 @@ class Users:
         owned.wish = WISH[verb]
         if verb in ("restore", "wake"):
             owned.is_discarding = False
+
+    def _goes_by_slack(self, owned: Owned, verb: str) -> bool:
+        people = self._world.people
+        return people is not None and people.would_ask(owned, verb) and people.ask(owned, verb)
 
     def _until_heard(self, owned: Owned, verb: str, body: Any, ids: dict[str, str]) -> Any:
         self._requests += 1
@@ -184,6 +200,17 @@ class Users:
 
     # --- the end
 
+    def adopt(self, key: str) -> None:
+        """What was approved in Slack: its user takes it, or, by now content with another, ends it."""
+        self._world.loop.after(TAKEN_WITHIN_S, lambda: self._adopt(key))
+
+    def _adopt(self, key: str) -> None:
+        if self.of(key) is None:
+            account = key.partition(".")[0]
+            owned = Owned(account, Strategy.COLDSTART, key=key, final="gone", busy=[(0.0, True)])
+            self.owned.append(owned)
+            self._world.loop.spawn(functools.partial(self.insist, owned), "user")
+
     def insist(self, owned: Owned) -> None:
         """The last word, and the same again when the product gave up."""
         loop = self._world.loop
@@ -201,7 +228,9 @@ class Users:
     def _last_wish(self, owned: Owned) -> str:
         """The same with faults and without them, however many whims came before it."""
         number = next(n for n, other in enumerate(self.owned) if other is owned)
-        return random.Random(f"wish:{self._world.seed}:{number}").choice(("up", "up", "down", "gone"))
+        wish = random.Random(f"wish:{self._world.seed}:{number}").choice(("up", "up", "down", "gone"))
+        # its cap is the dearest price of its plan: the market may have nothing for it in the end
+        return "down" if owned.deploys_in_slack and wish == "up" else wish
 
     @staticmethod
     def _disagrees(record: dict[str, Any], final: str) -> bool:

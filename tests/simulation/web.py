@@ -127,7 +127,7 @@ class Web:
     def announce(self, market: str, body: bytes, headers: dict[str, str]) -> Task:
         """A marketplace's event; whose signature it bears is looked at by us."""
         request = Posted(body, headers, f"/failover/{market}")
-        return self.invoke("announced", lambda: _answer(failover.failover(request)))
+        return self.invoke("announced", lambda: status_and_body(failover.failover(request)))
 
     def _handled(self, machine: Machine, kind: str, body: str, token: str) -> Task:
         request = Posted(body.encode(), {"Authorization": f"Bearer {token}"}, f"/{kind}")
@@ -137,7 +137,7 @@ class Web:
 
         def handle() -> Any:
             bootstrap.use(app)  # a handler asks for it before it calls anybody
-            return _answer(HANDLERS[kind](request))
+            return status_and_body(HANDLERS[kind](request))
 
         task = self.invoke(kind, handle, account=account, key=machine.key, label=machine.label)
         tasks.append(task)
@@ -172,7 +172,7 @@ class Web:
         return task
 
 
-def _answer(given: Any) -> tuple[int, bytes]:
+def status_and_body(given: Any) -> tuple[int, bytes]:
     """What a handler returns, as status and body."""
     if isinstance(given, Response):
         return given.status_code, given.get_data()

@@ -34,6 +34,8 @@ from tests.simulation.market import API_KEY, GPU, Account, Contract
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
 from tests.simulation.ports import FaultyAnnouncer, FaultyMarket, FaultyObjects, FaultyStore, Gate
+from tests.simulation.slack import SIGNING_SECRET, TOKEN, Workspace
+from tests.simulation.slack_people import People
 from tests.simulation.store import MemoryStore
 from tests.simulation.users import Owned, Users
 from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
@@ -51,6 +53,10 @@ PRUNE_GRACE_S = 400.0
 """So short that packs go within a story; a snapshot that takes half of it is given up."""
 KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
 MARKETS = (*[("vast",)] * 5, *[("vast", "tensordock")] * 2, ("tensordock",))
+IN_SLACK, DEPLOYS_IN_SLACK = 0.08, 0.5
+"""Of the worlds; of those, the ones whose first instance is asked for there."""
+SLACK_FOR_S = 3_000.0
+"""At most: what is followed by the second costs as much as it adds."""
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
@@ -75,6 +81,8 @@ class Plan:
     timing: Timing = field(default_factory=Timing)
     pool_size: int = 0
     markets: tuple[str, ...] = ("vast",)
+    in_slack: bool = False
+    """The users are in Slack, too."""
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
 
@@ -83,7 +91,17 @@ class Plan:
         return cls((Owned("acct0", strategy),), STORY_AT_MOST_S, has_story=True)
 
     @classmethod
-    def of(cls, seed: int) -> Plan:
+    def of(cls, seed: int, *, in_slack: bool = False) -> Plan:
+        plan, rng = cls._of(seed), random.Random(f"slack:{seed}")
+        if not (rng.random() < IN_SLACK or in_slack):
+            return plan
+        first, *others = plan.owned
+        deploys = replace(first, deploys_in_slack=rng.random() < DEPLOYS_IN_SLACK)
+        faults_for_s = min(plan.faults_for_s, SLACK_FOR_S)
+        return replace(plan, in_slack=True, owned=(deploys, *others), faults_for_s=faults_for_s)
+
+    @classmethod
+    def _of(cls, seed: int) -> Plan:
         rng = random.Random(f"plan:{seed}")
         count = rng.choice((1, 1, 2, 3))
         strategies = (Strategy.COLDSTART, Strategy.RACE, Strategy.ROUNDROBIN, Strategy.SERVERLESS)
@@ -130,7 +148,7 @@ class World:
         self.taken: dict[str, Content] = {}
         """Manifest key -> what was in it, as the world knows."""
         self.log: list[tuple[float, str, dict[str, Any]]] = []
-        self.secrets = (JWT_SECRET, API_KEY, STORAGE_SECRET)
+        self.secrets = (JWT_SECRET, API_KEY, STORAGE_SECRET, TOKEN, SIGNING_SECRET)
         self._when_quiet: list[Any] = []
         self._jobs: list[Task] = []
         self._strangers: list[Contract] = []
@@ -140,15 +158,16 @@ class World:
         self.webhooks = {a.name: Webhooks(self, a) for a in self.accounts if a.name in ANNOUNCING}
         self.web = Web(self)
         self.web.crashed = self._crashed
-        self.users = Users(self, self._rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
+        self.users = Users(self, self.rng("users"), [replace(owned, busy=[]) for owned in plan.owned])
+        self.people = People(self, self.slack) if self.slack else None
         self.nemesis = Nemesis(self)
         bootstrap.use(self.app)
 
-    def _rng(self, purpose: str) -> random.Random:
+    def rng(self, purpose: str) -> random.Random:
         return random.Random(f"{purpose}:{self.seed}")
 
     def _make_ports(self, trace: bool) -> None:
-        rng = self._rng("ids")
+        rng = self.rng("ids")
         self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
@@ -156,11 +175,12 @@ class World:
             self.loop,
             self.faults,
             self.phases,
-            self._rng("latency"),
+            self.rng("latency"),
             later=self.at_or_when_quiet,
             trace=[] if trace else None,
         )
         self.mail = Mail(self, self.gate)
+        self.slack = Workspace(self, self.gate) if self.plan.in_slack else None
         self.accounts = [self._make_account(name) for name in self.plan.markets]
         self.bucket = self.make_bucket()
         self.bucket.deleting = self.oracle.deleting
@@ -179,6 +199,8 @@ class World:
             timing=self.plan.timing,
             pool=PoolTerms(size=self.plan.pool_size, gpu=GPU),
             keep=KEEP,
+            slack_bot_token=TOKEN if self.slack else None,
+            slack_signing_secret=SIGNING_SECRET if self.slack else None,
         )
         self.app = App(
             settings=settings,
@@ -189,15 +211,16 @@ class World:
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
             deployment=lambda: self.deployment,
             log=self._note,
-            random=self._rng("keys").randbytes,
+            random=self.rng("keys").randbytes,
             heard=Heard("unused", self.plan.timing.silent_after_s),
             nudge=lambda key: self.web.nudge(key),
             courier=self.mail,
+            chat=self.slack.chat if self.slack else None,
             nudge_outbox=lambda: self.web.nudge_outbox(),
         )
 
     def _make_account(self, name: str) -> Account:
-        account = ACCOUNTS[name](self.loop, self.faults, self.phases, self._rng("market" if name == "vast" else name))
+        account = ACCOUNTS[name](self.loop, self.faults, self.phases, self.rng("market" if name == "vast" else name))
         account.after = functools.partial(self._carry_out, account)
         account.created = functools.partial(self._created, account)
         account.destroying = self.oracle.destroying
@@ -243,6 +266,8 @@ class World:
         """By hand, before anything breaks."""
         self.faults.active = False
         self.mail.subscribe()
+        if self.people:
+            self.people.begin()
         for webhooks in self.webhooks.values():
             webhooks.subscribe()
         self.faults.active = True
@@ -408,13 +433,13 @@ class World:
             fate=account.fate(contract.id),
             home=home,
             token=token,
-            rng=self._rng(f"machine:{contract.label}"),
+            rng=self.rng(f"machine:{contract.label}"),
         )
         self.machines[contract.id] = machine
         machine.start()
 
     def add_stranger(self, label: str) -> None:
-        contract = self._rng(label).choice(self.accounts).strangers(label, self.loop.clock())
+        contract = self.rng(label).choice(self.accounts).strangers(label, self.loop.clock())
         if contract:
             self._strangers.append(contract)
 
