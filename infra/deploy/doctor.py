@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,25 +15,33 @@ import typer
 from rich.console import Console
 
 from common.cli import session
-from common.domain.health import Finding, Probe, Verdict, failed, of_clocks, of_probe, worst
+from common.domain.health import Finding, Probe, Verdict, failed, of_clocks, of_probe, warning, worst
+from common.errors import SettingError
 
 SIGNS = {Verdict.OK: ("green", "ok"), Verdict.WARNING: ("yellow", "!!"), Verdict.FAILED: ("red", "NO")}
 PROBE_TIMEOUT_S = 15.0
 """A cold start and its answer."""
+AT_GOOGLE = re.compile(r"https://(?P<region>[a-z]+-[a-z]+\d+)-(?P<project>[a-z][-a-z0-9]*)\.cloudfunctions\.net(/|$)")
+QUOTA_TRIES = 2
+"""Of each look: a person waits."""
 
 
 def command(
+    project: Annotated[str, typer.Option("--project", help="Of the quotas; by default the one in the API's URL.")] = "",
+    region: Annotated[str, typer.Option("--region", help="Likewise.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Check credentials, clock, webhooks, schedules, store and bucket; each failure with its mend. Nothing is rented.
+    """Check credentials, clock, webhooks, schedules, quotas, store, bucket; each failure with its mend. Rents nothing.
 
     Exit code 0 = well or warnings only, 1 = something failed.
     """
     with session.client() as api:
         said = api.get("/doctor")
+    url = session.signed().url
     findings = [
         *(Finding.model_validate(row) for row in said["findings"]),
-        _clock(session.signed().url),
+        _clock(url),
+        *_quotas(*place(url, project, region)),
         *_probed([Probe.model_validate(row) for row in said["probes"]]),
     ]
     if json_:
@@ -51,6 +61,31 @@ def _clock(url: str) -> Finding:
     except (httpx.HTTPError, KeyError, ValueError) as error:
         return failed("clock", f"{url} tells no time: {type(error).__name__}", "see that DUMONT_API_URL is the API's")
     return of_clocks(server, datetime.now(UTC), time.monotonic() - began)
+
+
+def place(url: str, project: str, region: str) -> tuple[str, str]:
+    """(project, region) as asked for, else as the URL of a deployed API names them; empty = not at Google."""
+    named = AT_GOOGLE.match(url)
+    return project or (named["project"] if named else ""), region or (named["region"] if named else "")
+
+
+def _quotas(project: str, region: str) -> Iterator[Finding]:
+    """Asked with this machine's own credentials: no function may read them."""
+    if not project or not region:
+        return
+    from infra.deploy import quotas
+    from infra.deploy.cli import credentials, hosts
+    from infra.deploy.google import Google
+
+    try:
+        google = Google(project, region, credentials(), time.sleep, hosts(os.environ), tries=QUOTA_TRIES)
+    except SettingError as error:
+        yield warning("quotas", "not looked at", str(error))
+        return
+    try:
+        yield from quotas.examine(google)
+    finally:
+        google.close()
 
 
 def _probed(probes: list[Probe]) -> Iterator[Finding]:
