@@ -207,8 +207,11 @@ class Trial:
         """The instance in that state; raises `Broken` when it fails or the time is over."""
         shown: Any = {"state": "unknown"}
         while self.now() < self._until:
+            before = shown["state"]
             with contextlib.suppress(ApiProblem):  # whoever does not answer now may do so the next time
                 shown = self.api.get(f"/instances/{self.instance_id}")
+            if shown["state"] != before:
+                self.say(f"  it is {shown['state']}")
             if shown["state"] == state:
                 return shown
             if shown["state"] in ("failed", "terminated"):
