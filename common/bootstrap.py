@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import secrets
+import ssl
 import string
 import sys
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
     return App(
         settings=settings,
         store=store,
-        markets=Markets(settings),
+        markets=Markets(settings, store),
         objects=objects_of(settings),
         storage_access=access_of(settings),
         clock=now,
@@ -131,18 +132,18 @@ def _hint(url: str, token: str) -> None:
 class Markets(Mapping[str, Market]):
     """The marketplaces that have a key, each made when it is first needed: most invocations call none."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
         keys = {"vast": settings.vast_api_key, "tensordock": settings.tensordock_api_key}
         self._keys = {name: key for name, key in keys.items() if key}
         if not self._keys:
             names = " or ".join(f"{name.upper()}_API_KEY" for name in keys)
             raise SettingError(f"no marketplace's key is set: set {names}. Example: {EXAMPLES['VAST_API_KEY']}")
-        self._settings = settings
+        self._settings, self._store = settings, store
         self._made: dict[str, Market] = {}
 
     def __getitem__(self, name: str) -> Market:
         if name not in self._made:
-            self._made.setdefault(name, _market(name, self._keys[name], self._settings))
+            self._made.setdefault(name, _market(name, self._keys[name], self._settings, self._store))
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -152,14 +153,30 @@ class Markets(Mapping[str, Market]):
         return len(self._keys)
 
 
-def _market(name: str, key: str, settings: Settings) -> Market:
+def _market(name: str, key: str, settings: Settings, store: Store) -> Market:
+    from common.domain.shape import call_of
+    from common.workflows.answers import Noted
+
+    answers = Noted(store, name)
+
+    def told(method: str, path: str, answer: Any) -> None:
+        answers.note(call_of(method, path), answer, now())
+
     if name == "vast":
         from common.adapters.vast import Vast
 
-        return Vast(key, base_url=settings.vast_url)
+        return Vast(key, base_url=settings.vast_url, verify=_authorities(), told=told)
     from common.adapters.tensordock import TensorDock
 
-    return TensorDock(key, base_url=settings.tensordock_url)
+    return TensorDock(key, base_url=settings.tensordock_url, verify=_authorities(), told=told)
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """By whom marketplaces' certificates are judged: read once for all of them, for it takes some 20 ms of CPU."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _chat(settings: Settings) -> Chat | None:

@@ -173,6 +173,7 @@ INDEXES: tuple[Index, ...] = (
     Index("budgets"),
     Index("ledger", equal=("account",), order="hour"),
     Index("outlooks"),
+    Index("answers"),
     Index("market_history"),
     Index("machines"),
     Index("machines", equal=("provider",)),
@@ -297,6 +298,14 @@ class Launch:
     """Cap on GPU + disk: what is known to cost more is not created. None = no cap."""
     bid_usd_per_hour: str | None = None
     """None = on demand."""
+
+
+Told = Callable[[str, str, Any], None]
+"""told(method, path, answer): an adapter's word of each answer that it could read. Raises nothing, keeps no value."""
+
+
+def untold(_method: str, _path: str, _answer: Any) -> None:
+    """Nobody wants to know."""
 
 
 class Market(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +21,7 @@ from common.domain.offer import HOURS_PER_MONTH, Offer, Survey, Wanted, exact_pr
 from common.domain.pacing import Limit, Limits
 from common.domain.region import country_of
 from common.errors import MarketKeyRefused, MarketRefused, MarketUnknown, NoCredit, OfferGone, Throttled
-from common.ports import Charge, Launch, Listed
+from common.ports import Charge, Launch, Listed, Told, untold
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 DEFAULT_RETRY_AFTER_S = 5.0
@@ -102,9 +103,14 @@ class TensorDock:
         *,
         base_url: str = "https://dashboard.tensordock.com",
         transport: httpx.BaseTransport | None = None,
+        verify: ssl.SSLContext | bool = True,
+        told: Told = untold,
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
+        self._http = httpx.Client(
+            base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport, verify=verify
+        )
+        self._told = told
 
     def close(self) -> None:
         self._http.close()
@@ -220,6 +226,7 @@ class TensorDock:
             raise _refusal(status, parsed)
         if not 200 <= status < 300:
             raise MarketUnknown(f"tensordock answered {status} to {method} {path}")
+        self._told(method, path, parsed)
         return parsed
 
 

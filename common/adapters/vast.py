@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from common.errors import (
     Throttled,
     Unauthenticated,
 )
-from common.ports import Charge, Launch, Listed, MarketEvent, Subscription
+from common.ports import Charge, Launch, Listed, MarketEvent, Subscription, Told, untold
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PAGES_MAX = 200
@@ -82,12 +83,16 @@ class Vast:
         *,
         base_url: str = "https://console.vast.ai",
         transport: httpx.BaseTransport | None = None,
+        verify: ssl.SSLContext | bool = True,
         wait: Callable[[float], object] = time.sleep,
+        told: Told = untold,
     ) -> None:
         """`wait` passes the seconds between two pages of one answer: each page counts as a call."""
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
-        self._wait = wait
+        self._http = httpx.Client(
+            base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport, verify=verify
+        )
+        self._wait, self._told = wait, told
 
     def close(self) -> None:
         self._http.close()
@@ -248,6 +253,7 @@ class Vast:
             raise _refusal(answer.status_code, parsed)
         if not answer.is_success:
             raise MarketUnknown(f"vast.ai answered {answer.status_code} to {method} {path}")
+        self._told(method, path, parsed)
         return parsed
 
 

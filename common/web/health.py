@@ -8,9 +8,10 @@ from pydantic import BaseModel
 
 from common.domain.account import Right
 from common.domain.health import Finding, Probe, failed, ok, warning
+from common.domain.shape import AnswerShape
 from common.errors import Forbidden
 from common.web.routes import Call, Route
-from common.workflows import doctor, sweep, users
+from common.workflows import answers, doctor, sweep, users
 
 
 class HealthOut(BaseModel):
@@ -18,13 +19,16 @@ class HealthOut(BaseModel):
     findings: list[Finding]
     probes: list[Probe]
     """For whoever asks: requests to make from outside."""
+    answers: list[AnswerShape]
+    """What the marketplaces' answers have looked like so far."""
 
 
 def examine(call: Call) -> HealthOut:
     if not users.is_operator(call.app.store, call.caller.account):
         raise Forbidden("only an admin of the account that runs this deployment may do this")
     findings = [*doctor.examine(call.app, call.now), _machines(call)]
-    return HealthOut(at=call.now, findings=findings, probes=doctor.probes(call.app, call.now))
+    probes, seen = doctor.probes(call.app, call.now), answers.noted(call.app.store)
+    return HealthOut(at=call.now, findings=findings, probes=probes, answers=seen)
 
 
 def _machines(call: Call) -> Finding:

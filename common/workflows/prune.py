@@ -18,7 +18,6 @@ from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRef
 from common.ports import App, Delete, Where, Write, every
 from common.records import Kept, World, event, manifest_key_of, prefix_of, read, with_data_key, wrapping_keys
 from common.snapshots import engine
-from common.snapshots.engine import Pruned
 
 RUN_S = 400.0
 """No further instance is begun after that; the others are due first at the next run."""
@@ -84,7 +83,7 @@ def change_terms(app: App, world: World, changes: SnapshotTerms, now: datetime) 
     return changed
 
 
-def prune_instance(app: App, key: str, now: datetime) -> Pruned | None:
+def prune_instance(app: App, key: str, now: datetime) -> engine.Pruned | None:
     """None = it has ended: a purge removes all of it.
 
     Raises `SnapshotError` when it cannot be known what a kept snapshot needs, and what the stores raise; then nothing
@@ -209,7 +208,7 @@ def _inheriting(
     return heir.value.model_copy(update={"new_packs": new_packs[:PACKS_NAMED_MAX]})
 
 
-def _note(app: App, key: str, seen: Instance | None, pruned: Pruned | None, now: datetime) -> None:
+def _note(app: App, key: str, seen: Instance | None, pruned: engine.Pruned | None, now: datetime) -> None:
     """When the next look is due, a line of the story if anything went, and the totals."""
     kept = read(app, "instances", key, Instance)
     if kept is None:
@@ -241,7 +240,7 @@ def _postpone(app: App, key: str, error: DumontError) -> None:
         app.log("prune_not_postponed", key=key, error=str(again))
 
 
-def _count(summary: Summary, pruned: Pruned | None) -> None:
+def _count(summary: Summary, pruned: engine.Pruned | None) -> None:
     if pruned:
         summary.snapshots += len(pruned.manifests)
         summary.packs += len(pruned.packs)

@@ -58,7 +58,12 @@ def main_py() -> str:
 _HEAD = '''\
 """The entry points of all functions; made from the table of functions."""
 
+import gc
 import importlib
+
+# By default garbage is looked for with every 700 new objects. While modules are loaded there is none, and the looks
+# take a tenth of a cold start.
+gc.set_threshold(50_000)
 
 MODULES = {'''
 _TAIL = """\

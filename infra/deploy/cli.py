@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any
@@ -88,12 +88,10 @@ class Session:
 
     def __init__(self, project: str, region: str, env: dict[str, str], pause: Callable[[float], None]) -> None:
         from infra.deploy import archive, make
-        from infra.deploy.google import HOSTS, Google
+        from infra.deploy.google import Google
         from infra.gpu_host import bundle
 
-        elsewhere = env.get("DUMONT_GOOGLE_URL")  # a simulated Google answers at one address
-        hosts = dict.fromkeys(HOSTS, elsewhere) if elsewhere else HOSTS
-        self.google = Google(project, region, credentials(), pause, hosts)
+        self.google = Google(project, region, credentials(), pause, hosts(env))
         self._parts = make.Parts(archive.build(), bundle.build(), env)
         self._settings = make.checked(self._parts, self.google)
         self.url, self.store = self._settings.url, self._settings.store
@@ -138,6 +136,14 @@ def refuse_while_machines_bill(store: Store) -> None:
             f"{len(open_)} machines are not settled yet ({shown}): hibernate or terminate their instances first "
             "(dumont instances list), empty the warm pool, and wait for their bills"
         )
+
+
+def hosts(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Where Google's interfaces answer; a simulated Google answers at one address."""
+    from infra.deploy.google import HOSTS
+
+    elsewhere = env.get("DUMONT_GOOGLE_URL")
+    return dict.fromkeys(HOSTS, elsewhere) if elsewhere else HOSTS
 
 
 def credentials() -> Any:

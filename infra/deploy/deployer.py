@@ -71,13 +71,17 @@ class Deployer:
         return made + len(doomed)
 
     def destroy(self, report: Report, *, with_data: bool) -> int:
-        """Delete what is ours, last made first; data stays unless it is asked for. Returns how much was deleted."""
+        """Delete what is ours, last made first; data stays unless it is asked for. Returns how much was deleted.
+
+        Killed at any point it goes on where it was when it is run again. Raises what `apply` raises.
+        """
         found, deleted = self.look(), 0
         for kind in reversed(self.kinds):
             if kind.sort.goes_with is None and (with_data or not kind.sort.is_data):
-                steps = [
-                    Step("delete", kind.sort.name, name, None, here) for name, here in found[kind.sort.name].items()
-                ]
+                here = found[kind.sort.name]
+                if not all(one.ready for one in here.values()):
+                    here = self._quiet(kind)
+                steps = [Step("delete", kind.sort.name, name, None, one) for name, one in here.items()]
                 self._over(kind, [_done(kind, step, report) for step in steps])
                 deleted += len(steps)
         return deleted
@@ -91,13 +95,13 @@ class Deployer:
         return dict(wishes)
 
     def _quiet(self, kind: Kind) -> dict[str, Found]:
-        """What there is, once nothing is under way that an apply before this one began: Google refuses a second one."""
+        """What there is, once nothing is under way that a run before this one began: Google refuses a second change."""
         for _ in range(LOOKS):
             found = kind.present()
             if kind.sort.name in LATE or all(here.ready for here in found.values()):
                 return found
             self.pause(LOOK_S)
-        raise Failed(f"{kind.sort.name}: still under way after {LOOKS * LOOK_S:.0f} s; apply again to go on waiting")
+        raise Failed(f"{kind.sort.name}: still under way after {LOOKS * LOOK_S:.0f} s; run it again to go on waiting")
 
     def _settle(self, kind: Kind, over: list[Pending], wishes: Wishes) -> dict[str, Found]:
         """Wait until Google shows this kind as it is wanted, and nothing of it is under way."""

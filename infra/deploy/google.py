@@ -62,6 +62,8 @@ class Google:
     pause: Callable[[float], None]
     hosts: Mapping[str, str] = field(default_factory=lambda: HOSTS)
     transport: httpx.BaseTransport | None = None
+    tries: int = TRIES
+    """Of one call, while what was made a moment ago is not known everywhere or nobody answers."""
 
     def __post_init__(self) -> None:
         self._http = httpx.Client(timeout=CALL_TIMEOUT_S, transport=self.transport)
@@ -107,9 +109,9 @@ class Google:
         )
 
     def patiently(self, call: Callable[[], dict[str, Any]], *, also_silence: bool = True) -> dict[str, Any]:
-        """At most TRIES times, with pauses that double."""
+        """At most `tries` times, with pauses that double."""
         pause_s = FIRST_PAUSE_S
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(self.tries)):
             try:
                 return call()
             except GoogleSilent:

@@ -7,8 +7,7 @@ both.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import functools
 import json
 import os
 import signal
@@ -22,26 +21,22 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import rsa
 from werkzeug.serving import make_server
 
-from common import auth
 from common.adapters.firestore import FirestoreStore
-from common.domain.host import Boot, Heartbeat, HostRecord
 from common.topology import FUNCTIONS, Function
 from infra.demo.story import Story
 from infra.deploy import archive, runtime
-from infra.deploy.local import Front, Quiet, command, function_env, public_keys, scheduler_token
+from infra.deploy.local import Front, Quiet, command, function_env, public_keys
 from infra.local.config import Local
 from infra.local.up import _alive
 from tests import firestore_emulator
+from tests.ordinary import Call, Known, ordinary
 
 RUNS = 7
 FIRST_200_WITHIN_S = 60.0
@@ -59,16 +54,6 @@ class Ping(BaseModel):
 def bare(request):
     return Ping(word="pong").model_dump_json()
 """
-
-
-@dataclass(frozen=True)
-class Call:
-    """One function's ordinary request."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes = b""
 
 
 def main() -> None:
@@ -124,7 +109,7 @@ def measure(python: Path, source: Path, bare: Path, local: Local, label: str) ->
         bare_row = Function("bare", "functions", "/", 60, 512, 16, (), public=True)
         taken["bare"].append(first_200(python, bare_row, bare, env, Call("GET", "/", {})))
         for row in FUNCTIONS:
-            call = ordinary(row, local, label, url, key)
+            call = ordinary(row, known(local, label, url, key))
             taken[row.name].append(first_200(python, row, source, env | function_env(row, url), call))
     server.shutdown()
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
@@ -134,57 +119,21 @@ def measure(python: Path, source: Path, bare: Path, local: Local, label: str) ->
     return {"functions": ratios, "ms": {name: round(median * 1000) for name, median in medians.items()}}
 
 
+def known(local: Local, label: str, url: str, key: rsa.RSAPrivateKey) -> Known:
+    return Known(
+        jwt_secret=local.jwt_secret,
+        api_key=str(local.api_key),
+        slack_signing_secret=local.slack_signing_secret,
+        label=label,
+        url=url,
+        google_key=key,
+        document=functools.partial(document, local),
+    )
+
+
 def times(local: Local) -> set[str]:
     """The demo's short waiting times: a deployed function has the production ones."""
     return {f"DUMONT_{name.upper()}" for name in local.timing}
-
-
-def ordinary(row: Function, local: Local, label: str, url: str, key: rsa.RSAPrivateKey) -> Call:
-    """What this function is asked for all day."""
-    now, secret = datetime.now(UTC), local.jwt_secret
-    if not row.public:
-        return Call("POST", "/", bearer(scheduler_token(url, row, key, now)))
-    host = HostRecord.model_validate(document(local, "hosts", label))
-    said = host.model_dump(
-        include={"label", "epoch", "seq", "phase", "disk", "samples", "attest", "progress", "vetoes"}
-    )
-    calls = {
-        "api": lambda: Call("GET", "/api/v1/instances", bearer(str(local.api_key))),
-        "metrics": lambda: Call("GET", "/metrics", bearer(str(local.api_key))),
-        "heartbeat": lambda: Call(
-            "POST",
-            "/",
-            bearer(auth.host_token(label, host.epoch, secret=secret, now=now)),
-            Heartbeat(**said, beat=host.beat + 1, sent_at=now).model_dump_json().encode(),
-        ),
-        "provision": lambda: Call(
-            "POST",
-            "/",
-            bearer(auth.bootstrap_token(label, secret=secret, now=now)),
-            Boot(label=label, boot_id=document(local, "boots", label)["boot_id"]).model_dump_json().encode(),
-        ),
-        "failover": lambda: Call(
-            "POST",
-            "/",
-            bearer(auth.host_token(label, host.epoch, secret=secret, now=now)),
-            json.dumps({"label": label, "reason": "bench"}).encode(),
-        ),
-    }
-    return command_in_slack(local, now) if row.name == "slack" else calls[row.name]()
-
-
-def command_in_slack(local: Local, now: datetime) -> Call:
-    """`/gpu list` of a person who is not linked: signature, seen-set, one read of the link."""
-    form = {"command": "/gpu", "text": "list", "team_id": "T1", "user_id": "U1", "channel_id": "C1"}
-    body = urlencode(form | {"trigger_id": uuid.uuid4().hex, "response_url": "https://hooks.slack.com/x"})
-    stamp = str(int(now.timestamp()))
-    signed = hmac.new(local.slack_signing_secret.encode(), f"v0:{stamp}:{body}".encode(), hashlib.sha256).hexdigest()
-    headers = {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": f"v0={signed}"}
-    return Call("POST", "/", headers | {"Content-Type": "application/x-www-form-urlencoded"}, body.encode())
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
 
 def document(local: Local, collection: str, id: str) -> dict[str, Any]:

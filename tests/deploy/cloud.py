@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from google.auth.credentials import Credentials
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -39,27 +41,53 @@ class Killed(BaseException):
     """What a `kill -9` is to the deployer: nothing of it runs any more."""
 
 
-class Keys(Credentials):
-    """Every call to Google passes its credentials: so this is where a process can die before any call."""
+@dataclass
+class Calls:
+    """Of one process, to whomever: it can die before any of them."""
 
-    def __init__(self) -> None:
+    kill_at: int = 0
+    """0 = never."""
+    before: Callable[[], None] = lambda: None
+    """Called before each of them."""
+    made: int = 0
+
+    def one(self) -> None:
+        self.before()
+        self.made += 1
+        if self.made == self.kill_at:
+            raise Killed
+
+
+class Keys(Credentials):
+    """Every call to Google passes its credentials."""
+
+    def __init__(self, calls: Calls) -> None:
         super().__init__()
-        self.calls, self.kill_at = 0, 0
+        self._calls = calls
 
     def refresh(self, request: Any) -> None:
         self.token = "test-token"
 
     def before_request(self, request: Any, method: str, url: str, headers: Any) -> None:
-        self.calls += 1
-        if self.calls == self.kill_at:
-            raise Killed
+        self._calls.one()
         headers["authorization"] = "Bearer test-token"
+
+
+class MarketTransport(SimTransport):
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(cloud, "vast")
+        self._calls = cloud.calls
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._calls.one()
+        return super().handle_request(request)
 
 
 class Objects:
     """An object store in memory, with the calls that a deployer makes."""
 
     def __init__(self) -> None:
+        self.calls = Calls()
         self.stored: dict[str, bytes] = {}
         self.rules: list[dict[str, Any]] = []
         self.writes = 0
@@ -67,22 +95,27 @@ class Objects:
     def list(self, prefix: str) -> Iterator[Any]:
         from common.ports import Stored
 
+        self.calls.one()
         return iter(
             [Stored(key, len(data), None) for key, data in sorted(self.stored.items()) if key.startswith(prefix)]
         )
 
     def put_file(self, key: str, path: str) -> None:
+        self.calls.one()
         self.writes += 1
         self.stored[key] = Path(path).read_bytes()
 
     def delete(self, keys: Sequence[str]) -> None:
+        self.calls.one()
         for key in keys:
             self.stored.pop(key, None)
 
     def lifecycle_rules(self) -> list[dict[str, Any]]:
+        self.calls.one()
         return self.rules
 
     def set_lifecycle_rules(self, rules: Sequence[dict[str, Any]]) -> None:
+        self.calls.one()
         self.writes += 1
         self.rules = [*rules]
 
@@ -101,22 +134,21 @@ class Cloud:
     def __post_init__(self) -> None:
         self.vast = VastSim(rng=random.Random(1), api_key="vast-key")
         self.store = SqliteStore(str(self.folder / "store.db"))
-        self.keys = Keys()
+        self.calls = Calls()
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def deployer(self, kill_at: int = 0) -> Deployer:
+    def deployer(self, kill_at: int = 0, before: Callable[[], None] = lambda: None) -> Deployer:
         """A new process: nothing is known but what Google says. `kill_at` = before which call it dies; 0 = never."""
-        self.keys = Keys()
-        self.keys.kill_at = kill_at
+        self.calls = self.objects.calls = Calls(kill_at, before)
         google = self.google()
         return make.deployer(google, self.parts, functools.cache(lambda: self.app(google)), lambda: self.objects)
 
     def google(self) -> Google:
         """Google's own clients go over loopback, ours straight into the simulator: the same requests."""
         hosts = dict.fromkeys(HOSTS, self.url)
-        return Google(PROJECT, REGION, self.keys, self.wait, hosts=hosts, transport=SimTransport(self))
+        return Google(PROJECT, REGION, Keys(self.calls), self.wait, hosts=hosts, transport=SimTransport(self))
 
     def app(self, google: Google) -> App:
         env = {
@@ -124,7 +156,7 @@ class Cloud:
             **self.parts.secret_values,
             "JWT_SECRET": "0" * 32,
         }
-        market = Vast("vast-key", base_url="http://vast.sim", transport=SimTransport(self, "vast"), wait=self.wait)
+        market = Vast("vast-key", base_url="http://vast.sim", transport=MarketTransport(self), wait=self.wait)
         return App(
             settings=Settings.from_env(env),
             store=self.store,
@@ -146,6 +178,28 @@ class Cloud:
     def plan(self) -> list[Step]:
         return self.deployer().plan()
 
+    def destroy(self, *, with_data: bool, before: Callable[[], None] = lambda: None) -> list[Step]:
+        """What was deleted."""
+        done: list[Step] = []
+        self.deployer(before=before).destroy(done.append, with_data=with_data)
+        return done
+
+    def kept(self) -> Callable[[], None]:
+        """Remember how everything is now, with what is under way; the answer puts it back."""
+        tables, vast, now = copy.deepcopy(self.sim.state), self.vast.to_json(), self.now
+        stored, rules = dict(self.objects.stored), list(self.objects.rules)
+        operations = {name: replace(slow) for name, slow in self.sim.operations.items()}
+
+        def put_back() -> None:
+            self.now, self.sim.operations = now, {name: replace(slow) for name, slow in operations.items()}
+            for name, table in self.sim.state.items():  # the simulator's own functions hold on to the tables
+                table.clear()
+                table.update(copy.deepcopy(tables.get(name, {})))
+            self.vast = VastSim.from_json(vast, rng=random.Random(1))
+            self.objects.stored, self.objects.rules = dict(stored), list(rules)
+
+        return put_back
+
     def having(self, **parts: Any) -> None:
         """From now on the deployment is made of these."""
         self.parts = replace(self.parts, **parts)
@@ -153,12 +207,14 @@ class Cloud:
     def state(self) -> dict[str, Any]:
         """Everything that Google keeps, without what it draws by chance or by time."""
         tables = {name: _plain(table) for name, table in self.sim.state.items() if table}
-        tables["indexes"] = sorted(tables["indexes"].values(), key=repr)  # their names are drawn
-        tables["secrets"]["JWT_SECRET"]["versions"] = len(tables["secrets"]["JWT_SECRET"]["versions"])
+        tables["indexes"] = sorted(tables.get("indexes", {}).values(), key=repr)  # their names are drawn
+        if drawn := tables.get("secrets", {}).get("JWT_SECRET"):
+            drawn["versions"] = len(drawn["versions"])
         return tables | {
             "enabled": sorted(self.sim.enabled),
             "bundle": [*self.objects.stored],
             "rules": self.objects.rules,
+            "announces": sorted(row.url for row in self.vast.webhooks.rows.values()),
         }
 
 

@@ -11,7 +11,7 @@ from infra.demo.gcp.sim import Ask, GoogleSim, Refused, not_there, there
 
 LOCATION = "/v2/projects/{project}/locations/{region}"
 JOBS = "/v1/projects/{project}/locations/{region}/jobs"
-ACTIVE, FAILED, DEPLOYING = 1, 2, 3
+ACTIVE, FAILED, DEPLOYING, DELETING = 1, 2, 3, 4
 ENABLED, PAUSED = 1, 2
 READER = "roles/secretmanager.secretAccessor"
 
@@ -94,10 +94,12 @@ def _functions(sim: GoogleSim) -> None:
         return build(id, ask)
 
     def update(ask: Ask) -> Any:
-        row = there(functions, ask.names["function"])
-        if row["state"] == DEPLOYING:
-            raise Refused(409, "ABORTED", "unable to queue the operation: another one is in progress")
+        demand_quiet(ask.names["function"])
         return build(ask.names["function"], ask)
+
+    def demand_quiet(id: str) -> None:
+        if there(functions, id)["state"] in (DEPLOYING, DELETING):
+            raise Refused(409, "ABORTED", "unable to queue the operation: another one is in progress")
 
     def build(id: str, ask: Ask) -> Any:
         _demand_sound(sim, ask.body)
@@ -118,15 +120,16 @@ def _functions(sim: GoogleSim) -> None:
         return sim.slow(_begin(sim), ask.now, finish, factor=5)
 
     def delete(ask: Ask) -> Any:
-        there(functions, ask.names["function"])
         id = ask.names["function"]
+        demand_quiet(id)
+        functions[id]["state"] = DELETING
 
         def finish(_: datetime) -> Any:
             for table, name in (("functions", id), ("services", id), ("policies", f"service/{id}")):
                 sim.table(table).pop(name, None)
             return {"@type": "type.googleapis.com/google.protobuf.Empty"}
 
-        return sim.slow(_begin(sim), ask.now, finish)
+        return sim.slow(_begin(sim), ask.now, finish, factor=5)
 
     sim.on("GET", path, lambda _: {"functions": list(functions.values())}, api=api)
     sim.on("POST", path, create, api=api)
