@@ -50,7 +50,7 @@ bundle: setup  ## the GPU host's bundle, cached by its content
 
 test: check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
-	@$(DEPLOYER)/bin/python -m pytest tests/deploy
+	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy
 	@$(MAKE) --no-print-directory soak MINUTES=1
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
