@@ -16,7 +16,7 @@ from itertools import accumulate, islice
 from operator import add, itemgetter, le, lt
 from typing import Any
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import SnapshotRefused
 from common.snapshots.limits import (
     MAX_CHUNK_BYTES,

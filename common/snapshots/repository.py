@@ -11,25 +11,28 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.domain.retention import Retention, kept
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
 from common.snapshots.bucket import Bucket
 from common.snapshots.keys import aes_gcm
 from common.snapshots.limits import PREFIX_SHAPE
 from common.snapshots.manifest import Manifest
 from common.snapshots.packing import Progress
-from common.snapshots.prune import Pruned, prune
 from common.snapshots.restore import Restored, restore
 from common.snapshots.seal import KEY_SHAPE, unseal
 from common.snapshots.state import State
 from common.snapshots.take import Taken, take
 from common.snapshots.transfer import Endpoint
-from common.snapshots.verify import Verified, verify
+
+if TYPE_CHECKING:
+    from common.domain.retention import Retention
+    from common.snapshots.prune import Pruned
+    from common.snapshots.verify import Verified
 
 SCRYPT = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
 KEY_BYTES, SALT_BYTES, NONCE_BYTES = 32, 16, 12
@@ -60,16 +63,19 @@ class Repository:
 
     def snapshots(self) -> list[Listed]:
         """The snapshots, the newest last."""
-        found = []
-        for stored, at in self._bucket.dated(f"{self._prefix}manifests/"):
-            if name := KEY_SHAPE.fullmatch(stored.key):
-                found.append(Listed(f"{name['epoch']}-{name['seq']}-{name['content']}", stored.key, at, stored.size))
+        found = [
+            Listed(f"{name['epoch']}-{name['seq']}-{name['content']}", row.key, row.at, row.size)
+            for row in self._bucket.dated(f"{self._prefix}manifests/")
+            if (name := KEY_SHAPE.fullmatch(row.key))
+        ]
         return sorted(found, key=lambda each: _order(each.id))
 
     def backup(self, root: Path, now: datetime, progress: Progress) -> Taken:
         """A new snapshot of the directory, upon the newest one."""
         newest = self.snapshots()[-1:]
-        previous = self._previous(root, newest[0].manifest_key) if newest else None
+        instance_key, previous = self._manifest(root, newest[0].manifest_key) if newest else (self._keys[0], None)
+        if instance_key != self._keys[0]:
+            previous = None  # another key's gives no base to build upon
         return take(
             root,
             prefix=self._prefix,
@@ -87,11 +93,13 @@ class Repository:
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""
         key = self._find(snapshot).manifest_key
+        instance_key, manifest = self._manifest(root, key)
         return restore(
             key,
             root,
+            manifest=manifest,
             prefix=self._prefix,
-            instance_key=self._key_of(key),
+            instance_key=instance_key,
             state_dir=self._state(root).folder,
             endpoint=self._endpoint,
             clock=self._clock,
@@ -100,6 +108,8 @@ class Repository:
 
     def verify(self, snapshot: str | None, *, quick: bool) -> list[Verified]:
         """All snapshots (or that one): every byte read back, or with `quick` what the store's listing proves."""
+        from common.snapshots.verify import verify
+
         proven: set[str] = set()
         done = []
         for listed in [self._find(snapshot)] if snapshot else self.snapshots():
@@ -117,6 +127,9 @@ class Repository:
 
     def prune(self, retention: Retention, now: datetime) -> Pruned:
         """Keeps what the retention names; packs that nobody needs go one day later at the earliest."""
+        from common.domain.retention import kept
+        from common.snapshots.prune import prune
+
         at = {listed.manifest_key: listed.stored_at for listed in self.snapshots()}
 
         def keep(manifests: list[str]) -> set[str]:
@@ -151,16 +164,16 @@ class Repository:
                 continue
         return self._keys[-1], unseal(content, key, self._keys[-1])
 
-    def _previous(self, root: Path, key: str) -> Manifest | None:
-        """The newest snapshot, from the copy here if it is that one; another key's gives no base to build upon."""
+    def _manifest(self, root: Path, key: str) -> tuple[bytes, Manifest]:
+        """From the copy remembered here if it is that one, else from the store."""
         state = self._state(root)
-        try:
-            return unseal(state.last(), key, self._keys[0])
-        except SnapshotRefused:
-            sealed = self._bucket.get(key)
-        instance_key, manifest = self._opened(key, sealed)
+        if last := state.last():
+            with suppress(SnapshotRefused):
+                return self._opened(key, last)
+        sealed = self._bucket.get(key)
+        opened = self._opened(key, sealed)
         state.keep_last(sealed)
-        return manifest if instance_key == self._keys[0] else None
+        return opened
 
     def _state(self, root: Path) -> State:
         place = f"{self._endpoint.url} {self._endpoint.bucket} {self._prefix} {root.resolve()}"
@@ -190,7 +203,7 @@ def open_repository(
         name, wrapped = _wrapped(key, passphrase)
         store.put(f"{prefix}keys/{name}.json", wrapped)
         known[f"{prefix}keys/{name}.json"] = key
-    found = sorted((at, stored.key) for stored, at in store.dated(f"{prefix}keys/"))
+    found = sorted((row.at, row.key) for row in store.dated(f"{prefix}keys/"))
     if not found:
         raise ObjectMissing(f"there is no repository at {url}")
     keys = [known.get(name) or _unwrapped(store.get(name), passphrase) for _, name in found]

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from common.snapshots.scan import Stamp
 from common.snapshots.seal import unseal
 from common.snapshots.stage import STAGE_BYTES
 from common.snapshots.state import State
-from common.snapshots.transfer import Endpoint, transfer
+from common.snapshots.transfer import Endpoint
 from common.snapshots.tree import Tree, opened
+from common.snapshots.wire import Wire
 
-MANIFEST_FILE = "manifest"
 SPARE_BYTES = 64 << 20
 """Left free on each disk."""
 SPARE_INODES = 1000
@@ -67,10 +67,8 @@ def fetch_manifest(
     try:
         manifest = unseal(state.last(), key, instance_key)
     except SnapshotRefused:
-        with transfer(endpoint, state.stage) as move:
-            move.get(key, MANIFEST_FILE)
-            list(move.finished())
-        sealed = (state.stage / MANIFEST_FILE).read_bytes()
+        with closing(Wire(endpoint)) as wire:
+            sealed = wire.get(key)
         manifest = unseal(sealed, key, instance_key)
         state.keep_last(sealed)
     if manifest.prefix != prefix:
@@ -90,15 +88,18 @@ def restore(
     progress: Progress = lambda _done, _total, _what: None,
     wanted: Wanted = lambda: (),
     counts: Counts | None = None,
+    manifest: Manifest | None = None,
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
+
+    `manifest` is the one at `manifest_key` for who has it already; else it is fetched.
 
     `SnapshotDamaged` (with the chunk) and `SnapshotRefused` leave the tree as it was. `DiskFull` and `ObjectStoreError`
     after the first write leave one that another run completes: each name as it was or as it will be.
     """
     started = clock()
     state = State(state_dir, root)
-    manifest = fetch_manifest(
+    manifest = manifest or fetch_manifest(
         manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
     )
     root.mkdir(parents=True, exist_ok=True)

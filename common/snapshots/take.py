@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
 from common.snapshots.ignore import excludes
@@ -21,7 +21,6 @@ from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
 
-MANIFEST_FILE = "manifest"
 MAX_SECONDS = 12 * 3600.0
 """A snapshot that took longer is given up: a prune counts on it, and half of its grace is never less."""
 

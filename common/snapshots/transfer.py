@@ -34,6 +34,8 @@ END_S = 60
 """s5cmd has nothing left to do and must end."""
 GET_PART_MIB = 8
 """Ranged reads: several for each pack, in parallel."""
+TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Names of the variables that say whose certificates are believed: a store of one's own may have a private one."""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
@@ -193,7 +195,7 @@ def _close_quietly(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(endpoint: Endpoint) -> dict[str, str]:
-    """Nothing else of ours: no other credentials can be picked up, and none appears in a process list."""
+    """Of ours only whom to trust: no other credentials can be picked up, and none appears in a process list."""
     variables = {
         "AWS_ACCESS_KEY_ID": endpoint.access_key,
         "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
@@ -202,7 +204,7 @@ def environment(endpoint: Endpoint) -> dict[str, str]:
     }
     if endpoint.session_token:
         variables["AWS_SESSION_TOKEN"] = endpoint.session_token
-    return variables
+    return variables | {name: os.environ[name] for name in TRUST if os.environ.get(name)}
 
 
 def program(endpoint: Endpoint) -> str:
