@@ -52,7 +52,8 @@ class Read(NamedTuple):
     number: int
     """The file's place in the walk."""
     sum: str
-    places: Sequence[Place]
+    places: Sequence[Place] | None
+    """None = those of another small file of that sum, in this snapshot or the one before."""
     xattrs: Xattrs = ()
     status: Status | None = None
     gone: bool = False
@@ -110,12 +111,17 @@ class FileReader:
         size = found.stamp[0]
         segments = list(data_segments(fd, size)) if found.may_have_holes else [(0, size)] if size else []
         pieces = [(start, _pread(fd, end - start, start, found)) for start, end in segments]
-        if stamp(os.fstat(fd)) == found.stamp and all(
-            len(piece) == end - start for (start, piece), (_, end) in zip(pieces, segments, strict=True)
+        if stamp(os.fstat(fd)) != found.stamp or any(
+            len(piece) != end - start for (start, piece), (_, end) in zip(pieces, segments, strict=True)
         ):
-            solid.add(number, pieces, read_xattrs(fd))
-        else:
             solid.done.append(self._until_it_rests(number, fd))
+            return
+        content = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
+        sum = bytes_sum(content)
+        if size and len(content) == size and self._chunks.has_file(sum):
+            solid.done.append(Read(number, sum, None, read_xattrs(fd)))
+        else:
+            solid.add(number, sum, pieces, read_xattrs(fd))
 
     def _until_it_rests(self, number: int, fd: int) -> Read:
         """A file that only grew is whole as it was: its first bytes, read twice, are the same."""
@@ -137,7 +143,7 @@ class FileReader:
             if first and first.status and first.sum == read.sum and after.st_size >= size:
                 return first._replace(status=first.status._replace(stamp=None))
             first = read._replace(status=_status(before)) if after.st_size >= before.st_size else None
-        end = max((at + length for at, _, _, length in read.places), default=0)
+        end = max((at + length for at, _, _, length in places), default=0)
         torn = _status(before)._replace(stamp=None, torn=True, size=end)
         return read._replace(status=torn)
 
@@ -180,13 +186,12 @@ class _Solid:
         self._content = bytearray()
         self._members: list[tuple[int, str, list[tuple[int, int, int]], Xattrs]] = []
 
-    def add(self, number: int, pieces: list[tuple[int, bytes]], xattrs: Xattrs) -> None:
+    def add(self, number: int, sum: str, pieces: list[tuple[int, bytes]], xattrs: Xattrs) -> None:
         places = []
         for at, piece in pieces:
             places.append((at, len(self._content), len(piece)))
             self._content += piece
-        content = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
-        self._members.append((number, bytes_sum(content), places, xattrs))
+        self._members.append((number, sum, places, xattrs))
         if len(self._content) >= SOLID_CHUNK_BYTES:
             self._flush()
 
@@ -196,9 +201,9 @@ class _Solid:
 
     def _flush(self) -> None:
         name = self._chunks.add(self._content) if self._content else ""
-        for number, content, places, xattrs in self._members:
+        for number, sum, places, xattrs in self._members:
             mine = [(at, name, start, length) for at, start, length in places]
-            self.done.append(Read(number, content, mine, xattrs))
+            self.done.append(Read(number, sum, mine, xattrs))
         self._content, self._members = bytearray(), []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.domain.version import Version
 from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
+from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
 from common.snapshots.packing import Counts, Packed, Progress
@@ -90,7 +91,8 @@ def take(
     tree = scan(bytes(root), excludes(root))
     entries = _Entries(tree, previous, state)
     with _room(), packing.store(
-        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress, counts or Counts()
+        root, tree, entries.unread, prefix, instance_key, previous, entries.sums, state_dir, endpoint, progress,
+        counts or Counts(),
     ) as packed:  # fmt: skip
         for read in packed.reads:
             entries.add(read)
@@ -126,8 +128,12 @@ class _Entries:
         self.vanished: list[str] = []
         self.unread: list[int] = []
         """Places in the walk of the files that have to be read."""
+        self.sums: dict[str, tuple[Extent, ...]] = {}
+        """Where the bytes of each small file's content are, by its sum."""
         self._tree = tree
         self._files: dict[int, Entry] = {}
+        self._twins: list[Read] = []
+        """Readings of contents that another small file has."""
         before = {entry.path: entry for entry in previous.entries if entry.kind == "file"} if previous else {}
         seen = state.seen(previous) if previous else {}
         for number, found in enumerate(tree.found):
@@ -139,13 +145,24 @@ class _Entries:
                 self.stamps[found.path] = found.stamp
             else:
                 self.unread.append(number)
+        if self.unread:
+            self.sums = {entry.sum: entry.extents for entry in before.values() if _is_small_and_full(entry)}
 
     def add(self, read: Read) -> None:
         found = self._tree.found[read.number]
         if read.gone:
             self.vanished += [printable(path) for path in (found.path, *found.others)]
             return
+        if read.places is None:
+            self._twins.append(read)
+            return
         extents = tuple(map(Extent._make, read.places))
+        size = found.stamp[0]
+        if not read.status and 0 < size <= SMALL_FILE_BYTES and sum(extent.length for extent in extents) == size:
+            self.sums.setdefault(read.sum, extents)
+        self._settle(read, found, extents)
+
+    def _settle(self, read: Read, found: Found, extents: tuple[Extent, ...]) -> None:
         status = read.status
         stamp, torn = (found.stamp, False) if status is None else (status.stamp, status.torn)
         mode, mtime_ns, size = status[:3] if status else (found.mode, found.mtime_ns, found.stamp[0])
@@ -156,6 +173,9 @@ class _Entries:
             self.stamps[found.path] = stamp
 
     def all(self) -> Iterator[Entry]:
+        """When every reading was added: whoever took a content on has said by then where it is."""
+        for read in self._twins:
+            self._settle(read, self._tree.found[read.number], self.sums[read.sum])
         root = self._tree.root
         for number, found in enumerate(self._tree.found):
             if found.kind == "file":
@@ -169,6 +189,10 @@ class _Entries:
                 found.path, found.kind, found.mode, found.mtime_ns, target=found.target,
                 uid=found.uid, gid=found.gid, xattrs=xattrs,
             )  # fmt: skip
+
+
+def _is_small_and_full(entry: Entry) -> bool:
+    return 0 < entry.size <= SMALL_FILE_BYTES and entry.data_bytes == entry.size and not entry.torn
 
 
 def _as_found(entry: Entry, found: Found) -> Entry:

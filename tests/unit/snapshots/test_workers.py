@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing.connection import Connection
 
 import pytest
 
 from common.errors import SnapshotDamaged, SnapshotError
-from common.snapshots.workers import Crew, crew, worth
+from common.snapshots.workers import Crew, Pipe, crew, worth
 
 
-def answers(pipe: Connection) -> None:
+def answers(pipe: Pipe) -> None:
     """Ends at once when it is told to, while others still work."""
     while (message := pipe.recv()) != "end":
         match message:
