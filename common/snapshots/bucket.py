@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +41,9 @@ class Bucket:
 
     def read(self, key: str) -> Iterator[bytes]:
         """A pack's bytes in pieces of at most 1 MiB; raises `ObjectMissing`."""
-        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(dir=self._folder) as name:
             with transfer(self._endpoint, Path(name)) as move:
                 move.get(key, "object")
                 list(move.finished())

@@ -84,7 +84,7 @@ Task = Small | Piece | Whole | Flush
 
 @dataclass
 class Packed:
-    """What is in the store, or on its way: complete when `reads` is at its end."""
+    """What is in the store, or on its way there: complete when `reads` is at its end."""
 
     reads: Iterator[Read]
     send_last: Callable[[bytes, str], None]
@@ -168,16 +168,16 @@ class _Loop:
         """Path of what is being uploaded -> its slot."""
 
     def reads(self) -> Iterator[Read]:
-        """Every file that had to be read, in no order; at the end all packs are in the store."""
+        """Every file that had to be read, in no order; at the end all packs are on their way."""
         while self._tasks or len(self._closing) < self._workers.count or self._workers.busy:
             self._hand_out()
             for worker, message in self._workers.messages(self._move.fileno(), STALL_S):
                 yield from self._take_in(worker, message)
             self._take_back()
-        while self._move.under_way:
-            self._take_back(wait=True)
 
     def send_last(self, content: bytes, key: str) -> None:
+        while self._move.under_way:
+            self._take_back(wait=True)
         _write(self._stage.manifest, content)
         self._move.put(path_of(self._stage.manifest), key)
         list(self._move.finished())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -94,7 +93,13 @@ def free_memory_bytes() -> int:
 
 
 def _unnamed(folder: Path) -> int:
-    fd, name = tempfile.mkstemp(dir=folder)
+    """On the folder's disk, and gone with the process."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # a file system that knows no such files
+        from tempfile import mkstemp
+
+    fd, name = mkstemp(dir=folder)
     os.unlink(name)  # noqa: PTH108 - at once: nothing of it outlives the process
     return fd
 

@@ -62,6 +62,22 @@ class Taken:
         return self.manifest.key
 
 
+@dataclass(frozen=True)
+class Walked:
+    """All names of a workspace, and when they were looked at."""
+
+    root: Path
+    state: State
+    clock_ns: int
+    tree: Scan
+
+
+def walk(root: Path, state: State) -> Walked:
+    """The first part of a snapshot, for which the one before need not be known; raises `SnapshotError`."""
+    clock_ns = state.file_clock_ns()
+    return Walked(root, state, clock_ns, scan(bytes(root), excludes(root)))
+
+
 def take(
     root: Path,
     *,
@@ -77,18 +93,19 @@ def take(
     progress: Progress = lambda _done, _total, _what: None,
     max_seconds: float = MAX_SECONDS,
     counts: Counts | None = None,
+    walked: Walked | None = None,
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
+    `walked` is what `walk` found there for the same state directory, for who has called it already.
     `previous` must be of the same prefix, and its packs be kept in the store. Raises `SnapshotError` (a file cannot be
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
-    state = State(state_dir, root)
-    clock_ns = state.file_clock_ns()
-    tree = scan(bytes(root), excludes(root))
+    walked = walked or walk(root, State(state_dir, root))
+    state, tree = walked.state, walked.tree
     entries = _Entries(tree, previous, state)
     with _room(), packing.store(
         root, tree, entries.unread, prefix, instance_key, previous, entries.sums, state_dir, endpoint, progress,
@@ -102,7 +119,7 @@ def take(
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
-    state.remember(manifest, entries.stamps, clock_ns)
+    state.remember(manifest, entries.stamps, walked.clock_ns)
     sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packed.packs.items())
     return Taken(
         manifest=manifest,

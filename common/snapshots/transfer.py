@@ -30,8 +30,6 @@ OBJECT_ATTEMPTS = 3
 """Ours, for each object."""
 STALL_S = 600
 """No object finished for so long: give up."""
-END_S = 60
-"""s5cmd has nothing left to do and must end."""
 GET_PART_MIB = 8
 """Ranged reads: several for each pack, in parallel."""
 TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -173,14 +171,12 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
     with process:
         try:
             with paced(process.pid, endpoint.max_bytes_s):
-                yield Transfer(process, endpoint.bucket)
-            process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()  # every object is done: what keeps it is no concern of ours
-        except BaseException:
+                move = Transfer(process, endpoint.bucket)
+                yield move
+                list(move.finished())
+        finally:  # every object is done, or none matters any more: nothing that keeps it is a concern of ours
             process.kill()
             _close_quietly(process)
-            raise
 
 
 def _die_with_the_engine() -> None:

@@ -1,21 +1,22 @@
 """The store's small answers by our own hand: lists, and objects of a few MB, over one connection that stays open.
 
 Packs and manifests are uploaded by s5cmd, and packs fetched by it; but a program started for each question costs more
-than the question. Requests are signed by AWS Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests").
+than the question, and so does loading the standard library's client (`http.client` brings all of `email` with it:
+50 ms of processor before anything is done). Requests are signed by AWS Signature Version 4 (docs.aws.amazon.com,
+"Authenticating Requests").
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
 import os
+import socket
 import time  # noqa: TID251 - a signature carries the time, and a store that is overloaded is asked again later
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from email.utils import mktime_tz, parsedate_tz
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
 from xml.parsers import expat
 
@@ -42,6 +43,20 @@ AUTHORITIES = (
 )
 """Where distributions keep the certificates that they trust; s5cmd looks there, too."""
 MAX_ANSWER_BYTES = 1 << 30
+MAX_LINE_BYTES = 1 << 16
+MAX_HEADERS = 200
+
+
+class Broken(OSError):
+    """What came is no whole answer of HTTP; the connection is no use any more."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    content: bytes
+    ends_with_connection: bool = False
 
 
 class Row(NamedTuple):
@@ -60,8 +75,9 @@ class Wire:
         self._endpoint = endpoint
         parts = urlsplit(endpoint.url)
         self._is_https, self._host = parts.scheme == "https", parts.netloc
+        self._address = (parts.hostname or "", parts.port or (443 if self._is_https else 80))
         self._place = f"{parts.path.rstrip('/')}/{endpoint.bucket}"
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._skew_s = 0.0
         """What the store's clock is ahead of ours."""
 
@@ -83,9 +99,9 @@ class Wire:
             query["continuation-token"] = following
 
     def close(self) -> None:
-        if self._connection:
-            self._connection.close()
-        self._connection = None
+        if self._socket:
+            self._socket.close()
+        self._socket = None
 
     def _ask(self, method: str, key: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
         what = f"{method} {key or (query or {}).get('prefix', '')}"
@@ -94,59 +110,121 @@ class Wire:
             if attempt:
                 time.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
-                status, said, date = self._once(method, key, query or {}, body)
-            except (OSError, http.client.HTTPException) as error:
+                answer = self._once(method, key, query or {}, body)
+            except OSError as error:
                 self.close()
                 wrong = str(error) or type(error).__name__
                 continue
-            if status in (200, 204):
-                return said
-            code = _code_of(said)
-            wrong = f"status code: {status} {code}"
-            if code == SKEWED and date:
-                self._skew_s = date - time.time()
-            elif status == 404 and key and code in ("", "NoSuchKey"):
+            if answer.status in (200, 204):
+                return answer.content
+            code = _code_of(answer.content)
+            wrong = f"status code: {answer.status} {code}"
+            if code == SKEWED:
+                self._skew_s = _seconds(answer.headers.get("date", "")) - time.time()
+            elif answer.status == 404 and key and code in ("", "NoSuchKey"):
                 raise ObjectMissing(f"the store has no {key}: {wrong}")
-            elif status not in TRANSIENT:
+            elif answer.status not in TRANSIENT:
                 break
         raise ObjectStoreError(f"{what}: {wrong}")
 
-    def _once(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> tuple[int, bytes, float]:
-        """(status, content, the store's time); raises OSError or HTTPException, after which the connection is no use.
-
-        A server may close a connection that rests: then the request is sent again over a fresh one.
-        """
-        rested = self._connection is not None
+    def _once(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> Answer:
+        """Raises OSError. A server may close a connection that rests: then the request is sent over a fresh one."""
+        rested = self._socket is not None
         try:
             return self._exchange(method, key, query, body)
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+        except (Broken, ConnectionError):
             self.close()
             if not rested:
                 raise
         return self._exchange(method, key, query, body)
 
-    def _exchange(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> tuple[int, bytes, float]:
-        if self._connection is None:
-            self._connection = self._connect()
+    def _exchange(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> Answer:
         path = quote(f"{self._place}/{key}" if key else self._place, safe="/-_.~")
-        words = "&".join(
-            f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items())
-        )
+        words = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
         headers = signed(self._endpoint, method, self._host, path, words, body, time.time() + self._skew_s)
-        self._connection.request(method, f"{path}?{words}" if words else path, body or None, headers)
-        answer = self._connection.getresponse()
-        if (answer.length or 0) > MAX_ANSWER_BYTES:
-            raise http.client.HTTPException(f"an answer of {answer.length} bytes")
-        content = answer.read()  # raises when it ends too early
-        if answer.will_close:
+        lines = [f"{method} {path}?{words} HTTP/1.1" if words else f"{method} {path} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in {**headers, "content-length": str(len(body))}.items()]
+        self._socket = self._socket or self._connected()
+        self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        with self._socket.makefile("rb") as file:
+            answer = _answer(file)
+        if answer.headers.get("connection", "").lower() == "close" or answer.ends_with_connection:
             self.close()
-        date = parsedate_tz(answer.headers.get("Date", ""))
-        return answer.status, content, float(mktime_tz(date)) if date else 0.0
+        return answer
 
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._is_https:
-            return http.client.HTTPSConnection(self._host, timeout=ANSWER_S, context=_trust())
-        return http.client.HTTPConnection(self._host, timeout=ANSWER_S)
+    def _connected(self) -> socket.socket:
+        plain = socket.create_connection(self._address, timeout=ANSWER_S)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _trust().wrap_socket(plain, server_hostname=self._address[0]) if self._is_https else plain
+
+
+def _answer(file: BinaryIO) -> Answer:
+    """The next answer that is not an interim one; raises `Broken`."""
+    status = 100
+    while status < 200:
+        version, _, rest = _line(file).partition(" ")
+        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+            raise Broken("what answers is no HTTP server")
+        status, headers = int(rest[:3]), _headers(file)
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        return Answer(status, headers, b"".join(_chunks(file)))
+    if status == 204:
+        return Answer(status, headers, b"")
+    length = headers.get("content-length")
+    if length is None:
+        return Answer(status, headers, file.read(MAX_ANSWER_BYTES), ends_with_connection=True)
+    return Answer(status, headers, _exactly(file, length, 10))
+
+
+def _headers(file: BinaryIO) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for _ in range(MAX_HEADERS):
+        line = _line(file)
+        if not line:
+            return headers
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    raise Broken("an answer with too many headers")
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    left = MAX_ANSWER_BYTES
+    while piece := _exactly(file, _line(file).partition(";")[0], 16):
+        left -= len(piece)
+        if left < 0 or _line(file):
+            raise Broken("a chunk that does not end where it says, or one too many")
+        yield piece
+    _headers(file)
+
+
+def _exactly(file: BinaryIO, size: str, base: int) -> bytes:
+    try:
+        wanted = int(size, base)
+    except ValueError:
+        raise Broken(f"an answer of {size[:20]!r} bytes") from None
+    if not 0 <= wanted <= MAX_ANSWER_BYTES:
+        raise Broken(f"an answer of {wanted} bytes")
+    content = file.read(wanted)
+    if len(content) != wanted:
+        raise Broken(f"the answer ended after {len(content)} of {wanted} bytes")
+    return content
+
+
+def _line(file: BinaryIO) -> str:
+    line = file.readline(MAX_LINE_BYTES)
+    if not line.endswith(b"\n"):
+        raise Broken("the connection was closed in the middle of an answer" if line else "the connection was closed")
+    return line.rstrip(b"\r\n").decode("latin-1")
+
+
+def _seconds(date: str) -> float:
+    """Since 1970, of HTTP's way to write a time; now where there is none."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return time.time()
 
 
 def signed(endpoint: Endpoint, method: str, host: str, path: str, query: str, body: bytes, at: float) -> dict[str, str]:
