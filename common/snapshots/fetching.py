@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -197,8 +197,8 @@ class _Writer:
         return self._parts[number]
 
 
-def _bytes(extents: list[Extent]) -> int:
-    return sum(extent.length for extent in extents)
+def _bytes(extents: Sequence[Extent]) -> int:
+    return extents[0].length if len(extents) == 1 else sum(extent.length for extent in extents)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ APART_BYTES = 8 << 20
 """A pack of small files that has grown so far is closed before large ones come: a restore wants those first."""
 LINE_IS_SLOW_AT = 3
 """Packs waiting for the line: from then on text is squeezed harder, for the processor would only wait."""
+SLOW_LINE_BYTES_S = 150e6
+"""A line that is capped below this is slow from the start: two cores squeeze more text than it takes."""
 
 
 @dataclass
@@ -93,17 +95,33 @@ class Packed:
     chunks: dict[str, Chunk] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Line:
+    """The way to the store: where packs wait, and who takes them there."""
+
+    stage: Stage
+    move: Transfer
+    slow_at: int
+    """Packs waiting: from then on it counts as slow."""
+
+
+@contextmanager
+def line(folder: Path, endpoint: Endpoint) -> Iterator[Line]:
+    """Open before there is anything to send: s5cmd starts while the workspace is looked at."""
+    is_slow = endpoint.max_bytes_s is not None and endpoint.max_bytes_s < SLOW_LINE_BYTES_S
+    with staged(folder) as stage, transfer(endpoint, folder, [*stage.slots, stage.manifest]) as move:
+        yield Line(stage, move, 0 if is_slow else LINE_IS_SLOW_AT)
+
+
 @contextmanager
 def store(
-    root: Path,
     tree: Scan,
     unread: Sequence[int],
     prefix: str,
     instance_key: bytes,
     previous: Manifest | None,
     sums: Collection[str],
-    state_dir: Path,
-    endpoint: Endpoint,
+    line: Line,
     progress: Progress,
     counts: Counts,
 ) -> Iterator[Packed]:
@@ -111,23 +129,18 @@ def store(
 
     `sums` are those of small files whose bytes are in the store.
     """
-    tasks = _tasks(bytes(root), tree.found, unread)
+    tasks = _tasks(tree.root, tree.found, unread)
     size = sum(task.bytes for task in tasks)
     keys, known = keys_of(instance_key), previous.chunks if previous else {}
     claims = Claims(len(unread) + size // CUT_MEAN_BYTES)
 
     def work(pipe: Pipe) -> None:
-        worker = _Worker(pipe, bytes(root), tree.found)
+        worker = _Worker(pipe, tree.root, tree.found)
         packs = PackWriter(keys, worker.claim, worker.hand_over)
         worker.run(packs, ChunkWriter(keys, known, sums, claims, packs))
 
-    count = worth(size, len(tasks))
-    with (
-        staged(state_dir) as stage,
-        crew(count, work) as workers,
-        transfer(endpoint, state_dir, [*stage.slots, stage.manifest]) as move,
-    ):
-        loop = _Loop(prefix, tree.found, tasks, stage, workers, move, progress, counts)
+    with crew(worth(size, len(tasks)), work) as workers:
+        loop = _Loop(prefix, tree.found, tasks, workers, line, progress, counts)
         yield Packed(loop.reads(), loop.send_last, loop.packs, loop.chunks)
 
 
@@ -139,9 +152,8 @@ class _Loop:
         prefix: str,
         found: Sequence[Found],
         tasks: list[Task],
-        stage: Stage,
         workers: Crew,
-        move: Transfer,
+        line: Line,
         progress: Progress,
         counts: Counts,
     ) -> None:
@@ -152,11 +164,12 @@ class _Loop:
         self._total = sum(task.bytes for task in tasks)
         self._done = 0
         self._pieces = _Pieces(found, tasks)
-        self._stage = stage
+        self._stage = line.stage
         self._workers = workers
-        self._move = move
+        self._move = line.move
         self._progress = progress
         self._counts = counts
+        self._slow_at = line.slow_at
         self._in_work: dict[int, Task] = {}
         self._waiting: list[int] = []
         """Workers that need a slot."""
@@ -198,7 +211,7 @@ class _Loop:
 
     def _give(self, worker: int, task: Task) -> None:
         self._in_work[worker] = task
-        self._workers.give(worker, (task, self._move.under_way >= LINE_IS_SLOW_AT))
+        self._workers.give(worker, (task, self._move.under_way >= self._slow_at))
 
     def _take_in(self, worker: int, message: tuple[str, object]) -> Iterator[Read]:
         match message:

@@ -13,11 +13,12 @@ import os
 import threading  # noqa: TID251 - stretching a passphrase and waiting for the store need not wait for each other
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
 from common.snapshots.bucket import Bucket
 from common.snapshots.keys import aes_gcm
@@ -27,7 +28,7 @@ from common.snapshots.packing import Progress
 from common.snapshots.restore import Restored, restore
 from common.snapshots.seal import KEY_SHAPE, unseal
 from common.snapshots.state import State
-from common.snapshots.take import Taken, Walked, take, walk
+from common.snapshots.take import Begun, Taken, begun, finish
 from common.snapshots.transfer import Endpoint
 
 if TYPE_CHECKING:
@@ -89,23 +90,11 @@ class Repository:
         seq = _order(newest[0].id)[1] + 1 if newest else 1
         return seq, previous if instance_key == self._keys()[0] else None  # another key's gives nothing to build upon
 
-    def backup(self, walked: Walked, base: Base, now: datetime, progress: Progress) -> Taken:
-        """A new snapshot of the directory that was walked."""
+    def backup(self, begun: Begun, base: Base, now: datetime, started: float, progress: Progress) -> Taken:
+        """A new snapshot, which was begun when the clock stood at `started`."""
         seq, previous = base
-        return take(
-            walked.root,
-            prefix=self._prefix,
-            instance_key=self._keys()[0],
-            epoch=EPOCH,
-            seq=seq,
-            taken_at=now,
-            previous=previous,
-            state_dir=walked.state.folder,
-            endpoint=self._endpoint,
-            clock=self._clock,
-            progress=progress,
-            walked=walked,
-        )
+        version = Version(epoch=EPOCH, seq=seq)
+        return finish(begun, self._prefix, self._keys()[0], version, now, previous, self._clock, started, progress)
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""
@@ -223,10 +212,10 @@ def back_up(
     bucket, prefix = parse_url(url)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     opening = _beside(opened)
-    walked = walk(root, _state_of(endpoint(bucket), prefix, root, home))
-    repository, base = opening()
-    taken = repository.backup(walked, base, now, progress)
-    return replace(taken, seconds=clock() - started)
+    way = endpoint(bucket)
+    with begun(root, _state_of(way, prefix, root, home), way) as begin:
+        repository, base = opening()
+        return repository.backup(begin, base, now, started, progress)
 
 
 def open_repository(

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from common.errors import SnapshotError
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.manifest import Kind, printable
 
 SKIPPED_KINDS = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+KIND_BITS = stat.S_IFMT(0o777777)
 BLOCK_BYTES = 512
 """The unit of st_blocks."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Stamp = tuple[int, int, int, int]
 """(size, mtime_ns, ctime_ns, inode): equal means untouched, if the ctime was already old when it was taken."""
-Excludes = Callable[[bytes, bool], bool]
-"""excludes(path, is it a directory?)"""
 
 
-@dataclass(slots=True)
-class Found:
+class Excludes(NamedTuple):
+    """What is left out. `looks_at_files`: may it be anything but a directory?"""
+
+    looks_at_files: bool
+    names: Callable[[bytes, bool], bool]
+    """names(path, is it a directory?)"""
+
+
+NOTHING = Excludes(looks_at_files=False, names=lambda _path, _is_dir: False)
+
+
+class Found(NamedTuple):
     """One name as the walk met it. `others` are the further names of a file with several."""
 
     path: bytes
@@ -35,7 +45,7 @@ class Found:
     stamp: Stamp
     may_have_holes: bool = False
     target: bytes = b""
-    others: list[bytes] = field(default_factory=list)
+    others: Sequence[bytes] = ()
 
 
 @dataclass
@@ -47,13 +57,12 @@ class Scan:
     excluded: list[bytes] = field(default_factory=list)
 
 
-def scan(root: bytes, excludes: Excludes = lambda _path, _is_dir: False) -> Scan:
+def scan(root: bytes, excludes: Excludes = NOTHING) -> Scan:
     """Everything below root, a directory before its content and its files before its directories.
 
     Raises `SnapshotError` naming what cannot be read: a snapshot never lacks anything silently.
     """
-    result = Scan(root)
-    leaders: dict[tuple[int, int], Found] = {}
+    walk = _Walk(root, excludes)
     waiting = [b""]
     while waiting:
         directory = waiting.pop()
@@ -66,56 +75,90 @@ def scan(root: bytes, excludes: Excludes = lambda _path, _is_dir: False) -> Scan
         except OSError as error:
             raise _unreadable(directory, error) from None
         try:
-            result.found.append(_found(directory, "dir", os.fstat(fd), b""))
-            waiting += reversed(list(_take_in(fd, directory, result, leaders, excludes)))
+            walk.result.found.append(_found(directory, "dir", os.fstat(fd), b""))
+            waiting += reversed(walk.take_in(fd, directory))
         finally:
             os.close(fd)
-    return result
+    walk.name_twins()
+    return walk.result
 
 
-def _take_in(
-    fd: int, directory: bytes, result: Scan, leaders: dict[tuple[int, int], Found], excludes: Excludes
-) -> Iterator[bytes]:
-    """Adds everything but the directories, which are given back."""
-    before = directory + b"/" if directory else b""
-    for name, status in _statuses(fd, directory):
-        path, mode = before + name, status.st_mode
-        is_dir = stat.S_ISDIR(mode)
-        if name.startswith(PART_PREFIX):
-            continue
-        if excludes(path, is_dir):
-            result.excluded.append(path)
-        elif is_dir:
-            yield path
-        elif stat.S_ISREG(mode):
-            leader = leaders.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
-            if leader:
-                leader.others.append(path)
+class _Walk:
+    def __init__(self, root: bytes, excludes: Excludes) -> None:
+        self.result = Scan(root)
+        self._excludes = excludes
+        self._leaders: dict[tuple[int, int], tuple[int, list[bytes]]] = {}
+        """Of each file with several names: its place among those found, and its further names."""
+
+    def take_in(self, fd: int, directory: bytes) -> list[bytes]:
+        """Adds everything but the directories, which are given back. Most names are plain files: they come first."""
+        found, dirs = self.result.found, []
+        before = directory + b"/" if directory else b""
+        asks = self._excludes.looks_at_files
+        for name, status in _statuses(fd, directory):
+            path = before + name
+            mode = status.st_mode
+            kind = mode & KIND_BITS
+            if name.startswith(PART_PREFIX):
                 continue
-            result.found.append(_found(path, "file", status, b""))
-            if status.st_nlink > 1:
-                leaders[status.st_dev, status.st_ino] = result.found[-1]
-        elif stat.S_ISLNK(mode):
-            target = _target(fd, name)
-            if target:
-                result.found.append(_found(path, "symlink", status, target))
-        else:
-            result.skipped.append((printable(path), SKIPPED_KINDS.get(stat.S_IFMT(mode), "unknown")))
+            if (asks or kind == stat.S_IFDIR) and self._excludes.names(path, kind == stat.S_IFDIR):
+                self.result.excluded.append(path)
+            elif kind == stat.S_IFREG:
+                if status.st_nlink == 1 or self._is_first(path, status):
+                    size, mtime_ns = status.st_size, status.st_mtime_ns
+                    marks = (size, mtime_ns, status.st_ctime_ns, status.st_ino)
+                    has_holes = status.st_blocks * BLOCK_BYTES < size
+                    row = (
+                        path,
+                        "file",
+                        mode & 0o7777,
+                        mtime_ns,
+                        status.st_uid,
+                        status.st_gid,
+                        marks,
+                        has_holes,
+                        b"",
+                        (),
+                    )
+                    found.append(Found._make(row))
+            elif kind == stat.S_IFDIR:
+                dirs.append(path)
+            elif kind == stat.S_IFLNK:
+                if target := _target(fd, name):
+                    found.append(_found(path, "symlink", status, target))
+            else:
+                self.result.skipped.append((printable(path), SKIPPED_KINDS.get(kind, "unknown")))
+        return dirs
+
+    def _is_first(self, path: bytes, status: os.stat_result) -> bool:
+        """Of the names of one file."""
+        inode = (status.st_dev, status.st_ino)
+        if inode in self._leaders:
+            self._leaders[inode][1].append(path)
+            return False
+        self._leaders[inode] = (len(self.result.found), [])
+        return True
+
+    def name_twins(self) -> None:
+        for place, others in self._leaders.values():
+            if others:
+                self.result.found[place] = self.result.found[place]._replace(others=tuple(others))
 
 
 def _statuses(fd: int, directory: bytes) -> list[tuple[bytes, os.stat_result]]:
     """Name and status of everything in a directory, by name; what is removed meanwhile is left out."""
     found = []
+    encode = os.fsencode
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
                 try:
-                    found.append((os.fsencode(entry.name), entry.stat(follow_symlinks=False)))
+                    found.append((encode(entry.name), entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:
                     continue
     except OSError as error:
         raise _unreadable(directory, error) from None
-    found.sort(key=lambda each: each[0])
+    found.sort()  # names differ: nothing else is compared
     return found
 
 

@@ -15,7 +15,7 @@ from common.snapshots import packing
 from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
-from common.snapshots.packing import Counts, Packed, Progress
+from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.scan import Found, Scan, Stamp, scan
 from common.snapshots.seal import seal
@@ -63,19 +63,21 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Walked:
-    """All names of a workspace, and when they were looked at."""
+class Begun:
+    """A snapshot of which all is done that can be without knowing the one before."""
 
-    root: Path
     state: State
     clock_ns: int
     tree: Scan
+    line: Line
 
 
-def walk(root: Path, state: State) -> Walked:
-    """The first part of a snapshot, for which the one before need not be known; raises `SnapshotError`."""
-    clock_ns = state.file_clock_ns()
-    return Walked(root, state, clock_ns, scan(bytes(root), excludes(root)))
+@contextmanager
+def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
+    """All names are there, and s5cmd waits; raises `SnapshotError`, `DiskFull`."""
+    with _room(), packing.line(state.folder, endpoint) as line:
+        clock_ns = state.file_clock_ns()
+        yield Begun(state, clock_ns, scan(bytes(root), excludes(root)), line)
 
 
 def take(
@@ -93,33 +95,50 @@ def take(
     progress: Progress = lambda _done, _total, _what: None,
     max_seconds: float = MAX_SECONDS,
     counts: Counts | None = None,
-    walked: Walked | None = None,
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
-    `walked` is what `walk` found there for the same state directory, for who has called it already.
     `previous` must be of the same prefix, and its packs be kept in the store. Raises `SnapshotError` (a file cannot be
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
+    with begun(root, State(state_dir, root), endpoint) as begin:
+        version = Version(epoch=epoch, seq=seq)
+        return finish(
+            begin, prefix, instance_key, version, taken_at, previous, clock, started, progress, max_seconds, counts
+        )
+
+
+def finish(
+    begun: Begun,
+    prefix: str,
+    instance_key: bytes,
+    version: Version,
+    taken_at: datetime,
+    previous: Manifest | None,
+    clock: Callable[[], float],
+    started: float,
+    progress: Progress,
+    max_seconds: float = MAX_SECONDS,
+    counts: Counts | None = None,
+) -> Taken:
+    """The rest of a snapshot that was begun when the clock stood at `started`; as `take`."""
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
-    walked = walked or walk(root, State(state_dir, root))
-    state, tree = walked.state, walked.tree
+    state, tree = begun.state, begun.tree
     entries = _Entries(tree, previous, state)
-    with _room(), packing.store(
-        root, tree, entries.unread, prefix, instance_key, previous, entries.sums, state_dir, endpoint, progress,
-        counts or Counts(),
-    ) as packed:  # fmt: skip
+    with packing.store(
+        tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()
+    ) as packed:
         for read in packed.reads:
             entries.add(read)
-        manifest = _manifest(prefix, Version(epoch=epoch, seq=seq), taken_at, entries.all(), packed, previous)
+        manifest = _manifest(prefix, version, taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
         if clock() - started > max_seconds:
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
-    state.remember(manifest, entries.stamps, walked.clock_ns)
+    state.remember(manifest, entries.stamps, begun.clock_ns)
     sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packed.packs.items())
     return Taken(
         manifest=manifest,
@@ -151,19 +170,19 @@ class _Entries:
         self._files: dict[int, Entry] = {}
         self._twins: list[Read] = []
         """Readings of contents that another small file has."""
-        before = {entry.path: entry for entry in previous.entries if entry.kind == "file"} if previous else {}
-        seen = state.seen(previous) if previous else {}
+        before = _before(previous, state) if previous else {}
         for number, found in enumerate(tree.found):
             if found.kind != "file":
                 continue
-            entry = before.get(found.path)
-            if entry and seen.get(found.path) == found.stamp:
-                self._files[number] = _as_found(entry, found)
-                self.stamps[found.path] = found.stamp
+            path, marks = found.path, found.stamp
+            entry, ctime_ns, inode = before.get(path, NEVER)
+            if entry and inode and marks == (entry.size, entry.mtime_ns, ctime_ns, inode) and entry.kind == "file":
+                self._files[number] = entry if entry.uid == found.uid else _as_found(entry, found)
+                self.stamps[path] = marks
             else:
                 self.unread.append(number)
-        if self.unread:
-            self.sums = {entry.sum: entry.extents for entry in before.values() if _is_small_and_full(entry)}
+        if self.unread and previous:
+            self.sums = {entry.sum: entry.extents for entry in previous.entries if _is_small_and_full(entry)}
 
     def add(self, read: Read) -> None:
         found = self._tree.found[read.number]
@@ -208,13 +227,25 @@ class _Entries:
             )  # fmt: skip
 
 
+NEVER: tuple[Entry | None, int, int] = (None, 0, 0)
+
+
+def _before(previous: Manifest, state: State) -> dict[bytes, tuple[Entry | None, int, int]]:
+    """(entry, ctime_ns, inode) of each name of the snapshot before."""
+    entries, (times_ns, inodes) = previous.entries, state.seen(previous)
+    return dict(zip([entry.path for entry in entries], zip(entries, times_ns, inodes, strict=True), strict=True))
+
+
 def _is_small_and_full(entry: Entry) -> bool:
-    return 0 < entry.size <= SMALL_FILE_BYTES and entry.data_bytes == entry.size and not entry.torn
+    if not 0 < entry.size <= SMALL_FILE_BYTES or entry.torn:
+        return False
+    return len(entry.extents) == 1 and entry.extents[0].length == entry.size
 
 
 def _as_found(entry: Entry, found: Found) -> Entry:
-    """The content is the snapshot's before; so are mode and owner, for their change would have changed the ctime."""
-    return entry if entry.uid == found.uid else entry._replace(uid=found.uid, gid=found.gid)
+    """The content is the snapshot's before; so are mode and owner, for their change would have changed the ctime. Not
+    so the owner where nobody had said it."""
+    return entry._replace(uid=found.uid, gid=found.gid)
 
 
 def _manifest(
