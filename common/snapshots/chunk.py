@@ -30,6 +30,7 @@ CLAIMS_MIN, CLAIMS_MAX = 1 << 12, 1 << 24
 """Places in the table of what this snapshot has written; at most 256 MiB of memory, of which what is used exists."""
 PLACES_FOR_EACH = 4
 CLAIM_BYTES = 16
+FREE = bytes(CLAIM_BYTES)
 PROBES = 8
 
 
@@ -46,17 +47,17 @@ class Claims:
         self._places = min(max(wanted, CLAIMS_MIN), CLAIMS_MAX)
         self._table = mmap.mmap(-1, self._places * CLAIM_BYTES)
 
-    def has(self, name: str) -> bool:
-        """Was it claimed? If not, it is now."""
-        mine = bytes.fromhex(name[: 2 * CLAIM_BYTES])
+    def has(self, mine: bytes) -> bool:
+        """Was it claimed, by its first 16 bytes? If not, it is now."""
+        table, places = self._table, self._places
         first = int.from_bytes(mine[:8], "little")
-        for probe in range(PROBES):
-            at = (first + probe) % self._places * CLAIM_BYTES
-            there = self._table[at : at + CLAIM_BYTES]
+        for place in range(first, first + PROBES):
+            at = place % places * CLAIM_BYTES
+            there = table[at : at + CLAIM_BYTES]
             if there == mine:
                 return True
-            if there == bytes(CLAIM_BYTES):
-                self._table[at : at + CLAIM_BYTES] = mine
+            if there == FREE:
+                table[at : at + CLAIM_BYTES] = mine
                 return False
         return False
 
@@ -77,11 +78,11 @@ class ChunkWriter:
 
     def has_file(self, sum: str) -> bool:
         """Is a small file with that sum in the store, or has some worker taken it on? If not, the caller has now."""
-        return sum in self._sums or self._claims.has(sum)
+        return sum in self._sums or self._claims.has(bytes.fromhex(sum))
 
     def add(self, plain: Plain) -> str:
         name = chunk_id(plain, self._keys)
-        if name not in self._known and not self._claims.has(name):
+        if name not in self._known and not self._claims.has(bytes.fromhex(name[: 2 * CLAIM_BYTES])):
             self._packs.add(name, plain, tightly=self.tightly)
         return name
 

@@ -128,7 +128,10 @@ class _Files:
         self._has_parts = any(path.rpartition(b"/")[2].startswith(PART_PREFIX) for path in there)
 
     def all(self) -> None:
-        """A file and its further names are right together, or it is written anew and all of them linked anew."""
+        """A file and those of its further names that are there are right together, and the others are linked to it.
+
+        Or it is written anew, and all of them are linked anew.
+        """
         links: dict[bytes, list[Entry]] = {}
         for entry in self._manifest.entries:
             if entry.kind == "hardlink":
@@ -144,6 +147,7 @@ class _Files:
         if status and missing == []:
             if not _is_dressed(entry, status):
                 self._plan.undressed.append(entry)
+            self._plan.hardlinks += [other for other in others if other.path not in self._there]
             return
         self._plan.files.append(self._to_write(entry, status, missing, reusable=alone and not others))
         self._plan.hardlinks += others
@@ -197,8 +201,10 @@ class _Files:
 
 
 def _is_one_file(status: os.stat_result, others: list[os.stat_result | None]) -> bool:
-    same = all(other and (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino) for other in others)
-    return same and status.st_nlink == 1 + len(others)
+    """With all the names that it has, and none that the manifest does not know."""
+    there = [other for other in others if other]
+    same = all((other.st_dev, other.st_ino) == (status.st_dev, status.st_ino) for other in there)
+    return same and status.st_nlink == 1 + len(there)
 
 
 def _is_dressed(entry: Entry, status: os.stat_result) -> bool:

@@ -72,14 +72,8 @@ class FileReader:
         """Small files, put together in solid chunks. Raises `SnapshotError` when one cannot be read."""
         solid = _Solid(self._chunks)
         for number in numbers:
-            fd = self._open(self._found[number])
-            if fd is None:
-                solid.done.append(Read(number, "", (), gone=True))
-                continue
-            try:
-                self._small(number, fd, solid)
-            finally:
-                os.close(fd)
+            if not self._quickly(number, solid):
+                self._thoroughly(number, solid)
         return solid.close()
 
     def piece(self, number: int, start: int, end: int) -> Read:
@@ -105,8 +99,41 @@ class FileReader:
         finally:
             os.close(fd)
 
-    def _small(self, number: int, fd: int, solid: _Solid) -> None:
-        """The usual case costs one reading and one look: the file is still as the walk saw it."""
+    def _quickly(self, number: int, solid: _Solid) -> bool:
+        """The usual case costs one reading and one look: the file is still as the walk saw it. False = it is not."""
+        found = self._found[number]
+        size = found.stamp[0]
+        if found.may_have_holes:
+            return False
+        try:
+            fd = os.open(self._root + b"/" + found.path, READ_ONLY)
+        except OSError:
+            return False
+        try:
+            content = os.pread(fd, size, 0)
+            if len(content) != size or stamp(os.fstat(fd)) != found.stamp:
+                return False
+            xattrs = read_xattrs(fd)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        solid.take(number, content, xattrs)
+        return True
+
+    def _thoroughly(self, number: int, solid: _Solid) -> None:
+        """One with holes, or one that was touched since the walk."""
+        found = self._found[number]
+        fd = self._open(found)
+        if fd is None:
+            solid.done.append(Read(number, "", (), gone=True))
+            return
+        try:
+            self._with_holes(number, fd, solid)
+        finally:
+            os.close(fd)
+
+    def _with_holes(self, number: int, fd: int, solid: _Solid) -> None:
         found = self._found[number]
         size = found.stamp[0]
         segments = list(data_segments(fd, size)) if found.may_have_holes else [(0, size)] if size else []
@@ -116,12 +143,7 @@ class FileReader:
         ):
             solid.done.append(self._until_it_rests(number, fd))
             return
-        content = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
-        sum = bytes_sum(content)
-        if size and len(content) == size and self._chunks.has_file(sum):
-            solid.done.append(Read(number, sum, None, read_xattrs(fd)))
-        else:
-            solid.add(number, sum, pieces, read_xattrs(fd))
+        solid.add(number, bytes_sum(b"".join(piece for _, piece in pieces)), pieces, read_xattrs(fd))
 
     def _until_it_rests(self, number: int, fd: int) -> Read:
         """A file that only grew is whole as it was: its first bytes, read twice, are the same."""
@@ -185,6 +207,16 @@ class _Solid:
         self._chunks = chunks
         self._content = bytearray()
         self._members: list[tuple[int, str, list[tuple[int, int, int]], Xattrs]] = []
+
+    def take(self, number: int, content: bytes, xattrs: Xattrs) -> None:
+        """A file without holes; one whose content is there already adds nothing."""
+        sum = bytes_sum(content)
+        if not content:
+            self.done.append(Read(number, sum, (), xattrs))
+        elif self._chunks.has_file(sum):
+            self.done.append(Read(number, sum, None, xattrs))
+        else:
+            self.add(number, sum, [(0, content)], xattrs)
 
     def add(self, number: int, sum: str, pieces: list[tuple[int, bytes]], xattrs: Xattrs) -> None:
         places = []

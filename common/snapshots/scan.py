@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from common.errors import SnapshotError
@@ -13,6 +15,7 @@ from common.snapshots.limits import PART_PREFIX
 from common.snapshots.manifest import Kind, printable
 
 SKIPPED_KINDS = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+ENCODING = sys.getfilesystemencoding()
 KIND_BITS = stat.S_IFMT(0o777777)
 BLOCK_BYTES = 512
 """The unit of st_blocks."""
@@ -46,6 +49,10 @@ class Found(NamedTuple):
     may_have_holes: bool = False
     target: bytes = b""
     others: Sequence[bytes] = ()
+
+
+new_found = partial(tuple.__new__, Found)
+"""Of a tuple with all fields; `Found(...)` takes three times as long, and there may be a million."""
 
 
 @dataclass
@@ -105,22 +112,10 @@ class _Walk:
                 self.result.excluded.append(path)
             elif kind == stat.S_IFREG:
                 if status.st_nlink == 1 or self._is_first(path, status):
-                    size, mtime_ns = status.st_size, status.st_mtime_ns
-                    marks = (size, mtime_ns, status.st_ctime_ns, status.st_ino)
-                    has_holes = status.st_blocks * BLOCK_BYTES < size
-                    row = (
-                        path,
-                        "file",
-                        mode & 0o7777,
-                        mtime_ns,
-                        status.st_uid,
-                        status.st_gid,
-                        marks,
-                        has_holes,
-                        b"",
-                        (),
-                    )
-                    found.append(Found._make(row))
+                    marks = stamp(status)
+                    has_holes = status.st_blocks * BLOCK_BYTES < marks[0]
+                    owner = (status.st_uid, status.st_gid)
+                    found.append(new_found((path, "file", mode & 0o7777, marks[1], *owner, marks, has_holes, b"", ())))
             elif kind == stat.S_IFDIR:
                 dirs.append(path)
             elif kind == stat.S_IFLNK:
@@ -148,12 +143,11 @@ class _Walk:
 def _statuses(fd: int, directory: bytes) -> list[tuple[bytes, os.stat_result]]:
     """Name and status of everything in a directory, by name; what is removed meanwhile is left out."""
     found = []
-    encode = os.fsencode
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
                 try:
-                    found.append((encode(entry.name), entry.stat(follow_symlinks=False)))
+                    found.append((entry.name.encode(ENCODING, "surrogateescape"), entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:
                     continue
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 
 from common.domain.version import Version
@@ -215,10 +216,10 @@ class _Entries:
         root = self._tree.root
         for number, found in enumerate(self._tree.found):
             if found.kind == "file":
-                entry = self._files.get(number)
-                if entry:
+                if entry := self._files.get(number):
                     yield entry
-                    yield from (Entry(path, "hardlink", target=found.path) for path in found.others)
+                    for path in found.others:
+                        yield Entry(path, "hardlink", target=found.path)
                 continue
             xattrs = read_xattrs(root + b"/" + found.path) if found.kind == "dir" else ()
             yield Entry(
@@ -257,7 +258,7 @@ def _manifest(
     previous: Manifest | None,
 ) -> Manifest:
     """Holds only the chunks that a file refers to, and only the packs that hold one of them."""
-    rows = tuple(sorted(entries, key=lambda entry: entry.path))
+    rows = tuple(sorted(entries, key=itemgetter(0)))
     used = dict.fromkeys(extent.chunk for entry in rows for extent in entry.extents)
     known: dict[str, Chunk] = previous.chunks if previous else {}
     chunks = {name: known.get(name) or packed.chunks[name] for name in used}
