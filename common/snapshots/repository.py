@@ -204,18 +204,13 @@ def back_up(
     Raises what `open_repository` and `take` raise.
     """
 
-    def opened() -> tuple[Repository, Base]:
-        repository = open_repository(url, endpoint, passphrase, home, clock, create=True)
-        return repository, repository.base(root)
-
     started = clock()
     bucket, prefix = parse_url(url)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    opening = _beside(opened)
     way = endpoint(bucket)
     with begun(root, _state_of(way, prefix, root, home), way) as begin:
-        repository, base = opening()
-        return repository.backup(begin, base, now, started, progress)
+        repository = open_repository(url, endpoint, passphrase, home, clock, create=True)
+        return repository.backup(begin, repository.base(root), now, started, progress)
 
 
 def open_repository(

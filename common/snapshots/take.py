@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -18,10 +18,11 @@ from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
-from common.snapshots.scan import Found, Scan, Stamp, scan
+from common.snapshots.scan import Apart, Found, Scan, Stamp
 from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
+from common.snapshots.workers import apart
 
 MAX_SECONDS = 12 * 3600.0
 """A snapshot that took longer is given up: a prune counts on it, and half of its grace is never less."""
@@ -69,16 +70,22 @@ class Begun:
 
     state: State
     clock_ns: int
-    tree: Scan
+    tree: Callable[[], Scan]
+    """Waits for the end of the walk, which goes on beside; raises `SnapshotError`."""
     line: Line
 
 
 @contextmanager
 def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
-    """All names are there, and s5cmd waits; raises `SnapshotError`, `DiskFull`."""
-    with _room(), packing.line(state.folder, endpoint) as line:
-        clock_ns = state.file_clock_ns()
-        yield Begun(state, clock_ns, scan(bytes(root), excludes(root)), line)
+    """The workspace is walked in a process of its own, and s5cmd waits; raises `DiskFull`."""
+    clock_ns, leaves_out = state.file_clock_ns(), excludes(root)
+    with (
+        _room(),
+        packing.line(state.folder, endpoint) as line,
+        closing(Apart(bytes(root), leaves_out)) as walk,
+        apart(walk.go) as walking,
+    ):
+        yield Begun(state, clock_ns, lambda: walk.result(walking()), line)
 
 
 def take(
@@ -89,7 +96,7 @@ def take(
     epoch: int,
     seq: int,
     taken_at: datetime,
-    previous: Manifest | None,
+    previous: Manifest | Callable[[], Manifest | None] | None,
     state_dir: Path,
     endpoint: Endpoint,
     clock: Callable[[], float],
@@ -99,14 +106,16 @@ def take(
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
-    `previous` must be of the same prefix, and its packs be kept in the store. Raises `SnapshotError` (a file cannot be
+    `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
+    the workspace is walked. Raises `SnapshotError` (a file cannot be
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
     with begun(root, State(state_dir, root), endpoint) as begin:
         version = Version(epoch=epoch, seq=seq)
+        before = previous() if callable(previous) else previous
         return finish(
-            begin, prefix, instance_key, version, taken_at, previous, clock, started, progress, max_seconds, counts
+            begin, prefix, instance_key, version, taken_at, before, clock, started, progress, max_seconds, counts
         )
 
 
@@ -126,7 +135,7 @@ def finish(
     """The rest of a snapshot that was begun when the clock stood at `started`; as `take`."""
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
-    state, tree = begun.state, begun.tree
+    state, tree = begun.state, begun.tree()
     entries = _Entries(tree, previous, state)
     with packing.store(
         tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socket import socketpair
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import DumontError, SnapshotError
 
@@ -65,6 +65,7 @@ class Pipe:
 
 
 Main = Callable[[Pipe], None]
+T = TypeVar("T")
 
 
 class Crew:
@@ -100,15 +101,24 @@ class Crew:
         if not heard:
             raise SnapshotError(f"nothing was read and no object finished for {timeout_s:.0f} s")
         for fd, _ in heard:
-            if fd == other:
-                continue
-            try:
-                message = self._pipes[numbers[fd]].recv()
-            except (EOFError, OSError):
-                raise SnapshotError("a worker of the engine was killed") from None
-            if isinstance(message, BaseException):
-                raise message
-            yield numbers[fd], message
+            if fd != other:
+                yield numbers[fd], self.answer(numbers[fd])
+
+    def last_answer(self) -> Any:
+        """Of a crew of one, which ends with it."""
+        message = self.answer(0)
+        self._pipes[0].close()
+        return message
+
+    def answer(self, worker: int) -> Any:
+        """What that worker says next; raises what it raised."""
+        try:
+            message = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            raise SnapshotError("a worker of the engine was killed") from None
+        if isinstance(message, BaseException):
+            raise message
+        return message
 
 
 @contextmanager
@@ -135,6 +145,19 @@ def crew(count: int, main: Main) -> Iterator[Crew]:
                 os.kill(process, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(process, 0)
+
+
+@contextmanager
+def apart(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
+    """The work is begun at once in a process of its own; the function given waits, and gives or raises what came of it.
+
+    Where there is one processor it is done here, when it is asked for.
+    """
+    if most() == 1:
+        yield work
+        return
+    with crew(1, lambda pipe: pipe.send(work())) as one:
+        yield one.last_answer
 
 
 def most() -> int:

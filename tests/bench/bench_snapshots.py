@@ -248,7 +248,7 @@ def _first_file_and_unchanged(server: S3Server, home: Path, code: Set) -> tuple[
         taken = engine.take(root, seq=1, previous=None, state_dir=state, **words, **same)
         (state / "last.dm").unlink()
         began = time.monotonic()
-        previous = engine.fetch_manifest(taken.manifest_key, root=root, state_dir=state, **same)
+        previous = lambda: engine.fetch_manifest(taken.manifest_key, root=root, state_dir=state, **same)
         taken = engine.take(root, seq=2, previous=previous, state_dir=state, **words, **same)
         assert taken.new_bytes == 0
         print(time.monotonic() - began, flush=True)

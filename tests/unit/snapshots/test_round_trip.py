@@ -147,6 +147,7 @@ def test_an_untouched_workspace_uploads_no_pack(box: Box) -> None:
 
     assert second.packs_new == ()
     assert second.new_bytes == 0
+    assert box.take(3, lambda: second.manifest).packs_new == ()
     assert box.verify(second.manifest_key, tuple(first.manifest.packs)).proof == "md5"
 
 
