@@ -17,7 +17,7 @@ from common.snapshots.chunk import CUT_MEAN_BYTES, SMALL_FILE_BYTES, ChunkWriter
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
 from common.snapshots.pack import PackWriter, Row
-from common.snapshots.read import FileReader, Place, Read
+from common.snapshots.read import FileReader, Place, Read, new_read
 from common.snapshots.scan import Found, Scan, data_segments
 from common.snapshots.stage import SLOTS, Stage, path_of, staged
 from common.snapshots.transfer import STALL_S, Endpoint, Transfer, transfer
@@ -226,8 +226,12 @@ class _Loop:
                 self._done += task.bytes
                 self._counts.files += len(rows)
                 self._progress(self._done, self._total, "read")
-                for row in rows:
-                    yield from self._pieces.settle(task, Read._make(row), self._tasks)
+                reads = map(new_read, rows)
+                if isinstance(task, Small):
+                    yield from reads
+                    return
+                for read in reads:
+                    yield from self._pieces.settle(task, read, self._tasks)
             case ("closed", _):
                 self._workers.idle.add(worker)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -202,9 +203,9 @@ class _Entries:
         if read.places is None:
             self._twins.append(read)
             return
-        extents = tuple(map(Extent._make, read.places))
+        extents = tuple(map(new_extent, read.places))
         size = found.stamp[0]
-        if not read.status and 0 < size <= SMALL_FILE_BYTES and sum(extent.length for extent in extents) == size:
+        if len(extents) == 1 and extents[0].length == size <= SMALL_FILE_BYTES and not read.status:
             self.sums.setdefault(read.sum, extents)
         self._settle(read, found, extents)
 
@@ -237,6 +238,7 @@ class _Entries:
             )  # fmt: skip
 
 
+new_extent = partial(tuple.__new__, Extent)
 NEVER: tuple[Entry | None, int, int] = (None, 0, 0)
 
 
