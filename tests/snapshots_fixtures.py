@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from infra.demo.s3_server import S3Server, s3_server
 
 KEY = b"instance key of thirty-two bytes"
 PREFIX = "snapshots/alice.box/"
+Previous = engine.Manifest | Callable[[], engine.Manifest] | None
 TAKEN_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
@@ -70,7 +71,7 @@ class Box:
     def copy(self) -> Path:
         return self.base / "copy"
 
-    def take(self, seq: int = 1, previous: engine.Manifest | None = None, **other: Any) -> engine.Taken:
+    def take(self, seq: int = 1, previous: Previous = None, **other: Any) -> engine.Taken:
         words = {"root": self.root, "state_dir": self.base / "state", "endpoint": self.endpoint, **other}
         return engine.take(
             prefix=PREFIX,

@@ -14,8 +14,8 @@ from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
 from common.domain.retention import Retention
 from common.domain.scores import quantile
-from common.domain.snapshot import Version
 from common.domain.strategy import Strategy
+from common.domain.version import Version
 from common.errors import IllegalMove
 
 

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.snapshot import SnapshotRecord
+from common.domain.version import Version
 
 DAMAGED_KEPT_FOR = timedelta(days=30)
 """A damaged snapshot stays so long after it was taken: parts of it may be what somebody misses."""

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-
-class Version(BaseModel):
-    """(epoch of the last write, sequence), compared in that order."""
-
-    model_config = ConfigDict(frozen=True)
-
-    epoch: int
-    seq: int
-
-    def __lt__(self, other: Self) -> bool:
-        return (self.epoch, self.seq) < (other.epoch, other.seq)
-
-    def __ge__(self, other: Self) -> bool:
-        return not self < other
-
+from common.domain.version import Version
 
 PACKS_NAMED_MAX = 6000
 """In one record: a document of the store holds 1 MiB."""

@@ -116,8 +116,7 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
         if missing and args.wait_s:
             raise NotFound(f"{missing[0]} is not there after {args.wait_s:.0f} s, or the restore ended without it")
         return {"missing": list(map(str, missing)), "seconds": round(time.monotonic() - started, 3)}
-    from common.domain.retention import Retention
-    from common.snapshots.repository import open_repository
+    from common.snapshots.repository import back_up, open_repository
     from common.snapshots.transfer import Endpoint
 
     def endpoint(bucket: str) -> Endpoint:
@@ -134,12 +133,12 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
 
     passphrase = _setting(env, "DUMONT_SNAPSHOT_KEY")
     now = datetime.now(UTC)
-    create = args.verb == "backup"
-    repository = open_repository(args.url, endpoint, passphrase, args.home, time.monotonic, create=create)
     show = _progress(args)
+    if args.verb == "backup":
+        way = (args.url, args.dir, endpoint, passphrase, args.home)
+        return _taken(back_up(*way, clock=time.monotonic, now=now, progress=show))
+    repository = open_repository(args.url, endpoint, passphrase, args.home, time.monotonic)
     match args.verb:
-        case "backup":
-            return _taken(repository.backup(args.dir, now, show))
         case "restore":
             return _restored(repository.restore(args.dir, args.snapshot, show))
         case "verify":
@@ -151,6 +150,8 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
             rows = repository.snapshots()
             return {"snapshots": [{"id": row.id, "stored_at": row.stored_at.isoformat()} for row in rows]}
         case _:
+            from common.domain.retention import Retention
+
             keep = {name: getattr(args, f"keep_{name}") for name in ("last", "hourly", "daily", "weekly")}
             pruned = repository.prune(Retention(**keep), now)
             return {

@@ -91,9 +91,11 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
 
     args, endpoint = task["args"], _endpoint(task)
     place, counts = _place(task, endpoint), engine.Counts()
-    previous = (
-        engine.fetch_manifest(args["previous"], root=Path(task["workspace"]), **place) if args.get("previous") else None
-    )
+
+    def previous() -> engine.Manifest | None:
+        key = args.get("previous")
+        return engine.fetch_manifest(key, root=Path(task["workspace"]), **place) if key else None
+
     report = engine.take(
         Path(task["workspace"]),
         epoch=task["epoch"],

@@ -1,16 +1,14 @@
-"""The object store as a host sees it: the calls that the engine needs, made by s5cmd alone."""
+"""The object store as a host sees it: the calls that the engine needs. Packs come and go by s5cmd, the rest by hand."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.errors import ObjectMissing, ObjectStoreError
-from common.ports import Stored
+from common.errors import ObjectStoreError
 from common.snapshots.transfer import (
     MISSING,
     REQUEST_RETRIES,
@@ -20,26 +18,32 @@ from common.snapshots.transfer import (
     program,
     transfer,
 )
+from common.snapshots.wire import Row, Wire
+
+if TYPE_CHECKING:
+    from common.ports import Stored
 
 CALL_S = 600
 READ_BYTES = 1 << 20
-EMPTY = "no object found"
 
 
 class Bucket:
-    """One bucket; objects pass through `folder`, which is emptied again."""
+    """One bucket; packs pass through `folder`, which is emptied again."""
 
     def __init__(self, endpoint: Endpoint, folder: Path) -> None:
         self._endpoint = endpoint
         self._folder = folder
+        self._wire = Wire(endpoint)
 
     def get(self, key: str) -> bytes:
-        """The whole object; raises `ObjectMissing`."""
-        return b"".join(self.read(key))
+        """The whole object, which is no pack; raises `ObjectMissing`."""
+        return self._wire.get(key)
 
     def read(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in pieces of at most 1 MiB; raises `ObjectMissing`."""
-        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+        """A pack's bytes in pieces of at most 1 MiB; raises `ObjectMissing`."""
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(dir=self._folder) as name:
             with transfer(self._endpoint, Path(name)) as move:
                 move.get(key, "object")
                 list(move.finished())
@@ -48,51 +52,43 @@ class Bucket:
                     yield piece
 
     def put(self, key: str, data: bytes) -> None:
-        with tempfile.TemporaryDirectory(dir=self._folder) as name:
-            (Path(name) / "object").write_bytes(data)
-            with transfer(self._endpoint, Path(name)) as move:
-                move.put("object", key)
-                list(move.finished())
+        """An object that is small and no pack."""
+        self._wire.put(key, data)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every object below the prefix, in key order."""
-        yield from (stored for stored, _ in self.dated(prefix))
+        from common.ports import Stored
 
-    def dated(self, prefix: str) -> Iterator[tuple[Stored, datetime]]:
+        for row in self.dated(prefix):
+            md5 = SINGLE_PART_MD5.fullmatch(row.etag)
+            yield Stored(row.key, row.size, md5[1] if md5 else None)
+
+    def dated(self, prefix: str) -> Iterator[Row]:
         """The same with the time at which the store took each."""
-        for said in self._call("ls", f"s3://{self._endpoint.bucket}/{prefix}*"):
-            if said.get("type") == "directory":
-                continue
-            key = str(said["key"]).removeprefix(f"s3://{self._endpoint.bucket}/")
-            md5 = SINGLE_PART_MD5.fullmatch(str(said.get("etag", "")))
-            at = datetime.fromisoformat(str(said["last_modified"]))
-            yield Stored(key, int(str(said["size"])), md5[1] if md5 else None), at
+        return self._wire.list(prefix)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete; deleting what is not there succeeds."""
         for first in range(0, len(keys), 500):
-            self._call("rm", *(f"s3://{self._endpoint.bucket}/{key}" for key in keys[first : first + 500]))
+            self._remove([f"s3://{self._endpoint.bucket}/{key}" for key in keys[first : first + 500]])
 
-    def _call(self, *words: str) -> Sequence[dict[str, object]]:
-        """What s5cmd says, line by line; raises `ObjectStoreError` unless all is well, or nothing is there."""
+    def _remove(self, places: Sequence[str]) -> None:
+        """Raises `ObjectStoreError` unless s5cmd says that all is well, or nothing is there."""
         options = ["--json", "--endpoint-url", self._endpoint.url, "--retry-count", str(REQUEST_RETRIES)]
         try:
             done = subprocess.run(
-                [program(self._endpoint), *options, *words],
+                [program(self._endpoint), *options, "rm", *places],
                 env=environment(self._endpoint),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=CALL_S,
             )
         except subprocess.TimeoutExpired:
-            raise ObjectStoreError(f"s5cmd {words[0]} did not end within {CALL_S} s") from None
-        said = [
-            json.loads(line) for line in done.stdout.splitlines() + done.stderr.splitlines() if line.startswith(b"{")
-        ]
+            raise ObjectStoreError(f"s5cmd rm did not end within {CALL_S} s") from None
+        said = [json.loads(line) for line in done.stdout.splitlines() + done.stderr.splitlines() if line[:1] == b"{"]
         errors = [str(line["error"]) for line in said if "error" in line]
-        if EMPTY in "".join(errors) or (words[0] == "rm" and errors and all(MISSING.search(error) for error in errors)):
-            return ()
+        if errors and all(MISSING.search(error) for error in errors):
+            return
         if errors or done.returncode:
             wrong = errors[0] if errors else done.stderr.decode(errors="replace")[-300:]
-            raise (ObjectMissing if MISSING.search(wrong) else ObjectStoreError)(f"s5cmd {words[0]}: {wrong}")
-        return said
+            raise ObjectStoreError(f"s5cmd rm: {wrong}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -26,33 +26,38 @@ CUT_MIN_BYTES, CUT_MEAN_BYTES, CUT_MAX_BYTES = 256 << 10, 1 << 20, MAX_CHUNK_BYT
 WINDOW_BYTES = 8 << 20
 """Read at once of a large file: two chunks at least."""
 SUM_BYTES = 16
-CLAIMS = 1 << 18
-"""Places in the table of chunks that this snapshot has written: 4 MiB, about 250 GB of content."""
+CLAIMS_MIN, CLAIMS_MAX = 1 << 12, 1 << 24
+"""Places in the table of what this snapshot has written; at most 256 MiB of memory, of which what is used exists."""
+PLACES_FOR_EACH = 4
 CLAIM_BYTES = 16
+FREE = bytes(CLAIM_BYTES)
 PROBES = 8
 
 
 class Claims:
-    """Which chunks some worker has written already: a table in memory that all of them share.
+    """Which chunks and small files some worker has written already: a table in memory that all of them share.
 
-    Only a hint that may be missed (then a chunk is stored twice, which costs its bytes); never wrong when it says yes,
-    for it compares 128 bits of the chunk's name.
+    Only a hint that may be missed (then something is stored twice, which costs its bytes); never wrong when it says
+    yes, for it compares 128 bits of a chunk's name, or of a file's sum.
     """
 
-    def __init__(self) -> None:
-        self._table = mmap.mmap(-1, CLAIMS * CLAIM_BYTES)
+    def __init__(self, expected: int) -> None:
+        """`expected` chunks and files at most; with more of them it misses some."""
+        wanted = 1 << (PLACES_FOR_EACH * expected).bit_length()
+        self._places = min(max(wanted, CLAIMS_MIN), CLAIMS_MAX)
+        self._table = mmap.mmap(-1, self._places * CLAIM_BYTES)
 
-    def has(self, name: str) -> bool:
-        """Was it claimed? If not, it is now."""
-        mine = bytes.fromhex(name[: 2 * CLAIM_BYTES])
+    def has(self, mine: bytes) -> bool:
+        """Was it claimed, by its first 16 bytes? If not, it is now."""
+        table, places = self._table, self._places
         first = int.from_bytes(mine[:8], "little")
-        for probe in range(PROBES):
-            at = (first + probe) % CLAIMS * CLAIM_BYTES
-            there = self._table[at : at + CLAIM_BYTES]
+        for place in range(first, first + PROBES):
+            at = place % places * CLAIM_BYTES
+            there = table[at : at + CLAIM_BYTES]
             if there == mine:
                 return True
-            if there == bytes(CLAIM_BYTES):
-                self._table[at : at + CLAIM_BYTES] = mine
+            if there == FREE:
+                table[at : at + CLAIM_BYTES] = mine
                 return False
         return False
 
@@ -60,16 +65,24 @@ class Claims:
 class ChunkWriter:
     """Names chunks, and writes those that neither the store nor this snapshot has."""
 
-    def __init__(self, keys: Keys, known: Mapping[str, Chunk], claims: Claims, packs: PackWriter) -> None:
+    def __init__(
+        self, keys: Keys, known: Mapping[str, Chunk], sums: Collection[str], claims: Claims, packs: PackWriter
+    ) -> None:
+        """`known` are the chunks of the snapshot before, `sums` those of its small files."""
         self.tightly = False
         self._keys = keys
         self._known = known
+        self._sums = sums
         self._claims = claims
         self._packs = packs
 
+    def has_file(self, sum: str) -> bool:
+        """Is a small file with that sum in the store, or has some worker taken it on? If not, the caller has now."""
+        return sum in self._sums or self._claims.has(bytes.fromhex(sum))
+
     def add(self, plain: Plain) -> str:
         name = chunk_id(plain, self._keys)
-        if name not in self._known and not self._claims.has(name):
+        if name not in self._known and not self._claims.has(bytes.fromhex(name[: 2 * CLAIM_BYTES])):
             self._packs.add(name, plain, tightly=self.tightly)
         return name
 

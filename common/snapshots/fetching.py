@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from blake3 import blake3
@@ -22,7 +21,7 @@ from common.snapshots.stage import MEMORY_SHARE, SLOTS, STAGE_BYTES, free_memory
 from common.snapshots.state import State
 from common.snapshots.transfer import STALL_S, Endpoint, Transfer, transfer
 from common.snapshots.tree import Tree, opened, write_at
-from common.snapshots.workers import Crew, crew, worth
+from common.snapshots.workers import Crew, Pipe, crew, worth
 
 MEMORY_DISK = Path("/dev/shm")
 PARTS_OPEN = 64
@@ -78,7 +77,7 @@ class Fetching:
         self._draw(endpoint, self._write, "download")
         return self._stamps
 
-    def _draw(self, endpoint: Endpoint, work: Callable[[Connection], None], what: str) -> None:
+    def _draw(self, endpoint: Endpoint, work: Callable[[Pipe], None], what: str) -> None:
         self._queue, self._done, self._what = list(self._plan.packs), 0, what
         self._coming.clear()
         count = worth(self._total, len(self._queue))
@@ -135,7 +134,7 @@ class Fetching:
         self._done += size
         self._progress(self._done, self._total, self._what)
 
-    def _prove(self, pipe: Connection) -> None:
+    def _prove(self, pipe: Pipe) -> None:
         """A worker: names of packs in, nothing written."""
         packs = self._reader()
         while (name := pipe.recv()) is not None:
@@ -145,7 +144,7 @@ class Fetching:
             targets = (target for chunk in self._plan.chunks[name] for target in self._plan.targets[chunk])
             pipe.send((sum(_bytes(extents) for _, extents in targets), ([], [])))
 
-    def _write(self, pipe: Connection) -> None:
+    def _write(self, pipe: Pipe) -> None:
         """A worker: names of packs in, what was written out."""
         packs = self._reader()
         with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
@@ -198,8 +197,8 @@ class _Writer:
         return self._parts[number]
 
 
-def _bytes(extents: list[Extent]) -> int:
-    return sum(extent.length for extent in extents)
+def _bytes(extents: Sequence[Extent]) -> int:
+    return extents[0].length if len(extents) == 1 else sum(extent.length for extent in extents)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import lz4.block
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import SnapshotRefused
 from common.snapshots.limits import (
     MAX_CHUNK_BYTES,

@@ -30,7 +30,7 @@ MAX_IGNORE_BYTES = 1 << 20
 
 
 def excludes(root: Path) -> Excludes:
-    """Asked for every name; without an ignore file only directories whose last name is a default's are looked at."""
+    """Without an ignore file only directories whose last name is a default's are looked at."""
     try:
         with (root / IGNORE_FILE).open("rb") as file:
             lines = file.read(MAX_IGNORE_BYTES).decode("utf-8", "surrogateescape").splitlines()
@@ -48,4 +48,4 @@ def excludes(root: Path) -> Excludes:
             return False
         return spec().match_file(os.fsdecode(path) + ("/" if is_dir else ""))
 
-    return is_left_out
+    return Excludes(looks_at_files=bool(lines), names=is_left_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 
 Kind = Literal["file", "dir", "symlink", "hardlink"]
 Codec = Literal["raw", "lz4", "zstd", "bits2", "bits4"]

@@ -15,8 +15,9 @@ from common.snapshots.keys import Keys, nonce_at, pack_cipher
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import TAG_BYTES, Chunk, Codec, Pack
 
-PACK_BYTES = 32 << 20
-"""A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5."""
+PACK_BYTES = 16 << 20
+"""A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5. Small
+enough that the line has something to do soon, and that little is left to send when all is read."""
 SALT_BYTES = 16
 
 Row = tuple[str, int, int, int, Codec]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from common.snapshots.chunk import SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum
+from common.snapshots.chunk import CUT_MEAN_BYTES, SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
 from common.snapshots.pack import PackWriter, Row
-from common.snapshots.read import FileReader, Place, Read
+from common.snapshots.read import FileReader, Place, Read, new_read
 from common.snapshots.scan import Found, Scan, data_segments
 from common.snapshots.stage import SLOTS, Stage, path_of, staged
 from common.snapshots.transfer import STALL_S, Endpoint, Transfer, transfer
-from common.snapshots.workers import MAX_WORKERS, Crew, crew, worth
+from common.snapshots.workers import MAX_WORKERS, Crew, Pipe, crew, worth
 
 SMALL_TASK_BYTES = 8 << 20
 SMALL_TASK_FILES = 1000
@@ -32,6 +31,8 @@ APART_BYTES = 8 << 20
 """A pack of small files that has grown so far is closed before large ones come: a restore wants those first."""
 LINE_IS_SLOW_AT = 3
 """Packs waiting for the line: from then on text is squeezed harder, for the processor would only wait."""
+SLOW_LINE_BYTES_S = 150e6
+"""A line that is capped below this is slow from the start: two cores squeeze more text than it takes."""
 
 
 @dataclass
@@ -73,12 +74,19 @@ class Whole:
     bytes: int = 0
 
 
-Task = Small | Piece | Whole
+@dataclass(frozen=True)
+class Flush:
+    """Nothing to read: the worker hands over the pack that it has begun, for somebody waits for its slot."""
+
+    bytes: int = 0
+
+
+Task = Small | Piece | Whole | Flush
 
 
 @dataclass
 class Packed:
-    """What is in the store, or on its way: complete when `reads` is at its end."""
+    """What is in the store, or on its way there: complete when `reads` is at its end."""
 
     reads: Iterator[Read]
     send_last: Callable[[bytes, str], None]
@@ -87,35 +95,52 @@ class Packed:
     chunks: dict[str, Chunk] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Line:
+    """The way to the store: where packs wait, and who takes them there."""
+
+    stage: Stage
+    move: Transfer
+    slow_at: int
+    """Packs waiting: from then on it counts as slow."""
+
+
+@contextmanager
+def line(folder: Path, endpoint: Endpoint) -> Iterator[Line]:
+    """Open before there is anything to send: s5cmd starts while the workspace is looked at."""
+    is_slow = endpoint.max_bytes_s is not None and endpoint.max_bytes_s < SLOW_LINE_BYTES_S
+    with staged(folder) as stage, transfer(endpoint, folder, [*stage.slots, stage.manifest]) as move:
+        yield Line(stage, move, 0 if is_slow else LINE_IS_SLOW_AT)
+
+
 @contextmanager
 def store(
-    root: Path,
     tree: Scan,
     unread: Sequence[int],
     prefix: str,
     instance_key: bytes,
     previous: Manifest | None,
-    state_dir: Path,
-    endpoint: Endpoint,
+    sums: Collection[str],
+    line: Line,
     progress: Progress,
     counts: Counts,
 ) -> Iterator[Packed]:
-    """Reads the files at `unread` in the walk; the caller draws `reads` to their end, then sends the manifest."""
-    tasks = _tasks(bytes(root), tree.found, unread)
-    keys, known, claims = keys_of(instance_key), previous.chunks if previous else {}, Claims()
+    """Reads the files at `unread` in the walk; the caller draws `reads` to their end, then sends the manifest.
 
-    def work(pipe: Connection) -> None:
-        worker = _Worker(pipe, bytes(root), tree.found)
+    `sums` are those of small files whose bytes are in the store.
+    """
+    tasks = _tasks(tree.root, tree.found, unread)
+    size = sum(task.bytes for task in tasks)
+    keys, known = keys_of(instance_key), previous.chunks if previous else {}
+    claims = Claims(len(unread) + size // CUT_MEAN_BYTES)
+
+    def work(pipe: Pipe) -> None:
+        worker = _Worker(pipe, tree.root, tree.found)
         packs = PackWriter(keys, worker.claim, worker.hand_over)
-        worker.run(packs, ChunkWriter(keys, known, claims, packs))
+        worker.run(packs, ChunkWriter(keys, known, sums, claims, packs))
 
-    count = worth(sum(task.bytes for task in tasks), len(tasks))
-    with (
-        staged(state_dir) as stage,
-        crew(count, work) as workers,
-        transfer(endpoint, state_dir, [*stage.slots, stage.manifest]) as move,
-    ):
-        loop = _Loop(prefix, tree.found, tasks, stage, workers, move, progress, counts)
+    with crew(worth(size, len(tasks)), work) as workers:
+        loop = _Loop(prefix, tree.found, tasks, workers, line, progress, counts)
         yield Packed(loop.reads(), loop.send_last, loop.packs, loop.chunks)
 
 
@@ -127,9 +152,8 @@ class _Loop:
         prefix: str,
         found: Sequence[Found],
         tasks: list[Task],
-        stage: Stage,
         workers: Crew,
-        move: Transfer,
+        line: Line,
         progress: Progress,
         counts: Counts,
     ) -> None:
@@ -140,55 +164,72 @@ class _Loop:
         self._total = sum(task.bytes for task in tasks)
         self._done = 0
         self._pieces = _Pieces(found, tasks)
-        self._stage = stage
+        self._stage = line.stage
         self._workers = workers
-        self._move = move
+        self._move = line.move
         self._progress = progress
         self._counts = counts
+        self._slow_at = line.slow_at
+        self._in_work: dict[int, Task] = {}
         self._waiting: list[int] = []
         """Workers that need a slot."""
+        self._holding: set[int] = set()
+        """Workers that have one, with a pack in it that is not full yet."""
         self._closing: set[int] = set()
         """Workers that were told that there is nothing left to do."""
         self._slots: dict[str, int] = {}
         """Path of what is being uploaded -> its slot."""
 
     def reads(self) -> Iterator[Read]:
-        """Every file that had to be read, in no order; at the end all packs are in the store."""
+        """Every file that had to be read, in no order; at the end all packs are on their way."""
         while self._tasks or len(self._closing) < self._workers.count or self._workers.busy:
             self._hand_out()
             for worker, message in self._workers.messages(self._move.fileno(), STALL_S):
                 yield from self._take_in(worker, message)
             self._take_back()
-        while self._move.under_way:
-            self._take_back(wait=True)
 
     def send_last(self, content: bytes, key: str) -> None:
+        while self._move.under_way:
+            self._take_back(wait=True)
         _write(self._stage.manifest, content)
         self._move.put(path_of(self._stage.manifest), key)
         list(self._move.finished())
 
     def _hand_out(self) -> None:
         while self._waiting and (slot := self._stage.claim()) is not None:
+            self._holding.add(self._waiting[0])
             self._workers.send(self._waiting.pop(0), slot)
+        nothing_comes_back = bool(self._waiting) and not self._move.under_way
         for worker in sorted(self._workers.idle):
-            if self._tasks:
-                tightly = self._move.under_way >= LINE_IS_SLOW_AT
-                self._workers.give(worker, (self._tasks.popleft(), tightly))
+            if nothing_comes_back and worker in self._holding:  # a stage with room for fewer packs than workers
+                self._give(worker, Flush())
+            elif self._tasks:
+                self._give(worker, self._tasks.popleft())
             elif worker not in self._closing and not self._pieces.open:
                 self._closing.add(worker)
                 self._workers.give(worker, None)
+
+    def _give(self, worker: int, task: Task) -> None:
+        self._in_work[worker] = task
+        self._workers.give(worker, (task, self._move.under_way >= self._slow_at))
 
     def _take_in(self, worker: int, message: tuple[str, object]) -> Iterator[Read]:
         match message:
             case ("slot", _):
                 self._waiting.append(worker)
-            case ("pack", (int(slot), str(name), Pack() as pack, list(rows))):
-                self._upload(slot, name, pack, rows)
-            case ("done", (Small() | Piece() | Whole() as task, list(reads))):
+            case ("pack", (int(slot), str(name), tuple(pack), list(rows))):
+                self._holding.discard(worker)
+                self._upload(slot, name, Pack._make(pack), rows)
+            case ("done", list(rows)):
                 self._workers.idle.add(worker)
+                task = self._in_work.pop(worker)
                 self._done += task.bytes
-                self._counts.files += len(reads)
+                self._counts.files += len(rows)
                 self._progress(self._done, self._total, "read")
+                reads = map(new_read, rows)
+                if isinstance(task, Small):
+                    yield from reads
+                    return
                 for read in reads:
                     yield from self._pieces.settle(task, read, self._tasks)
             case ("closed", _):
@@ -240,7 +281,7 @@ class _Pieces:
             tasks.append(Whole(read.number))
             return
         del self._left[read.number]
-        places: list[Place] = sorted(place for piece in pieces for place in piece.places)
+        places: list[Place] = sorted(place for piece in pieces for place in piece.places or ())
         xattrs = next((piece.xattrs for piece in pieces if piece.xattrs), ())
         yield Read(read.number, content_sum(place[1] for place in places), places, xattrs)
 
@@ -248,7 +289,7 @@ class _Pieces:
 class _Worker:
     """A worker's side of the pipe."""
 
-    def __init__(self, pipe: Connection, root: bytes, found: Sequence[Found]) -> None:
+    def __init__(self, pipe: Pipe, root: bytes, found: Sequence[Found]) -> None:
         self._pipe = pipe
         self._root = root
         self._found = found
@@ -266,8 +307,11 @@ class _Worker:
                     reads = [reader.piece(task.number, task.start, task.end)]
                 case Whole():
                     reads = [reader.whole(task.number)]
+                case Flush():
+                    packs.close()
+                    reads = []
             packs.holds_small = isinstance(task, Small)
-            self._pipe.send(("done", (task, reads)))
+            self._pipe.send(("done", list(map(tuple, reads))))
         packs.close()
         self._pipe.send(("closed", None))
 
@@ -276,7 +320,7 @@ class _Worker:
         return int(self._pipe.recv())
 
     def hand_over(self, slot: int, name: str, pack: Pack, rows: list[Row]) -> None:
-        self._pipe.send(("pack", (slot, name, pack, rows)))
+        self._pipe.send(("pack", (slot, name, tuple(pack), rows)))
 
 
 def _tasks(root: bytes, found: Sequence[Found], unread: Sequence[int]) -> list[Task]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from common.snapshots.chunk import SUM_BYTES
 from common.snapshots.keys import Keys
-from common.snapshots.limits import PART_PREFIX
+from common.snapshots.limits import MTIME_NS, PART_PREFIX
 from common.snapshots.manifest import Entry, Extent, Manifest, Pack
 from common.snapshots.tree import OWNER_MAY_ALL, Tree, join, part_of
 
@@ -22,18 +22,19 @@ Base = Literal["new", "part", "old"]
 """What a file is made from: nothing, what a killed restore left of it, or the content it had."""
 
 
-@dataclass
+@dataclass(slots=True)
 class FilePlan:
     """A file to be written. `extents` are those whose bytes are not there yet."""
 
     entry: Entry
     base: Base
-    extents: list[Extent]
+    extents: Sequence[Extent]
+    at_once: bool = field(init=False)
+    """Written in one go by whoever has its chunk; others grow under a name of their own until they are whole."""
 
-    @property
-    def at_once(self) -> bool:
-        """Written in one go by whoever has its chunk; others grow under a name of their own until they are whole."""
-        return self.base == "new" and len({extent.chunk for extent in self.extents}) == 1
+    def __post_init__(self) -> None:
+        chunks = len(self.extents) if len(self.extents) < 2 else len({extent.chunk for extent in self.extents})
+        self.at_once = self.base == "new" and chunks == 1
 
 
 @dataclass
@@ -41,8 +42,10 @@ class Plan:
     """Lists in the order in which they are worked off."""
 
     prefix: str
-    is_fresh: bool
-    """Nothing is there yet: nothing can be lost."""
+    adds_only: bool = False
+    """Until all content is in place nothing that is there is changed: so it can be taken back."""
+    dirs_there: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """(mode, mtime_ns) of the directories that are there, to be given back to them."""
     unlock: list[bytes] = field(default_factory=list)
     """Directories that their owner may not change as they are."""
     in_the_way: list[tuple[bytes, bool]] = field(default_factory=list)
@@ -60,7 +63,7 @@ class Plan:
     """Those that `files` need, the most wanted first."""
     chunks: dict[str, list[str]] = field(default_factory=dict)
     """Of each such pack, the chunks that `files` need, in the pack's order."""
-    targets: dict[str, list[tuple[int, list[Extent]]]] = field(default_factory=dict)
+    targets: dict[str, list[tuple[int, Sequence[Extent]]]] = field(default_factory=dict)
     """Of each such chunk, who needs it: the file's number, and where its bytes go."""
 
     @property
@@ -75,11 +78,15 @@ class Plan:
 def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
     """Turns what is there into the manifest's tree; files of the right size are read to see what they hold."""
     there = tree.listing()
-    plan = Plan(manifest.prefix, is_fresh=not there)
+    plan = Plan(manifest.prefix)
+    for path, status in [(b"", tree.status()), *there.items()]:
+        if stat.S_ISDIR(status.st_mode):
+            plan.dirs_there[path] = (stat.S_IMODE(status.st_mode), status.st_mtime_ns)
     wanted = {entry.path: entry for entry in manifest.entries}
     plan.unlock = [b"", *(path for path, status in there.items() if _is_locked_dir(status.st_mode))]
     _plan_removals(plan, wanted, there)
     _Files(plan, manifest, tree, there, keys).all()
+    plan.adds_only = not plan.in_the_way and all(file.entry.path not in there for file in plan.files)
     for entry in manifest.entries:
         if entry.kind == "dir":
             plan.dirs.append(entry)
@@ -121,7 +128,10 @@ class _Files:
         self._has_parts = any(path.rpartition(b"/")[2].startswith(PART_PREFIX) for path in there)
 
     def all(self) -> None:
-        """A file and its further names are right together, or it is written anew and all of them linked anew."""
+        """A file and those of its further names that are there are right together, and the others are linked to it.
+
+        Or it is written anew, and all of them are linked anew.
+        """
         links: dict[bytes, list[Entry]] = {}
         for entry in self._manifest.entries:
             if entry.kind == "hardlink":
@@ -137,6 +147,7 @@ class _Files:
         if status and missing == []:
             if not _is_dressed(entry, status):
                 self._plan.undressed.append(entry)
+            self._plan.hardlinks += [other for other in others if other.path not in self._there]
             return
         self._plan.files.append(self._to_write(entry, status, missing, reusable=alone and not others))
         self._plan.hardlinks += others
@@ -145,13 +156,13 @@ class _Files:
         self, entry: Entry, status: os.stat_result | None, missing: list[Extent] | None, *, reusable: bool
     ) -> FilePlan:
         """From what a killed restore left, else from the old content where that saves something."""
-        part = part_of(entry.path)
-        if self._has_parts and (left := self._there.get(part)) and stat.S_ISREG(left.st_mode):
+        part = part_of(entry.path) if self._has_parts else b""
+        if part and (left := self._there.get(part)) and stat.S_ISREG(left.st_mode):
             self._plan.extra = [extra for extra in self._plan.extra if extra[0] != part]
             return FilePlan(entry, "part", self._wrong(entry, part))
         if reusable and missing and len(missing) < len(entry.extents) and status and not entry.is_sparse:
             return FilePlan(entry, "old", missing)
-        return FilePlan(entry, "new", list(entry.extents))
+        return FilePlan(entry, "new", entry.extents)
 
     def _missing(self, entry: Entry, path: bytes, status: os.stat_result) -> list[Extent] | None:
         """Extents that the file does not hold; [] = it is right; None = all of it is to be written."""
@@ -190,8 +201,10 @@ class _Files:
 
 
 def _is_one_file(status: os.stat_result, others: list[os.stat_result | None]) -> bool:
-    same = all(other and (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino) for other in others)
-    return same and status.st_nlink == 1 + len(others)
+    """With all the names that it has, and none that the manifest does not know."""
+    there = [other for other in others if other]
+    same = all((other.st_dev, other.st_ino) == (status.st_dev, status.st_ino) for other in there)
+    return same and status.st_nlink == 1 + len(there)
 
 
 def _is_dressed(entry: Entry, status: os.stat_result) -> bool:
@@ -212,20 +225,29 @@ def _plan_packs(plan: Plan, manifest: Manifest) -> None:
     """Packs of whole small files first, then those with what was used last: usable before it is whole."""
     newest: dict[str, int] = {}
     with_small: set[str] = set()
+    pack_of = {name: chunk.pack for name, chunk in manifest.chunks.items()}
     for number, file in enumerate(plan.files):
-        by_chunk: dict[str, list[Extent]] = {}
-        for extent in file.extents:
-            by_chunk.setdefault(extent.chunk, []).append(extent)
-        for chunk, extents in by_chunk.items():
+        mtime_ns = file.entry.mtime_ns
+        for chunk, extents in _by_chunk(file):
             plan.targets.setdefault(chunk, []).append((number, extents))
-            pack = manifest.chunks[chunk].pack
-            newest[pack] = max(newest.get(pack, 0), file.entry.mtime_ns)
+            pack = pack_of[chunk]
+            if mtime_ns > newest.get(pack, -MTIME_NS - 1):
+                newest[pack] = mtime_ns
             if file.at_once:
                 with_small.add(pack)
     for chunk in sorted(plan.targets, key=lambda name: manifest.chunks[name].offset):
         plan.chunks.setdefault(manifest.chunks[chunk].pack, []).append(chunk)
     order = sorted(plan.chunks, key=lambda pack: (pack not in with_small, -newest[pack]))
     plan.packs = {name: manifest.packs[name] for name in order}
+
+
+def _by_chunk(file: FilePlan) -> Iterable[tuple[str, Sequence[Extent]]]:
+    if file.at_once:
+        return ((file.extents[0].chunk, file.extents),)
+    found: dict[str, list[Extent]] = {}
+    for extent in file.extents:
+        found.setdefault(extent.chunk, []).append(extent)
+    return found.items()
 
 
 def packs_of(path: bytes, plan: Plan, manifest: Manifest) -> Iterable[str]:

@@ -10,31 +10,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading  # noqa: TID251 - stretching a passphrase and waiting for the store need not wait for each other
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.domain.retention import Retention, kept
+from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
 from common.snapshots.bucket import Bucket
 from common.snapshots.keys import aes_gcm
 from common.snapshots.limits import PREFIX_SHAPE
 from common.snapshots.manifest import Manifest
 from common.snapshots.packing import Progress
-from common.snapshots.prune import Pruned, prune
 from common.snapshots.restore import Restored, restore
 from common.snapshots.seal import KEY_SHAPE, unseal
 from common.snapshots.state import State
-from common.snapshots.take import Taken, take
+from common.snapshots.take import Begun, Taken, begun, finish
 from common.snapshots.transfer import Endpoint
-from common.snapshots.verify import Verified, verify
+
+if TYPE_CHECKING:
+    from common.domain.retention import Retention
+    from common.snapshots.prune import Pruned
+    from common.snapshots.verify import Verified
 
 SCRYPT = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
 KEY_BYTES, SALT_BYTES, NONCE_BYTES = 32, 16, 12
 URL_SCHEME = "s3://"
 EPOCH = 1
+
+T = TypeVar("T")
+Base = tuple[int, Manifest | None]
+"""(sequence of the next snapshot, the manifest of the one before)"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class Listed:
 class Repository:
     """Opened by `open_repository`. Every verb asks the store what is there; what is remembered only saves time."""
 
-    def __init__(self, endpoint: Endpoint, prefix: str, keys: list[bytes], home: Path, clock: Callable[[], float]):
+    def __init__(
+        self, endpoint: Endpoint, prefix: str, keys: Callable[[], list[bytes]], home: Path, clock: Callable[[], float]
+    ):
         self._endpoint = endpoint
         self._prefix = prefix
         self._keys = keys
@@ -60,38 +71,41 @@ class Repository:
 
     def snapshots(self) -> list[Listed]:
         """The snapshots, the newest last."""
-        found = []
-        for stored, at in self._bucket.dated(f"{self._prefix}manifests/"):
-            if name := KEY_SHAPE.fullmatch(stored.key):
-                found.append(Listed(f"{name['epoch']}-{name['seq']}-{name['content']}", stored.key, at, stored.size))
+        listed = self._listed()
+        self._keys()  # a wrong passphrase is said before anything else
+        return listed
+
+    def _listed(self) -> list[Listed]:
+        found = [
+            Listed(f"{name['epoch']}-{name['seq']}-{name['content']}", row.key, row.at, row.size)
+            for row in self._bucket.dated(f"{self._prefix}manifests/")
+            if (name := KEY_SHAPE.fullmatch(row.key))
+        ]
         return sorted(found, key=lambda each: _order(each.id))
 
-    def backup(self, root: Path, now: datetime, progress: Progress) -> Taken:
-        """A new snapshot of the directory, upon the newest one."""
-        newest = self.snapshots()[-1:]
-        previous = self._previous(root, newest[0].manifest_key) if newest else None
-        return take(
-            root,
-            prefix=self._prefix,
-            instance_key=self._keys[0],
-            epoch=EPOCH,
-            seq=_order(newest[0].id)[1] + 1 if newest else 1,
-            taken_at=now,
-            previous=previous,
-            state_dir=self._state(root).folder,
-            endpoint=self._endpoint,
-            clock=self._clock,
-            progress=progress,
-        )
+    def base(self, root: Path) -> Base:
+        """What the next snapshot of that directory builds upon."""
+        newest = self._listed()[-1:]
+        instance_key, previous = self._manifest(root, newest[0].manifest_key) if newest else (self._keys()[0], None)
+        seq = _order(newest[0].id)[1] + 1 if newest else 1
+        return seq, previous if instance_key == self._keys()[0] else None  # another key's gives nothing to build upon
+
+    def backup(self, begun: Begun, base: Base, now: datetime, started: float, progress: Progress) -> Taken:
+        """A new snapshot, which was begun when the clock stood at `started`."""
+        seq, previous = base
+        version = Version(epoch=EPOCH, seq=seq)
+        return finish(begun, self._prefix, self._keys()[0], version, now, previous, self._clock, started, progress)
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""
         key = self._find(snapshot).manifest_key
+        instance_key, manifest = self._manifest(root, key)
         return restore(
             key,
             root,
+            manifest=manifest,
             prefix=self._prefix,
-            instance_key=self._key_of(key),
+            instance_key=instance_key,
             state_dir=self._state(root).folder,
             endpoint=self._endpoint,
             clock=self._clock,
@@ -100,6 +114,8 @@ class Repository:
 
     def verify(self, snapshot: str | None, *, quick: bool) -> list[Verified]:
         """All snapshots (or that one): every byte read back, or with `quick` what the store's listing proves."""
+        from common.snapshots.verify import verify
+
         proven: set[str] = set()
         done = []
         for listed in [self._find(snapshot)] if snapshot else self.snapshots():
@@ -117,6 +133,9 @@ class Repository:
 
     def prune(self, retention: Retention, now: datetime) -> Pruned:
         """Keeps what the retention names; packs that nobody needs go one day later at the earliest."""
+        from common.domain.retention import kept
+        from common.snapshots.prune import prune
+
         at = {listed.manifest_key: listed.stored_at for listed in self.snapshots()}
 
         def keep(manifests: list[str]) -> set[str]:
@@ -126,8 +145,9 @@ class Repository:
         return prune(self._bucket, prefix=self._prefix, needs=self._needs, keep=keep, now=now)
 
     def _find(self, snapshot: str | None) -> Listed:
-        listed = self.snapshots()
+        listed = self._listed()
         if not listed:
+            self._keys()
             raise ObjectMissing(f"there is no snapshot in {URL_SCHEME}{self._endpoint.bucket}/{self._prefix}")
         if snapshot is None:
             return listed[-1]
@@ -144,27 +164,53 @@ class Repository:
 
     def _opened(self, key: str, sealed: bytes | None = None) -> tuple[bytes, Manifest]:
         content = sealed or self._bucket.get(key)
-        for instance_key in self._keys[:-1]:
+        keys = self._keys()
+        for instance_key in keys[:-1]:
             try:
                 return instance_key, unseal(content, key, instance_key)
             except SnapshotRefused:
                 continue
-        return self._keys[-1], unseal(content, key, self._keys[-1])
+        return keys[-1], unseal(content, key, keys[-1])
 
-    def _previous(self, root: Path, key: str) -> Manifest | None:
-        """The newest snapshot, from the copy here if it is that one; another key's gives no base to build upon."""
+    def _manifest(self, root: Path, key: str) -> tuple[bytes, Manifest]:
+        """From the copy remembered here if it is that one, else from the store."""
         state = self._state(root)
-        try:
-            return unseal(state.last(), key, self._keys[0])
-        except SnapshotRefused:
-            sealed = self._bucket.get(key)
-        instance_key, manifest = self._opened(key, sealed)
+        if last := state.last():
+            with suppress(SnapshotRefused):
+                return self._opened(key, last)
+        sealed = self._bucket.get(key)
+        opened = self._opened(key, sealed)
         state.keep_last(sealed)
-        return manifest if instance_key == self._keys[0] else None
+        return opened
 
     def _state(self, root: Path) -> State:
-        place = f"{self._endpoint.url} {self._endpoint.bucket} {self._prefix} {root.resolve()}"
-        return State(self._home / hashlib.sha256(place.encode()).hexdigest()[:16], root)
+        return _state_of(self._endpoint, self._prefix, root, self._home)
+
+
+def back_up(
+    url: str,
+    root: Path,
+    endpoint: Callable[[str], Endpoint],
+    passphrase: str,
+    home: Path,
+    *,
+    clock: Callable[[], float],
+    now: datetime,
+    progress: Progress,
+) -> Taken:
+    """A new snapshot of the directory, in the repository at `url`, which is made when there is none.
+
+    The directory is walked while the repository is opened: that is waiting for the store, and stretching a passphrase.
+    Raises what `open_repository` and `take` raise.
+    """
+
+    started = clock()
+    bucket, prefix = parse_url(url)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    way = endpoint(bucket)
+    with begun(root, _state_of(way, prefix, root, home), way) as begin:
+        repository = open_repository(url, endpoint, passphrase, home, clock, create=True)
+        return repository.backup(begin, repository.base(root), now, started, progress)
 
 
 def open_repository(
@@ -178,22 +224,24 @@ def open_repository(
 ) -> Repository:
     """The repository at `s3://bucket/prefix`. `endpoint` makes the way to a bucket; `home` is what is remembered here.
 
-    Raises `SnapshotRefused` (the passphrase is wrong), `ObjectMissing` (there is none, and `create` is not set).
+    Raises `ObjectMissing` (there is none, and `create` is not set); every verb of it raises `SnapshotRefused` when the
+    passphrase is wrong, which takes a while to find out.
     """
     bucket, prefix = parse_url(url)
     way = endpoint(bucket)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Bucket(way, home)
     known: dict[str, bytes] = {}
-    if create and not list(store.list(f"{prefix}keys/")):
+    if create and not list(store.dated(f"{prefix}keys/")):
         key = os.urandom(KEY_BYTES)
-        name, wrapped = _wrapped(key, passphrase)
-        store.put(f"{prefix}keys/{name}.json", wrapped)
+        name, content = _wrapped(key, passphrase)
+        store.put(f"{prefix}keys/{name}.json", content)
         known[f"{prefix}keys/{name}.json"] = key
-    found = sorted((at, stored.key) for stored, at in store.dated(f"{prefix}keys/"))
+    found = sorted((row.at, row.key) for row in store.dated(f"{prefix}keys/"))
     if not found:
         raise ObjectMissing(f"there is no repository at {url}")
-    keys = [known.get(name) or _unwrapped(store.get(name), passphrase) for _, name in found]
+    wrapped = [(name, b"" if name in known else store.get(name)) for _, name in found]
+    keys = _beside(lambda: [known.get(name) or _unwrapped(stored, passphrase) for name, stored in wrapped])
     return Repository(way, prefix, keys, home, clock)
 
 
@@ -204,6 +252,34 @@ def parse_url(url: str) -> tuple[str, str]:
     if not url.startswith(URL_SCHEME) or not bucket or PREFIX_SHAPE.fullmatch(prefix) is None:
         raise SnapshotError(f"{url!r} is not of the shape s3://bucket/prefix")
     return bucket, prefix
+
+
+def _state_of(endpoint: Endpoint, prefix: str, root: Path, home: Path) -> State:
+    place = f"{endpoint.url} {endpoint.bucket} {prefix} {root.resolve()}"
+    return State(home / hashlib.sha256(place.encode()).hexdigest()[:16], root)
+
+
+def _beside(work: Callable[[], T]) -> Callable[[], T]:
+    """Begins the work at once; the function given back waits for its end, and gives or raises what came of it."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="beside")
+    thread.start()
+
+    def result() -> T:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    return result
 
 
 def _wrapped(key: bytes, passphrase: str) -> tuple[str, bytes]:

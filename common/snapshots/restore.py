@@ -4,8 +4,9 @@ Packs stream from the store to workers, which prove each chunk before they write
 it is whole, what the snapshot does not have goes last of all, and whatever kills it, running it again ends in the same
 tree: what is right already is neither fetched nor written again.
 
-A damaged snapshot changes nothing. Into an empty tree it streams, and what came before the damage goes again; where
-something could be lost every chunk is proven before the first is written, which costs a second reading of the packs.
+A damaged snapshot changes nothing. Where files are only added (an empty tree, or what a killed restore left) it
+streams, and what came before the damage goes again; where a file that is there would be replaced, every chunk is proven
+before the first is written, which costs a second reading of the packs.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from common.snapshots.scan import Stamp
 from common.snapshots.seal import unseal
 from common.snapshots.stage import STAGE_BYTES
 from common.snapshots.state import State
-from common.snapshots.transfer import Endpoint, transfer
-from common.snapshots.tree import Tree, opened
+from common.snapshots.transfer import Endpoint
+from common.snapshots.tree import Tree, opened, part_of
+from common.snapshots.wire import Wire
 
-MANIFEST_FILE = "manifest"
 SPARE_BYTES = 64 << 20
 """Left free on each disk."""
 SPARE_INODES = 1000
@@ -67,10 +67,8 @@ def fetch_manifest(
     try:
         manifest = unseal(state.last(), key, instance_key)
     except SnapshotRefused:
-        with transfer(endpoint, state.stage) as move:
-            move.get(key, MANIFEST_FILE)
-            list(move.finished())
-        sealed = (state.stage / MANIFEST_FILE).read_bytes()
+        with closing(Wire(endpoint)) as wire:
+            sealed = wire.get(key)
         manifest = unseal(sealed, key, instance_key)
         state.keep_last(sealed)
     if manifest.prefix != prefix:
@@ -90,15 +88,18 @@ def restore(
     progress: Progress = lambda _done, _total, _what: None,
     wanted: Wanted = lambda: (),
     counts: Counts | None = None,
+    manifest: Manifest | None = None,
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
+
+    `manifest` is the one at `manifest_key` for who has it already; else it is fetched.
 
     `SnapshotDamaged` (with the chunk) and `SnapshotRefused` leave the tree as it was. `DiskFull` and `ObjectStoreError`
     after the first write leave one that another run completes: each name as it was or as it will be.
     """
     started = clock()
     state = State(state_dir, root)
-    manifest = fetch_manifest(
+    manifest = manifest or fetch_manifest(
         manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
     )
     root.mkdir(parents=True, exist_ok=True)
@@ -107,10 +108,10 @@ def restore(
         plan = compare(manifest, tree, keys_of(instance_key))
         _require_room(plan, root, stage)
         fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted, counts or Counts())
-        if not plan.is_fresh:
+        if not plan.adds_only:
             fetching.prove(endpoint)
         state.forget()
-        with _emptied_if_damaged(plan, tree):
+        with _taken_back_if_damaged(plan, tree):
             stamps = _prepare(plan, tree)
             stamps |= fetching.run(endpoint)
         _finish(plan, tree)
@@ -129,14 +130,22 @@ def restore(
 
 
 @contextmanager
-def _emptied_if_damaged(plan: Plan, tree: Tree) -> Iterator[None]:
-    """A tree that was empty is so again. One that was not was proven; what rots after that leaves proven names only."""
+def _taken_back_if_damaged(plan: Plan, tree: Tree) -> Iterator[None]:
+    """What was added goes again. A tree in which files are replaced was proven; what rots after that leaves proven
+    names only."""
     try:
         yield
     except SnapshotDamaged:
-        if plan.is_fresh:
-            for path, status in reversed(tree.listing().items()):
-                tree.remove(path, is_dir=stat.S_ISDIR(status.st_mode))
+        if plan.adds_only:
+            for file in plan.files:
+                tree.remove(file.entry.path, is_dir=False)
+                if file.base != "part":
+                    tree.remove(part_of(file.entry.path), is_dir=False)
+            for path in reversed(plan.new_dirs):
+                with suppress(OSError):  # somebody put something into it meanwhile
+                    tree.remove(path, is_dir=True)
+            for path, (mode, mtime_ns) in reversed(plan.dirs_there.items()):
+                tree.give_back(path, mode, mtime_ns)
         raise
 
 

@@ -44,14 +44,16 @@ def seal_plain(body: bytes, instance_key: bytes) -> bytes:
 
 def unseal(sealed: bytes, key: str, instance_key: bytes) -> Manifest:
     """The manifest stored under `key`; raises `SnapshotRefused` if it is not authentic, not that one, or hostile."""
+    name = KEY_SHAPE.fullmatch(key)
+    if not name or name["content"] != content_of(sealed):
+        raise SnapshotRefused(f"what {key} holds is not what its name says")
     if sealed.startswith(format1.MAGIC):
         read = format1.unseal(sealed, key, instance_key)
     else:
         read = format2.decode(_unpack(_open(sealed, key, instance_key), key))
     manifest = replace(read, key=key)
-    name, version = KEY_SHAPE.fullmatch(key), manifest.version
-    claimed = (manifest.prefix, str(version.epoch), str(version.seq), content_of(sealed))
-    if not name or name.groups() != claimed:
+    claimed = (manifest.prefix, str(manifest.version.epoch), str(manifest.version.seq), name["content"])
+    if name.groups() != claimed:
         raise SnapshotRefused(f"{key} holds a manifest of another name: {claimed}")
     return manifest
 

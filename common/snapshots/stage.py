@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.pack import PACK_BYTES
 
 SLOT_BYTES = PACK_BYTES + MAX_CHUNK_BYTES + (1 << 16)
-SLOTS = 7
+SLOTS = 10
 STAGE_BYTES = SLOTS * SLOT_BYTES
 MEMORY_SHARE = 8
 """The stage lies in memory when at least so many times its size is free."""
@@ -41,25 +40,26 @@ class Stage:
     """One file more, for what is sent last."""
     in_memory: bool
     _free: list[int] = field(default_factory=list)
-    _untried: list[int] = field(default_factory=list)
+    """The one that was used last is at the end: it is used next, for its memory is there already."""
+    _out: set[int] = field(default_factory=set)
 
     def claim(self) -> int | None:
         """A slot to write to; None = wait until one is free. Raises `DiskFull` when there is no room for a single one.
 
         A disk without room for all of them slows the snapshot down; it never fails half-way through a pack.
         """
-        if self._free:
-            return self._free.pop()
-        while self._untried:
-            slot = self._untried.pop()
+        while self._free:
+            slot = self._free.pop()
             if self.in_memory or _has_room(slot):
+                self._out.add(slot)
                 return slot
-            self._untried.clear()
-            if all(_is_empty(other) for other in self.slots):
-                raise DiskFull("the disk of the state directory has no room to stage a pack")
+            self._free = [other for other in self._free if os.fstat(other).st_size]  # those have room of their own
+        if not self._out:
+            raise DiskFull("the disk of the state directory has no room to stage a pack")
         return None
 
     def release(self, slot: int) -> None:
+        self._out.remove(slot)
         self._free.append(slot)
 
 
@@ -69,7 +69,7 @@ def staged(folder: Path, *, in_memory: bool | None = None) -> Iterator[Stage]:
     memory = free_memory_bytes() >= MEMORY_SHARE * STAGE_BYTES if in_memory is None else in_memory
     files = [os.memfd_create("dumont-stage") if memory else _unnamed(folder) for _ in range(SLOTS + 1)]
     try:
-        yield Stage(tuple(files[:SLOTS]), files[SLOTS], memory, _untried=files[:SLOTS])
+        yield Stage(tuple(files[:SLOTS]), files[SLOTS], memory, _free=files[:SLOTS])
     finally:
         for fd in files:
             os.close(fd)
@@ -93,7 +93,13 @@ def free_memory_bytes() -> int:
 
 
 def _unnamed(folder: Path) -> int:
-    fd, name = tempfile.mkstemp(dir=folder)
+    """On the folder's disk, and gone with the process."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # a file system that knows no such files
+        from tempfile import mkstemp
+
+    fd, name = mkstemp(dir=folder)
     os.unlink(name)  # noqa: PTH108 - at once: nothing of it outlives the process
     return fd
 
@@ -107,7 +113,3 @@ def _has_room(slot: int) -> bool:
         os.ftruncate(slot, 0)
         return False
     return True
-
-
-def _is_empty(slot: int) -> bool:
-    return os.fstat(slot).st_size == 0

@@ -7,6 +7,7 @@ that manifest as it is stored, `stage` holds packs that a restore has fetched.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import SnapshotError
@@ -42,28 +43,24 @@ class State:
 
         Two columns, ctime and inode, in the manifest's order; 0 = not known. The rest of a stamp is the manifest's.
         """
-        unknown = (0, 0, 0, 0)
-        rows = [stamps.get(entry.path, unknown) for entry in manifest.entries]
-        settled = [row if row[2] < clock_ns - TICK_NS else unknown for row in rows]
-        times, inodes = array("q", (row[2] for row in settled)), array("Q", (row[3] for row in settled))
+        unknown, latest_ns = (0, 0, 0, 0), clock_ns - TICK_NS
+        rows = [stamps.get(entry[0], unknown) for entry in manifest.entries]
+        times = array("q", [row[2] if row[2] < latest_ns else 0 for row in rows])
+        inodes = array("Q", [row[3] if row[2] < latest_ns else 0 for row in rows])
         head = SEEN + manifest.key.encode() + b"\n"
         self._write("seen", head + times.tobytes() + inodes.tobytes())
 
-    def seen(self, manifest: Manifest) -> dict[bytes, Stamp]:
-        """Stamps of files known to be as the manifest has them; empty when nothing is remembered of it."""
+    def seen(self, manifest: Manifest) -> tuple[Sequence[int], Sequence[int]]:
+        """(ctime_ns, inode) of each entry, as two columns: of files known to be as the manifest has them, else 0."""
+        count = len(manifest.entries)
+        nothing = bytes(8 * count)
         try:
             head, _, columns = (self.folder / "seen").read_bytes().partition(b"\n")
         except FileNotFoundError:
-            return {}
-        entries = manifest.entries
-        if head != SEEN + manifest.key.encode() or len(columns) != 16 * len(entries):
-            return {}
-        times, inodes = array("q", columns[: 8 * len(entries)]), array("Q", columns[8 * len(entries) :])
-        return {
-            entry.path: (entry.size, entry.mtime_ns, ctime_ns, inode)
-            for entry, ctime_ns, inode in zip(entries, times, inodes, strict=True)
-            if inode
-        }
+            head, columns = b"", b""
+        if head != SEEN + manifest.key.encode() or len(columns) != 16 * count:
+            columns = nothing + nothing
+        return array("q", columns[: 8 * count]), array("Q", columns[8 * count :])
 
     def last(self) -> bytes:
         """The sealed manifest remembered; empty when there is none."""

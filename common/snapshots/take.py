@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
+from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
-from common.snapshots.packing import Counts, Packed, Progress
+from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
-from common.snapshots.scan import Found, Scan, Stamp, scan
+from common.snapshots.scan import Apart, Found, Scan, Stamp
 from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
+from common.snapshots.workers import apart
 
-MANIFEST_FILE = "manifest"
 MAX_SECONDS = 12 * 3600.0
 """A snapshot that took longer is given up: a prune counts on it, and half of its grace is never less."""
 
@@ -62,6 +65,30 @@ class Taken:
         return self.manifest.key
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A snapshot of which all is done that can be without knowing the one before."""
+
+    state: State
+    clock_ns: int
+    tree: Callable[[], Scan]
+    """Waits for the end of the walk, which goes on beside; raises `SnapshotError`."""
+    line: Line
+
+
+@contextmanager
+def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
+    """The workspace is walked in a process of its own, and s5cmd waits; raises `DiskFull`."""
+    clock_ns, leaves_out = state.file_clock_ns(), excludes(root)
+    with (
+        _room(),
+        packing.line(state.folder, endpoint) as line,
+        closing(Apart(bytes(root), leaves_out)) as walk,
+        apart(walk.go) as walking,
+    ):
+        yield Begun(state, clock_ns, lambda: walk.result(walking()), line)
+
+
 def take(
     root: Path,
     *,
@@ -70,7 +97,7 @@ def take(
     epoch: int,
     seq: int,
     taken_at: datetime,
-    previous: Manifest | None,
+    previous: Manifest | Callable[[], Manifest | None] | None,
     state_dir: Path,
     endpoint: Endpoint,
     clock: Callable[[], float],
@@ -80,28 +107,49 @@ def take(
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
-    `previous` must be of the same prefix, and its packs be kept in the store. Raises `SnapshotError` (a file cannot be
+    `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
+    the workspace is walked. Raises `SnapshotError` (a file cannot be
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
+    with begun(root, State(state_dir, root), endpoint) as begin:
+        version = Version(epoch=epoch, seq=seq)
+        before = previous() if callable(previous) else previous
+        return finish(
+            begin, prefix, instance_key, version, taken_at, before, clock, started, progress, max_seconds, counts
+        )
+
+
+def finish(
+    begun: Begun,
+    prefix: str,
+    instance_key: bytes,
+    version: Version,
+    taken_at: datetime,
+    previous: Manifest | None,
+    clock: Callable[[], float],
+    started: float,
+    progress: Progress,
+    max_seconds: float = MAX_SECONDS,
+    counts: Counts | None = None,
+) -> Taken:
+    """The rest of a snapshot that was begun when the clock stood at `started`; as `take`."""
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
-    state = State(state_dir, root)
-    clock_ns = state.file_clock_ns()
-    tree = scan(bytes(root), excludes(root))
+    state, tree = begun.state, begun.tree()
     entries = _Entries(tree, previous, state)
-    with _room(), packing.store(
-        root, tree, entries.unread, prefix, instance_key, previous, state_dir, endpoint, progress, counts or Counts()
-    ) as packed:  # fmt: skip
+    with packing.store(
+        tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()
+    ) as packed:
         for read in packed.reads:
             entries.add(read)
-        manifest = _manifest(prefix, Version(epoch=epoch, seq=seq), taken_at, entries.all(), packed, previous)
+        manifest = _manifest(prefix, version, taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
         if clock() - started > max_seconds:
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
-    state.remember(manifest, entries.stamps, clock_ns)
+    state.remember(manifest, entries.stamps, begun.clock_ns)
     sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packed.packs.items())
     return Taken(
         manifest=manifest,
@@ -127,26 +175,41 @@ class _Entries:
         self.vanished: list[str] = []
         self.unread: list[int] = []
         """Places in the walk of the files that have to be read."""
+        self.sums: dict[str, tuple[Extent, ...]] = {}
+        """Where the bytes of each small file's content are, by its sum."""
         self._tree = tree
         self._files: dict[int, Entry] = {}
-        before = {entry.path: entry for entry in previous.entries if entry.kind == "file"} if previous else {}
-        seen = state.seen(previous) if previous else {}
+        self._twins: list[Read] = []
+        """Readings of contents that another small file has."""
+        before = _before(previous, state) if previous else {}
         for number, found in enumerate(tree.found):
             if found.kind != "file":
                 continue
-            entry = before.get(found.path)
-            if entry and seen.get(found.path) == found.stamp:
-                self._files[number] = _as_found(entry, found)
-                self.stamps[found.path] = found.stamp
+            path, marks = found.path, found.stamp
+            entry, ctime_ns, inode = before.get(path, NEVER)
+            if entry and inode and marks == (entry.size, entry.mtime_ns, ctime_ns, inode) and entry.kind == "file":
+                self._files[number] = entry if entry.uid == found.uid else _as_found(entry, found)
+                self.stamps[path] = marks
             else:
                 self.unread.append(number)
+        if self.unread and previous:
+            self.sums = {entry.sum: entry.extents for entry in previous.entries if _is_small_and_full(entry)}
 
     def add(self, read: Read) -> None:
         found = self._tree.found[read.number]
         if read.gone:
             self.vanished += [printable(path) for path in (found.path, *found.others)]
             return
-        extents = tuple(map(Extent._make, read.places))
+        if read.places is None:
+            self._twins.append(read)
+            return
+        extents = tuple(map(new_extent, read.places))
+        size = found.stamp[0]
+        if len(extents) == 1 and extents[0].length == size <= SMALL_FILE_BYTES and not read.status:
+            self.sums.setdefault(read.sum, extents)
+        self._settle(read, found, extents)
+
+    def _settle(self, read: Read, found: Found, extents: tuple[Extent, ...]) -> None:
         status = read.status
         stamp, torn = (found.stamp, False) if status is None else (status.stamp, status.torn)
         mode, mtime_ns, size = status[:3] if status else (found.mode, found.mtime_ns, found.stamp[0])
@@ -157,13 +220,16 @@ class _Entries:
             self.stamps[found.path] = stamp
 
     def all(self) -> Iterator[Entry]:
+        """When every reading was added: whoever took a content on has said by then where it is."""
+        for read in self._twins:
+            self._settle(read, self._tree.found[read.number], self.sums[read.sum])
         root = self._tree.root
         for number, found in enumerate(self._tree.found):
             if found.kind == "file":
-                entry = self._files.get(number)
-                if entry:
+                if entry := self._files.get(number):
                     yield entry
-                    yield from (Entry(path, "hardlink", target=found.path) for path in found.others)
+                    for path in found.others:
+                        yield Entry(path, "hardlink", target=found.path)
                 continue
             xattrs = read_xattrs(root + b"/" + found.path) if found.kind == "dir" else ()
             yield Entry(
@@ -172,9 +238,26 @@ class _Entries:
             )  # fmt: skip
 
 
+new_extent = partial(tuple.__new__, Extent)
+NEVER: tuple[Entry | None, int, int] = (None, 0, 0)
+
+
+def _before(previous: Manifest, state: State) -> dict[bytes, tuple[Entry | None, int, int]]:
+    """(entry, ctime_ns, inode) of each name of the snapshot before."""
+    entries, (times_ns, inodes) = previous.entries, state.seen(previous)
+    return dict(zip([entry.path for entry in entries], zip(entries, times_ns, inodes, strict=True), strict=True))
+
+
+def _is_small_and_full(entry: Entry) -> bool:
+    if not 0 < entry.size <= SMALL_FILE_BYTES or entry.torn:
+        return False
+    return len(entry.extents) == 1 and entry.extents[0].length == entry.size
+
+
 def _as_found(entry: Entry, found: Found) -> Entry:
-    """The content is the snapshot's before; so are mode and owner, for their change would have changed the ctime."""
-    return entry if entry.uid == found.uid else entry._replace(uid=found.uid, gid=found.gid)
+    """The content is the snapshot's before; so are mode and owner, for their change would have changed the ctime. Not
+    so the owner where nobody had said it."""
+    return entry._replace(uid=found.uid, gid=found.gid)
 
 
 def _manifest(
@@ -186,7 +269,7 @@ def _manifest(
     previous: Manifest | None,
 ) -> Manifest:
     """Holds only the chunks that a file refers to, and only the packs that hold one of them."""
-    rows = tuple(sorted(entries, key=lambda entry: entry.path))
+    rows = tuple(sorted(entries, key=itemgetter(0)))
     used = dict.fromkeys(extent.chunk for entry in rows for extent in entry.extents)
     known: dict[str, Chunk] = previous.chunks if previous else {}
     chunks = {name: known.get(name) or packed.chunks[name] for name in used}

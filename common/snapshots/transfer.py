@@ -30,10 +30,10 @@ OBJECT_ATTEMPTS = 3
 """Ours, for each object."""
 STALL_S = 600
 """No object finished for so long: give up."""
-END_S = 60
-"""s5cmd has nothing left to do and must end."""
 GET_PART_MIB = 8
 """Ranged reads: several for each pack, in parallel."""
+TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Names of the variables that say whose certificates are believed: a store of one's own may have a private one."""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
@@ -171,14 +171,12 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
     with process:
         try:
             with paced(process.pid, endpoint.max_bytes_s):
-                yield Transfer(process, endpoint.bucket)
-            process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()  # every object is done: what keeps it is no concern of ours
-        except BaseException:
+                move = Transfer(process, endpoint.bucket)
+                yield move
+                list(move.finished())
+        finally:  # every object is done, or none matters any more: nothing that keeps it is a concern of ours
             process.kill()
             _close_quietly(process)
-            raise
 
 
 def _die_with_the_engine() -> None:
@@ -193,7 +191,7 @@ def _close_quietly(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(endpoint: Endpoint) -> dict[str, str]:
-    """Nothing else of ours: no other credentials can be picked up, and none appears in a process list."""
+    """Of ours only whom to trust: no other credentials can be picked up, and none appears in a process list."""
     variables = {
         "AWS_ACCESS_KEY_ID": endpoint.access_key,
         "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
@@ -202,7 +200,7 @@ def environment(endpoint: Endpoint) -> dict[str, str]:
     }
     if endpoint.session_token:
         variables["AWS_SESSION_TOKEN"] = endpoint.session_token
-    return variables
+    return variables | {name: os.environ[name] for name in TRUST if os.environ.get(name)}
 
 
 def program(endpoint: Endpoint) -> str:

@@ -90,6 +90,17 @@ class Tree:
                 os.close(fd)
         return found
 
+    def status(self) -> os.stat_result:
+        """Of the root."""
+        return os.fstat(self._root)
+
+    def give_back(self, path: bytes, mode: int, mtime_ns: int) -> None:
+        """A directory's mode and time as they were; one that is gone is no matter."""
+        with suppress(OSError):
+            fd = self.folder(path)
+            os.fchmod(fd, mode)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+
     def unlock(self, path: bytes) -> None:
         """Lets the owner change what the directory holds."""
         fd = self.folder(path)

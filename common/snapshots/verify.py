@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from blake3 import blake3
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import SnapshotDamaged, SnapshotRefused
 from common.snapshots.manifest import Manifest, Pack, pack_key
 from common.snapshots.seal import unseal

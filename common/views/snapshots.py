@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from common.domain.instance import Instance
 from common.domain.retention import Retention
-from common.domain.snapshot import DrillRecord, SnapshotRecord, Version
+from common.domain.snapshot import DrillRecord, SnapshotRecord
+from common.domain.version import Version
 from common.errors import NotFound
 from common.ports import App
 from common.records import Kept, manifest_key_of, prefix_of, read

@@ -12,8 +12,9 @@ from common.domain.orders import failed_snapshot, snapshot_id
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
-from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
+from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
 from common.domain.verdict import Act, Verdict, verdict
+from common.domain.version import Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Where, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 from common.domain.instance import Instance, Phase, SnapshotTerms
 from common.domain.retention import may_still_count, outdated
-from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord, Version
+from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
+from common.domain.version import Version
 from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRefused, StoreError
 from common.ports import App, Delete, Where, Write, every
 from common.records import Kept, World, event, manifest_key_of, prefix_of, read, with_data_key, wrapping_keys

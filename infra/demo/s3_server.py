@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +47,12 @@ def s3_server(
     access_key: str | None = None,
     secret_key: str | None = None,
     md5_in_listings: bool = True,
+    options: Sequence[str] = (),
 ) -> Iterator[S3Server]:
     """Serves `folder`, whose directories are the buckets; port 0 = a free one, no key = a random one.
 
-    Without MD5s in its listings it need not read what it lists: for measurements.
+    Without MD5s in its listings it need not read what it lists: for measurements. `options` are further words of
+    rclone's.
 
     Raises RuntimeError when it does not answer within START_LIMIT_S. It never outlives the thread that started it.
     """
@@ -62,6 +64,7 @@ def s3_server(
             *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "CRITICAL"),
             *("--addr", address, "--auth-key", f"{access_key},{secret_key}"),
             *(() if md5_in_listings else ("--etag-hash", "")),
+            *options,
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

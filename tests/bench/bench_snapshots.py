@@ -1,8 +1,9 @@
 """The snapshot engine beside its peers: whole processes against one S3 server on loopback, interleaved, medians.
 
-Run: python -m tests.bench.bench_snapshots [directory of the sets]; QUICK=1 for a small round.
-Everything of the sets lies in the page cache, the store and what is restored in memory. Ratios above 1 mean that ours
-is faster; cpu and stored are ours / theirs. The last line is JSON.
+Run: python -m tests.bench.bench_snapshots [directory of the sets]; QUICK=1 for a small round, HUGE=1 for the memory
+that 16 GiB and a million files take. Everything of the sets lies in the page cache, the store and what is restored in
+memory. The server recomputes no sums of its own (rclone's --ignore-checksum), for all peers alike: it has the same two
+cores as they. Ratios above 1 mean that ours is faster; cpu and stored are ours / theirs. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.demo.s3_server import S3Server, s3_server
-from tests.bench import snapshot_codecs
+from tests.bench import snapshot_codecs, snapshot_line
+from tests.bench.snapshot_alone import GIB, LINK_BYTES_S, alone, pss_mb
 from tests.bench.snapshot_peers import (
     Borg,
     Cost,
@@ -56,7 +58,7 @@ def main() -> None:
     where = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory(dir=where) as sets_in, tempfile.TemporaryDirectory(dir=MEMORY) as home_name:
         home = Path(home_name)
-        with s3_server(home / "store", md5_in_listings=False) as server:
+        with s3_server(home / "store", md5_in_listings=False, options=("--ignore-checksum",)) as server:
             sets = build(Path(sets_in), scale=SCALE)
             costs: Costs = {}
             stored: dict[tuple[str, str], tuple[int, int]] = {}
@@ -69,6 +71,7 @@ def main() -> None:
                 "vs_restic": _against_restic(sets, costs, stored),
                 "vs_s5cmd": {"backup": _ratios(sets, costs, "backup", "PlainS5cmd")},
                 **_engine_figures(sets, server, home, costs),
+                **_lines(sets, server, home, stored),
                 "codec_gb_s": snapshot_codecs.measure(sets[0].root / "base.safetensors", sets[1].root),
             }
     print(json.dumps(figures))
@@ -165,6 +168,38 @@ def _engine_figures(sets: list[Set], server: S3Server, home: Path, costs: Costs)
     }
 
 
+def _lines(
+    sets: list[Set], server: S3Server, home: Path, stored: dict[tuple[str, str], tuple[int, int]]
+) -> dict[str, Any]:
+    """What a slow line, one far away, and a workspace of small and large files show."""
+    model, code, data = sets
+    slow = alone("paced", server, home / "paced", root=str(data.root), max_bytes_s=LINK_BYTES_S)
+    tight = alone("paced", server, home / "tight", root=str(code.root), max_bytes_s=LINK_BYTES_S)
+    both = home / "both"
+    shutil.copytree(code.root, both / "code", symlinks=True)
+    shutil.copytree(model.root, both / "model")
+    order = alone("order", server, home / "order", root=str(both))
+    shutil.rmtree(both)
+    cpu_s = slow["cpu_s_per_gib"]
+    print(f"1 Gbit/s: {slow['link_share']:.2f} of it filled, {cpu_s:.2f} CPU s for each GiB that is sent")
+    print(f"computed, not measured: 10 Gbit/s would take {cpu_s * 10 * LINK_BYTES_S / GIB:.1f} such cores")
+    print(f"restore of code and model: {order}")
+    figures: dict[str, Any] = {
+        "link_share": round(slow["link_share"], 2),
+        "cpu_s_per_gib": round(cpu_s, 2),
+        "stored_slow_link": {"code": round(tight["stored_bytes"] / stored["code", "Restic"][0], 3)},
+        "first_usable_s": round(order["first_s"], 3),
+        "most_small_files_at": round(order["most_small_share"], 2),
+        "vs_s3cmd_far": snapshot_line.measure(server, home, 1 if QUICK else 3),
+    }
+    if os.environ.get("HUGE"):
+        for name, size, entries in (("1 GiB", GIB, 0), ("16 GiB", 16 * GIB, 0), ("million files", 0, 1_000_000)):
+            folder = Path(tempfile.mkdtemp(dir=model.root.parent))
+            figures[f"pss_mb {name}"] = round(alone("memory", server, folder, size=size, entries=entries)["pss_mb"])
+            shutil.rmtree(folder)
+    return figures
+
+
 def _raw_get(peer: Peer, home: Path, size: int) -> float:
     """Bytes per second of one object of that size, fetched in parts as the engine does."""
     whole = home / "raw"
@@ -193,25 +228,9 @@ def _pss_mb(ours: Ours, each: Set) -> float:
         [*command, "--home", str(ours.home / "pss")], env=ours.env(), stdout=subprocess.DEVNULL
     ) as run:
         while run.poll() is None:
-            most = max(most, sum(_pss_of(pid) for pid in _family(run.pid)))
+            most = max(most, pss_mb(run.pid))
             time.sleep(0.02)
-    return most / 1024
-
-
-def _family(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *(member for child in children for member in _family(int(child)))]
-
-
-def _pss_of(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return most
 
 
 def _first_file_and_unchanged(server: S3Server, home: Path, code: Set) -> tuple[float, float]:
@@ -229,7 +248,7 @@ def _first_file_and_unchanged(server: S3Server, home: Path, code: Set) -> tuple[
         taken = engine.take(root, seq=1, previous=None, state_dir=state, **words, **same)
         (state / "last.dm").unlink()
         began = time.monotonic()
-        previous = engine.fetch_manifest(taken.manifest_key, root=root, state_dir=state, **same)
+        previous = lambda: engine.fetch_manifest(taken.manifest_key, root=root, state_dir=state, **same)
         taken = engine.take(root, seq=2, previous=previous, state_dir=state, **words, **same)
         assert taken.new_bytes == 0
         print(time.monotonic() - began, flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply, SnapshotReport
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import DiskFull, DumontError, ObjectStoreError, SnapshotDamaged, SnapshotError
 from common.host.agent import Agent, Refused, Unanswered
 from tests.simulation import objects

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import ObjectMissing, ObjectStoreError, SnapshotDamaged
 from common.ports import Stored
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key

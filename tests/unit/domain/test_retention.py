@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from common.domain.retention import DAMAGED_KEPT_FOR, Retention, may_still_count, outdated
-from common.domain.snapshot import SnapshotRecord, Version
+from common.domain.snapshot import SnapshotRecord
+from common.domain.version import Version
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 LAST = Retention(last=1, hourly=0, daily=0, weekly=0)

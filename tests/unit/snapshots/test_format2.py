@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import SnapshotRefused
 from common.snapshots import format2, seal
 from common.snapshots.limits import MAX_MANIFEST_BYTES

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.domain.retention import Retention, kept
-from common.domain.snapshot import Version
+from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key
 from common.snapshots.prune import GRACE, prune

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import SnapshotError
-from common.snapshots import fetching, stage
+from common.snapshots import fetching, packing, stage, workers
 from tests.snapshots_fixtures import Box, tree
 
 ZOO = [
@@ -147,6 +147,7 @@ def test_an_untouched_workspace_uploads_no_pack(box: Box) -> None:
 
     assert second.packs_new == ()
     assert second.new_bytes == 0
+    assert box.take(3, lambda: second.manifest).packs_new == ()
     assert box.verify(second.manifest_key, tuple(first.manifest.packs)).proof == "md5"
 
 
@@ -286,6 +287,49 @@ def test_a_path_that_somebody_waits_for_is_fetched_next(box: Box) -> None:
     box.restore(key, progress=look, wanted=lambda: [b"00"])
 
     assert order[0] == "00"
+
+
+def test_equal_files_are_stored_once_whoever_reads_them_and_when(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "WORTH_A_WORKER_BYTES", 1)
+    monkeypatch.setattr(packing, "SMALL_TASK_FILES", 3)
+    contents = [os.urandom(200_000) for _ in range(5)]
+    for number in range(40):
+        (box.root / f"{number:02}").write_bytes(contents[number % 5])
+    first = box.take()
+    (box.root / "moved").mkdir()
+    (box.root / "01").rename(box.root / "moved/01")
+    (box.root / "copied").write_bytes(contents[2])
+
+    second = box.take(2, first.manifest)
+    box.restore(second.manifest_key)
+
+    assert 5 * 200_000 <= first.new_bytes <= 8 * 200_000  # two workers may begin with the same content
+    assert second.new_bytes == 0
+    assert tree(box.copy) == tree(box.root)
+
+
+def test_a_file_of_the_same_bytes_and_a_hole_is_another_file(box: Box) -> None:
+    for name, at in (("full", 0), ("sparse", 1 << 17), ("twin", 0)):
+        with (box.root / name).open("wb") as file:
+            file.seek(at)
+            file.write(b"data" * 1024)
+
+    box.restore(box.take().manifest_key)
+
+    assert tree(box.copy) == tree(box.root)
+
+
+def test_a_stage_with_room_for_fewer_packs_than_workers_only_slows_down(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "WORTH_A_WORKER_BYTES", 1)
+    monkeypatch.setattr(stage, "SLOTS", 1)
+    for number in range(9):
+        (box.root / f"large{number}").write_bytes(os.urandom(1 << 20))
+
+    box.restore(box.take().manifest_key)
+
+    assert tree(box.copy) == tree(box.root)
 
 
 def test_a_stage_on_a_disk_does_the_same(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing.connection import Connection
 
 import pytest
 
 from common.errors import SnapshotDamaged, SnapshotError
-from common.snapshots.workers import Crew, crew, worth
+from common.snapshots.scan import scan
+from common.snapshots.workers import Crew, Pipe, apart, crew, worth
 
 
-def answers(pipe: Connection) -> None:
+def answers(pipe: Pipe) -> None:
     """Ends at once when it is told to, while others still work."""
     while (message := pipe.recv()) != "end":
         match message:
@@ -63,6 +63,15 @@ def test_silence_has_an_end() -> None:
         list(workers.messages(reader, 0.01))
     os.close(reader)
     os.close(writer)
+
+
+def test_work_apart_gives_or_raises_what_came_of_it() -> None:
+    with apart(lambda: ("done", b"x" * (1 << 20))) as result:
+        assert result() == ("done", b"x" * (1 << 20))
+    with apart(lambda: 1 // 0) as result, pytest.raises((SnapshotError, ZeroDivisionError)):
+        result()
+    with apart(lambda: scan(b"/nowhere")) as result, pytest.raises(SnapshotError, match="no directory"):
+        result()
 
 
 def test_small_work_pays_for_one_worker_and_none_for_none() -> None:
