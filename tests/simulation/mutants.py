@@ -110,7 +110,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.hibernate._move_pointer",
         planted.unguarded,
         "R7",
-        frozenset({"beat_twice", "pause", "schedule_double"}),
+        frozenset({"beat_twice", "pause", "schedule_double", "store_late"}),
     ),
     Mutant("freeze without its nonce", "common.workflows.hibernate.is_final", planted.final_without_nonce, "P4"),
     Mutant("freeze by the clock", "common.workflows.hibernate.give_up_freezing", planted.freeze_by_the_clock, "P4"),
@@ -145,7 +145,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.hibernate.request",
         planted.unguarded,
         "R7",
-        frozenset({"pause", "flip", "verb_twice"}),
+        frozenset({"pause", "flip", "verb_twice", "store_late", "beat_twice"}),
     ),
     Mutant(
         "start forgotten at a restart",
