@@ -115,6 +115,7 @@ def bytes_sum(content: Plain) -> str:
 
 @cache
 def _cutter() -> Any:
-    from pyfastcdc import FastCDC
+    # not from the package itself, which without its compiled half goes on in Python at 7 MB/s instead of 3,400
+    from pyfastcdc.cy import FastCDC
 
     return FastCDC(avg_size=CUT_MEAN_BYTES, min_size=CUT_MIN_BYTES, max_size=CUT_MAX_BYTES)

@@ -25,11 +25,13 @@ HIDDEN = (
     "blake3",
     "blosc",
     "pyfastcdc",
+    "pyfastcdc.cy.chunk",
+    "pyfastcdc.cy.constants",
     "zstandard",
     "pathspec",
     "cryptography.hazmat.primitives.ciphers.aead",
 )
-"""Loaded when they are first needed, which PyInstaller does not see."""
+"""Loaded when they are first needed, or from compiled code, which PyInstaller does not see."""
 EXCLUDED = (
     "boto3",
     "botocore",
