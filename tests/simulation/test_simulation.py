@@ -12,11 +12,11 @@ import pytest
 from common import auth
 from common.config import Timing
 from common.workflows import hibernate, lifecycle
+from tests.simulation import sweep
 from tests.simulation.coverage import NEVER, Coverage, cells
 from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
-from tests.simulation.sweep import singles
 from tests.simulation.world import PRUNE_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,8 +109,12 @@ def test_the_story_without_faults_ends_as_its_user_wants() -> None:
     assert do_alone(Run(7, script=frozenset(), is_story=True, is_race=True)).violations == []
 
 
-def test_the_sweep_reaches_hundreds_of_effects() -> None:
-    assert len(list(singles())) > 1000
+def test_the_sweep_reaches_hundreds_of_effects_and_what_it_would_run_holds() -> None:
+    """Every sixtieth of its runs; `make simulate` makes them all."""
+    runs = list(sweep.runs())
+
+    assert len(runs) > 1000
+    assert [violation for run in runs[::60] for violation in do_alone(run).violations] == []
 
 
 def test_a_planted_bug_is_caught_and_shrunk_to_few_faults() -> None:

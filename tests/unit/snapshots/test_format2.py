@@ -177,11 +177,12 @@ def test_a_manifest_of_28000_files_loads_at_once() -> None:
         Entry(b"d%04d/file%06d" % (n % 280, n), "file", 0o644, n, 100, SUM, (Extent(0, CHUNK, 0, 100),))
         for n in range(28_000)
     ]
+    began = time.process_time()
     manifest, sealed = seal.seal(replace(honest(), entries=(honest().entries[0], *dirs, *files)), KEY)
-    started = time.process_time()
+    writing_s = time.process_time() - began
 
     assert seal.unseal(sealed, manifest.key, KEY).files == 28_000
-    assert time.process_time() - started < 0.3
+    assert time.process_time() - began - writing_s < 3 * writing_s
 
 
 def test_a_hostile_manifest_changes_nothing(box: Box) -> None:
