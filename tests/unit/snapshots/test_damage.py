@@ -223,8 +223,10 @@ def test_a_restore_killed_anywhere_is_completed_by_the_next(box: Box) -> None:
         words = [sys.executable, "-c", textwrap.dedent(program), part, *secrets]
         with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"now\n"
-            process.send_signal(signal.SIGKILL)
+            if process.stdout.readline() == b"now\n":
+                process.send_signal(signal.SIGKILL)
+            else:  # the workers of the one before had written all of it by the time they died
+                assert part != "0.01" and process.wait() == 0
 
     seen: set[str] = set()
     again = box.restore(key, progress=lambda _done, _total, what: seen.add(what))
