@@ -80,11 +80,10 @@ class Uplink:
                 self._open[label].add(client)
         try:
             if not refused:
-                server = socket.create_connection(("127.0.0.1", to_port), timeout=CONNECT_TIMEOUT_S)
-                server.settimeout(None)
-                self._pump(client, server, label)
-        except OSError:
-            pass  # the far end is not there: the rental sees a closed connection
+                with contextlib.suppress(OSError):  # the far end is not there: the rental sees a closed connection
+                    server = socket.create_connection(("127.0.0.1", to_port), timeout=CONNECT_TIMEOUT_S)
+                    server.settimeout(None)
+                    self._pump(client, server, label)
         finally:
             client.close()
             with self._lock:
