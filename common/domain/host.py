@@ -77,11 +77,68 @@ class SnapshotReport(BaseModel):
 
 
 class Sync(BaseModel):
+    """How a machine's copy stands: of a GPU, what it has sent; of a standby, what it has taken."""
+
     model_config = ConfigDict(frozen=True)
 
+    epoch: int = 0
+    """Of the content's version."""
     seq: int = 0
     root: str | None = None
+    """Hash over the whole tree, of the last pass that compared it."""
     lag_s: float | None = None
+    """Age of the oldest change that the other side has not confirmed; None = not known."""
+    backlog_bytes: int = 0
+    backlog_files: int = 0
+    is_whole: bool = False
+    """The other side has confirmed everything once, and nothing was missed since."""
+    peer: str | None = None
+    """Label of the machine that the above is about."""
+
+
+class ClaimReport(BaseModel):
+    """A standby that sealed: the GPU of this epoch is dead for it. In every report until the record answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    version_epoch: int
+    version_seq: int
+
+
+class Door(BaseModel):
+    """Where a GPU finds its standby."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    ssh_port: int
+    udp_port: int
+    user: str = "tunnel"
+    host_key: str
+    """The public key of the standby's own sshd, one line of OpenSSH."""
+
+
+class Pair(BaseModel):
+    """The record's words to a machine of a pair (`domain.role.View`), and what the two need to reach each other."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    writer: str | None = None
+    mirror: str | None = None
+    standby: str | None = None
+    cand: str | None = None
+    is_frozen: bool = False
+    is_draining: bool = False
+    key: str = ""
+    """Hex; of the heartbeats between the two, of this epoch only."""
+    door: Door | None = None
+    """To a GPU (the writer, or the candidate)."""
+    tunnel_keys: dict[str, str] = {}
+    """To a standby: label -> public key of each GPU that may dial in."""
+    ssh_host_key: str = ""
+    """Private key (PEM) that both sides show to the user, so that a switch changes no known host."""
 
 
 class Signal(BaseModel):
@@ -186,6 +243,12 @@ class Heartbeat(BaseModel):
     samples: dict[str, Signal] = {}
     attest: Attest | None = None
     """Optional in version 1: from the first report after the measurement on. None = not measured (yet)."""
+    claim: ClaimReport | None = None
+    """Of a standby that has sealed."""
+    door: Door | None = None
+    """Of a standby: where GPUs may dial in."""
+    tunnel_key: str | None = Field(default=None, max_length=1024)
+    """Of a GPU: the public key that it dials its standby with."""
 
     def idle_for(self) -> timedelta | None:
         """How long the host has been idle by its own clock; None = not idle."""
@@ -216,6 +279,8 @@ class Reply(BaseModel):
     epoch: int
     fz: str | None = None
     orders: list[Order] = []
+    pair: Pair | None = None
+    """To a machine of an instance that has a standby."""
     token: str
     storage_credentials: StorageCredentials | None = None
     idle_for_s: float = 180.0

@@ -1,0 +1,102 @@
+"""Who may write, as a machine of a pair knows it: the record's words it last heard, and its own seal. Pure.
+
+A pair is the GPU that writes and the standby that mirrors it. Every decision that keeps two machines from both
+acknowledging (rules A1-A4, W2 and D2) is made here, on what the machine keeps on its own disk, and never on time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from common.domain.version import Version
+
+NOTHING = Version(epoch=0, seq=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The instance's record as a machine last heard it."""
+
+    rev: int = 0
+    epoch: int = 0
+    writer: str | None = None
+    """Label of the machine that may write: a GPU's, or the standby's own."""
+    mirror: str | None = None
+    """Label of the standby that is attached; None = the writer acknowledges nothing through a mirror."""
+    standby: str | None = None
+    cand: str | None = None
+    """Label of the GPU that a standby hands the role back to."""
+    is_frozen: bool = False
+    """The writer is to stop writing (a hibernation, or a hand-over under way)."""
+    is_draining: bool = False
+    """The standby is on its way out: what it takes is not acknowledged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a sealed standby says in every report until the record agrees or refuses."""
+
+    epoch: int
+    """The epoch that it sealed."""
+    version: Version
+    """Of its content at the seal: what it took since is not in it, for it took nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a machine of a pair keeps on its disk, and survives a restart with."""
+
+    label: str
+    view: View = View()
+    version: Version = NOTHING
+    """Of the content: the last frame that was fsynced and renamed."""
+    is_whole: bool = False
+    """The content equals some version entirely; False while a first or a repairing pass is under way."""
+    sealed: int | None = None
+    """The epoch that this standby gave up waiting for."""
+
+    def heard(self, view: View) -> Self:
+        """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one."""
+        if view.rev <= self.view.rev:
+            return self
+        is_over = self.sealed is not None and view.epoch > self.sealed
+        return replace(self, view=view, sealed=None if is_over else self.sealed)
+
+    def may_take(self, epoch: int, label: str) -> bool:
+        """A frame of exactly the writer and the epoch that the record names, and of nobody once it has sealed."""
+        view = self.view
+        return self.sealed is None and (epoch, label) == (view.epoch, view.writer) and label != self.label
+
+    @property
+    def may_seal(self) -> bool:
+        """Only who knows itself as the mirror of a GPU watches it (rule D2), and only with a whole copy."""
+        view = self.view
+        is_mirror = view.mirror == self.label and view.writer not in (None, self.label)
+        return is_mirror and self.is_whole and self.sealed is None
+
+    def seal(self) -> Self:
+        """The GPU of this epoch is dead for me: my content stays what it is. Raises ValueError when it may not."""
+        if not self.may_seal:
+            raise ValueError(f"{self.label} is no whole mirror of epoch {self.view.epoch}")
+        return replace(self, sealed=self.view.epoch)
+
+    @property
+    def claim(self) -> Claim | None:
+        return None if self.sealed is None else Claim(epoch=self.sealed, version=self.version)
+
+    @property
+    def is_writer(self) -> bool:
+        return self.view.writer == self.label
+
+    @property
+    def may_acknowledge(self) -> bool:
+        """Of a GPU: what its mirror took is durable (rule A1). A standby acknowledges through the pointer alone."""
+        view = self.view
+        return self.is_writer and view.mirror not in (None, self.label) and not view.is_draining
+
+    def took(self, version: Version, *, is_whole: bool | None = None) -> Self:
+        """The content after a commit of frames; versions only grow. Raises ValueError for an older one."""
+        if version < self.version:
+            raise ValueError(f"{version} is older than {self.version}")
+        return replace(self, version=version, is_whole=self.is_whole if is_whole is None else is_whole)

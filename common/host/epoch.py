@@ -1,0 +1,105 @@
+"""The role of this machine on its disk, shared by its programs: agent (hears), receiver (takes), watchdog (seals).
+
+One file, written atomically and fsynced, under one lock between processes. Who takes frames holds the lock while it
+renames them into place, so that a seal falls between two commits and never into one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from common.domain.role import Claim, Role, View
+from common.domain.version import Version
+
+FILE, LOCK = "role.json", "role.lock"
+
+
+class Fenced(Exception):
+    """A frame of a writer or an epoch that the record does not name here, or after the seal: it is not taken."""
+
+
+class Epoch:
+    """`folder` = the agent's own. Every method may be called from any process of the machine."""
+
+    def __init__(self, folder: Path, label: str) -> None:
+        self._folder, self._label = folder, label
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> Role:
+        """The role as it was last written; a machine that never heard anything has an empty one."""
+        try:
+            kept = json.loads((self._folder / FILE).read_bytes())
+        except FileNotFoundError:
+            return Role(label=self._label)
+        return Role(
+            label=kept["label"],
+            view=View(**kept["view"]),
+            version=Version(**kept["version"]),
+            is_whole=kept["is_whole"],
+            sealed=kept["sealed"],
+        )
+
+    def hear(self, view: View) -> Role:
+        """The record's words, if they are newer than what was heard before."""
+        return self._change(lambda role: role.heard(view))
+
+    def seal(self) -> Claim:
+        """From here on no frame is taken. Returns after the seal is on disk; raises ValueError (see `Role.seal`)."""
+        claim = self._change(lambda role: role.seal()).claim
+        assert claim is not None
+        return claim
+
+    @contextlib.contextmanager
+    def taking(self, epoch: int, label: str) -> Iterator[Callable[[int, bool], None]]:
+        """Hold the right to put frames in place: `done(seq, is_whole)` says what the content has become.
+
+        Raises `Fenced` before anything is put in place.
+        """
+        with self._locked():
+            role = self.read()
+            if not role.may_take(epoch, label):
+                raise Fenced(f"{label} of epoch {epoch} is not the writer here: {role.view}, sealed {role.sealed}")
+
+            def done(seq: int, is_whole: bool) -> None:
+                self._write(role.took(Version(epoch=epoch, seq=seq), is_whole=is_whole))
+
+            yield done
+
+    def restored(self, version: Version) -> Role:
+        """The content is that of a snapshot now, whole."""
+        return self._change(
+            lambda role: Role(label=role.label, view=role.view, version=version, is_whole=True, sealed=role.sealed)
+        )
+
+    def _change(self, how: Callable[[Role], Role]) -> Role:
+        with self._locked():
+            before = self.read()
+            after = how(before)
+            if after != before:
+                self._write(after)
+            return after
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self._folder / LOCK, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, role: Role) -> None:
+        new = self._folder / (FILE + ".new")
+        with open(new, "wb") as out:
+            out.write(json.dumps(asdict(role)).encode())
+            out.flush()
+            os.fsync(out.fileno())
+        new.replace(self._folder / FILE)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
