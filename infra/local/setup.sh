@@ -22,6 +22,11 @@ fi
 command -v objdump >/dev/null || need+=(binutils)
 command -v git >/dev/null || need+=(git)
 command -v curl >/dev/null || command -v wget >/dev/null || need+=(curl)
+# What a standby runs, and the GPU host's side of it.
+command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || need+=(haproxy)
+[ -x /usr/sbin/sshd ] || need+=(openssh-server)
+command -v ssh >/dev/null || need+=(openssh-client)
+command -v rsync >/dev/null || need+=(rsync)
 # The tests of the host's image build and run it; who is not root goes without them, and they say so.
 if [ "$(id -u)" = 0 ]; then
   for program in podman buildah runc debootstrap; do command -v $program >/dev/null || need+=($program); done
