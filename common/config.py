@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from common.domain.model import Model
 from common.domain.pool import PoolTerms
 from common.domain.retention import Retention
 from common.domain.slack import SLACK_ID
@@ -43,10 +44,10 @@ POOL_PREFIX = "DUMONT_POOL_"
 KEEP_PREFIX = "DUMONT_KEEP_"
 
 
-class Timing(BaseModel):
+class Timing(Model):
     """Every waiting time of a deployment, in seconds. The demo only sets them smaller."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     idle_for_s: float = Field(default=180, gt=0)
     """A GPU quiet for so long is hibernated, unless the instance says otherwise."""
@@ -78,8 +79,8 @@ class Timing(BaseModel):
     """The provider's bill of a released machine is final after so long."""
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(Model):
+    model_config = ConfigDict(extra="forbid")
 
     store: str
     url: str

@@ -9,8 +9,9 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from common.domain.model import Model
 from common.domain.strategy import Strategy
 
 COMMAND = "/gpu"
@@ -84,10 +85,10 @@ ALIASES: Mapping[str, Verb] = {
 }
 
 
-class Ask(BaseModel):
+class Ask(Model):
     """One request, understood."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     verb: Verb
     instance: str = Field(default="", max_length=64)
@@ -99,10 +100,8 @@ class Ask(BaseModel):
     """Of a deploy: fields of `POST /instances/provision`."""
 
 
-class Confused(BaseModel):
+class Confused(Model):
     """What was not understood, and what may have been meant. Nothing is done."""
-
-    model_config = ConfigDict(frozen=True)
 
     sentence: str
     suggestions: tuple[str, ...] = ()

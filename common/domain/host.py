@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from common.domain.model import Model
 
 DIGEST_LENGTH = 16
 """Hex digits: a host that found another report with the same digest would only lie about itself."""
@@ -36,10 +38,8 @@ class Wanted(StrEnum):
     STOP = "stop"
 
 
-class Order(BaseModel):
+class Order(Model):
     """One thing to do; asked again with the same id until the host reports it done."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     kind: Literal["restore", "snapshot"]
@@ -48,10 +48,8 @@ class Order(BaseModel):
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
 
 
-class OrderResult(BaseModel):
+class OrderResult(Model):
     """How the last order ended; `error` names the engine's code (and the chunk of a damaged snapshot)."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     ok: bool
@@ -60,10 +58,8 @@ class OrderResult(BaseModel):
     chunk: str | None = None
 
 
-class SnapshotReport(BaseModel):
+class SnapshotReport(Model):
     """A snapshot the host says is uploaded; nothing of it is believed before it is verified."""
-
-    model_config = ConfigDict(frozen=True)
 
     order: str
     manifest_key: str
@@ -76,10 +72,8 @@ class SnapshotReport(BaseModel):
     seconds: float = 0.0
 
 
-class Sync(BaseModel):
+class Sync(Model):
     """How a machine's copy stands: of a GPU, what it has sent; of a standby, what it has taken."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int = 0
     """Of the content's version."""
@@ -96,20 +90,16 @@ class Sync(BaseModel):
     """Label of the machine that the above is about."""
 
 
-class ClaimReport(BaseModel):
+class ClaimReport(Model):
     """A standby that sealed: the GPU of this epoch is dead for it. In every report until the record answers."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int
     version_epoch: int
     version_seq: int
 
 
-class Door(BaseModel):
+class Door(Model):
     """Where a GPU finds its standby."""
-
-    model_config = ConfigDict(frozen=True)
 
     host: str
     ssh_port: int
@@ -119,10 +109,8 @@ class Door(BaseModel):
     """The public key of the standby's own sshd, one line of OpenSSH."""
 
 
-class Pair(BaseModel):
+class Pair(Model):
     """The record's words to a machine of a pair (`domain.role.View`), and what the two need to reach each other."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int
     writer: str | None = None
@@ -141,10 +129,8 @@ class Pair(BaseModel):
     """Private key (PEM) that both sides show to the user, so that a switch changes no known host."""
 
 
-class Signal(BaseModel):
+class Signal(Model):
     """One signal since the last heartbeat."""
-
-    model_config = ConfigDict(frozen=True)
 
     min: float | None = None
     max: float | None = None
@@ -153,9 +139,7 @@ class Signal(BaseModel):
     missing: int = 0
 
 
-class Progress(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Progress(Model):
     order: str | None = None
     done_bytes: int = 0
     total_bytes: int = 0
@@ -188,10 +172,8 @@ class Progress(BaseModel):
         return self.done_bytes / self.stored_bytes if self.stored_bytes else None
 
 
-class Attest(BaseModel):
+class Attest(Model):
     """What the host measured of its machine before it is used. None (or no models) = could not be measured."""
-
-    model_config = ConfigDict(frozen=True)
 
     PROBE_UPLOAD_BYTES: ClassVar[int] = 8 << 20
     """The probe's upload, which its URL is signed for."""
@@ -213,10 +195,8 @@ class Attest(BaseModel):
     """How long the probe of the line took."""
 
 
-class Heartbeat(BaseModel):
+class Heartbeat(Model):
     """`POST /heartbeat`."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     label: str
@@ -255,9 +235,7 @@ class Heartbeat(BaseModel):
         return max(timedelta(0), self.sent_at - self.idle_since) if self.idle_since else None
 
 
-class StorageCredentials(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class StorageCredentials(Model):
     endpoint: str
     region: str = "us-east-1"
     bucket: str
@@ -268,10 +246,8 @@ class StorageCredentials(BaseModel):
     expires_at: datetime | None = None
 
 
-class Reply(BaseModel):
+class Reply(Model):
     """The answer to a heartbeat. A host ignores one whose rev is lower than the highest it has seen."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     rev: int
@@ -289,10 +265,8 @@ class Reply(BaseModel):
     next_in_s: float
 
 
-class Boot(BaseModel):
+class Boot(Model):
     """The start-up script's first call: the bootstrap token for a host token. `up_for_s` is a duration by its clock."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     label: str
@@ -301,26 +275,20 @@ class Boot(BaseModel):
     failed: str | None = Field(default=None, max_length=500)
 
 
-class Notice(BaseModel):
+class Notice(Model):
     """A host's last word: its container is being stopped."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     label: str
     reason: str = Field(default="", max_length=500)
 
 
-class Booted(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Booted(Model):
     token: str
 
 
-class HostRecord(BaseModel):
+class HostRecord(Model):
     """The document `hosts/<label>`: the last report, apart from the instance so that guards do not move."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     label: str

@@ -7,8 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
@@ -71,10 +72,10 @@ MBIT_S_LEAST = 8.0
 """A slower line would not get one pack through within the transfer's patience."""
 
 
-class SnapshotTerms(BaseModel):
+class SnapshotTerms(Model):
     """How an instance is kept: what its owner may change at any time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
     """None = the deployment's setting."""
@@ -138,19 +139,15 @@ WAKES_KEPT = 9
 """Of an instance: their median is what the next one will probably take."""
 
 
-class Failure(BaseModel):
+class Failure(Model):
     """Why the last attempt ended; the user's next verb clears it."""
-
-    model_config = ConfigDict(frozen=True)
 
     code: str
     detail: str
 
 
-class Pointer(BaseModel):
+class Pointer(Model):
     """The newest verified snapshot: what the next machine gets."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     manifest_key: str
@@ -166,10 +163,8 @@ class Pointer(BaseModel):
         return self.taken_epoch, self.version
 
 
-class RaceResult(BaseModel):
+class RaceResult(Model):
     """How the last machine was won."""
-
-    model_config = ConfigDict(frozen=True)
 
     winner: str
     losers: tuple[str, ...] = ()
@@ -178,10 +173,8 @@ class RaceResult(BaseModel):
     """From the plan of the round to its first ready machine."""
 
 
-class RestoredOlder(BaseModel):
+class RestoredOlder(Model):
     """The user gets an older snapshot because the newest one is damaged, which is kept."""
-
-    model_config = ConfigDict(frozen=True)
 
     damaged: str
     restored: str | None
@@ -190,10 +183,8 @@ class RestoredOlder(BaseModel):
     at: datetime
 
 
-class Instance(BaseModel):
+class Instance(Model):
     """The document `instances/<account>.<id>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str

@@ -12,8 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.offer import Offer, Usd
 from common.errors import IllegalMove
 
@@ -94,10 +93,8 @@ LIVE = frozenset(
 Loss = Literal["interrupted", "gone", "offline", "boot_failed"]
 
 
-class Meter(BaseModel):
+class Meter(Model):
     """When the machine's parts ran, by our own records; None = not yet."""
-
-    model_config = ConfigDict(frozen=True)
 
     disk_from: datetime | None = None
     gpu_from: datetime | None = None
@@ -125,10 +122,8 @@ class Meter(BaseModel):
         return self.stopped(at).model_copy(update={"disk_until": self.disk_until or (at if self.disk_from else None)})
 
 
-class Rental(BaseModel):
+class Rental(Model):
     """The document `rentals/<label>`; its id is the label."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     label: str

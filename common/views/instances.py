@@ -7,8 +7,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from common.domain.host import HostPhase, HostRecord
 from common.domain.instance import (
     Failure,
@@ -24,6 +22,7 @@ from common.domain.instance import (
     state_of,
 )
 from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
@@ -38,7 +37,7 @@ SNAPSHOTS_SHOWN = 50
 """Of the newest, among them."""
 
 
-class Address(BaseModel):
+class Address(Model):
     """How a person gets in; `direct` changes with the machine."""
 
     kind: Literal["direct", "standby"]
@@ -47,7 +46,7 @@ class Address(BaseModel):
     user: str = "root"
 
 
-class RentalOut(BaseModel):
+class RentalOut(Model):
     label: str
     provider: str
     state: RentalState
@@ -60,7 +59,7 @@ class RentalOut(BaseModel):
     message: str
 
 
-class Cost(BaseModel):
+class Cost(Model):
     """USD. `ledger` is what providers billed for settled machines; `metered` our own count for all of them so far."""
 
     ledger_usd: Usd
@@ -69,7 +68,7 @@ class Cost(BaseModel):
     """Right now."""
 
 
-class LoserOut(BaseModel):
+class LoserOut(Model):
     """A machine that lost the race: rented in vain for so long, for so much."""
 
     label: str
@@ -78,7 +77,7 @@ class LoserOut(BaseModel):
     usd: Usd
 
 
-class RaceOut(BaseModel):
+class RaceOut(Model):
     """How the present machine, or the last one, was won."""
 
     winner: str
@@ -89,7 +88,7 @@ class RaceOut(BaseModel):
     losers_usd: Usd
 
 
-class InstanceOut(BaseModel):
+class InstanceOut(Model):
     id: str
     name: str
     state: State
@@ -113,7 +112,7 @@ class InstanceOut(BaseModel):
     keep_until: datetime | None
 
 
-class OperationOut(BaseModel):
+class OperationOut(Model):
     id: str
     instance_id: str
     kind: str
@@ -123,13 +122,13 @@ class OperationOut(BaseModel):
     detail: str = ""
 
 
-class EventOut(BaseModel):
+class EventOut(Model):
     at: datetime
     kind: str
     text: str
 
 
-class WhyOut(BaseModel):
+class WhyOut(Model):
     """Why an instance runs on, or what is about to happen to it, and what led here."""
 
     id: str

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.boot import HEDGES_MAX
 from common.domain.instance import Instance, Spec, Want
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.ranking import Ranked
@@ -27,11 +28,11 @@ WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
 
 
-class Accepted(BaseModel):
+class Accepted(Model):
     operation: OperationOut
 
 
-class PageQuery(BaseModel):
+class PageQuery(Model):
     limit: int = Field(default=50, ge=1, le=PAGE_LIMIT_MAX)
     cursor: str | None = Field(default=None, max_length=64, pattern=r"^[a-z0-9]+$")
 
@@ -43,28 +44,28 @@ class Provision(Spec):
         return Spec.model_validate(self.model_dump(exclude={"name"}))
 
 
-class Terminate(BaseModel):
+class Terminate(Model):
     model_config = ConfigDict(extra="forbid")
 
     discard: bool = False
     """Give up what no snapshot holds yet."""
 
 
-class Snooze(BaseModel):
+class Snooze(Model):
     model_config = ConfigDict(extra="forbid")
 
     minutes: int = Field(default=60, ge=1, le=24 * 60)
     """From now; the newest lease counts."""
 
 
-class KeepAlive(BaseModel):
+class KeepAlive(Model):
     model_config = ConfigDict(extra="forbid")
 
     minutes: int = Field(default=60, ge=0, le=7 * 24 * 60)
     """From now; the newest lease counts, and 0 ends it."""
 
 
-class Plan(BaseModel):
+class Plan(Model):
     """What a provision would rent now; nothing is spent."""
 
     offers: list[OfferOut]
@@ -84,7 +85,7 @@ class Plan(BaseModel):
     """At most: every racer until one is ready is counted for the boot timeout, the dearest for the hour."""
 
 
-class OfferOut(BaseModel):
+class OfferOut(Model):
     provider: str
     machine_id: str
     gpu: str
