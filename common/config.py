@@ -71,6 +71,10 @@ class Timing(Model):
     round_backoff_s: float = Field(default=30, gt=0)
     """Between two rounds of provisioning; doubles up to `round_backoff_max_s`."""
     round_backoff_max_s: float = Field(default=300, gt=0)
+    hand_back_notice_s: float = Field(default=60, ge=0)
+    """Who works on the standby is told so long before it goes back to a GPU."""
+    hand_back_idle_s: float = Field(default=120, gt=0)
+    """Nobody works on the standby for so long: it goes back without being asked."""
     dead_man_s: float = Field(default=1800, gt=0)
     late_create_s: float = Field(default=1800, gt=0)
     """A create whose answer was lost may still be applied for so long."""

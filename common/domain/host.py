@@ -42,7 +42,9 @@ class Order(Model):
     """One thing to do; asked again with the same id until the host reports it done."""
 
     id: str
-    kind: Literal["restore", "snapshot"]
+    kind: Literal["restore", "snapshot", "keep", "copy", "rewind"]
+    """keep: go on with what is there, in the reply's epoch. copy: restore, to become a candidate. rewind: of a standby
+    whose content is older than the pointer: take from the pointer what is newer there."""
     args: dict[str, Any] = {}
     hurry: bool = True
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
@@ -107,6 +109,8 @@ class Door(Model):
     user: str = "tunnel"
     host_key: str
     """The public key of the standby's own sshd, one line of OpenSSH."""
+    user_port: int = 22
+    """Where the user gets in, whichever machine answers."""
 
 
 class Pair(Model):
@@ -119,6 +123,10 @@ class Pair(Model):
     cand: str | None = None
     is_frozen: bool = False
     is_draining: bool = False
+    is_called: bool = False
+    """The standby is to take over although the GPU lives."""
+    hand_back_in_s: float | None = None
+    """To a standby: who works on it is told that it goes back to a GPU."""
     key: str = ""
     """Hex; of the heartbeats between the two, of this epoch only."""
     door: Door | None = None
@@ -311,16 +319,21 @@ class HostRecord(Model):
     progress: Progress = Progress()
     samples: dict[str, Signal] = {}
     attest: Attest | None = None
+    claim: ClaimReport | None = None
+    door: Door | None = None
+    tunnel_key: str | None = None
 
     def silent_for_s(self, now: datetime) -> float:
         return (now - self.last_seen_at).total_seconds()
 
 
 def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
-    """What decisions depend on. A sequence number or a sample alone is none; that a signal cannot be read is one."""
+    """What decisions depend on. A sequence number, a lag or a sample alone is none; that a signal cannot be read is one."""
     progress, is_quiet = said.progress, said.idle_since is not None
     unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
-    facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest)
+    sync = said.sync
+    pair = (said.claim, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch)
+    facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest, *pair)
     return *facts, tuple(said.vetoes), tuple(unread)
 
 

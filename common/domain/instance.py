@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
+from common.domain.host import Door
 from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.policy import IdlePolicy, window_s
@@ -27,12 +28,18 @@ class Want(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where the record stands. `up` and `freezing` have a writer; the others have none."""
+    """Where the record stands. `down`, `boot` and `ended` have no writer."""
 
     DOWN = "down"
     BOOT = "boot"
     UP = "up"
+    """A GPU writes."""
     FREEZING = "freezing"
+    """The writer, a GPU or the standby, takes its last snapshot."""
+    STANDBY = "standby"
+    """The standby writes, and a replacement is sought."""
+    HANDOVER = "handover"
+    """The standby has stopped writing, so that the candidate becomes equal to it."""
     ENDED = "ended"
 
 
@@ -40,8 +47,11 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
     Phase.DOWN: frozenset({Phase.BOOT, Phase.ENDED}),
     Phase.BOOT: frozenset({Phase.UP, Phase.DOWN}),
     # up -> down: a terminate that discards, or a writer lost while the user wants it down
-    Phase.UP: frozenset({Phase.FREEZING, Phase.BOOT, Phase.DOWN}),
-    Phase.FREEZING: frozenset({Phase.DOWN, Phase.UP, Phase.BOOT}),
+    Phase.UP: frozenset({Phase.FREEZING, Phase.STANDBY, Phase.BOOT, Phase.DOWN}),
+    Phase.FREEZING: frozenset({Phase.DOWN, Phase.UP, Phase.STANDBY, Phase.BOOT}),
+    # standby -> up, boot, down: the standby is lost
+    Phase.STANDBY: frozenset({Phase.HANDOVER, Phase.FREEZING, Phase.UP, Phase.BOOT, Phase.DOWN}),
+    Phase.HANDOVER: frozenset({Phase.UP, Phase.STANDBY, Phase.BOOT, Phase.DOWN}),
     # a terminated instance is restored
     Phase.ENDED: frozenset({Phase.DOWN}),
 }
@@ -106,6 +116,9 @@ class Spec(SnapshotTerms):
     strategy: Strategy = Strategy.COLDSTART
     idle_for_s: float | None = Field(default=None, ge=5, le=86_400)
     """None = the deployment's setting."""
+    standby: bool = True
+    """Mirrored to a small machine at Google that takes over when the GPU dies; False, or no credentials of Google's:
+    `unprotected`."""
     idle_policy: IdlePolicy = IdlePolicy.DEFAULT
     """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
 
@@ -212,6 +225,25 @@ class Instance(Model):
     """The last epoch whose writer reported that it serves."""
     fz: str | None = None
     drain: Literal["asked", "going"] | None = None
+    """The standby is to go (asked), or is let go with the first snapshot of the present epoch (going)."""
+    door: Door | None = None
+    """Of the standby: where its GPU dials in, and the user."""
+    tunnel_keys: dict[str, str] = {}
+    """Label -> public key of each GPU that may dial in."""
+    address_region: str | None = None
+    """Google's region where an address of the instance's name is reserved: written before it is asked for."""
+    address: str | None = None
+    """The address itself, once it is known."""
+    standby_tries: int = 0
+    """Standbys in a row that never came up."""
+    standby_not_before: datetime | None = None
+    """The next one is rented then."""
+    called: bool = False
+    """The user, or a drill, wants the standby to take over although the GPU lives."""
+    hand_back: bool = False
+    """The user agrees to go back to a GPU as soon as one is equal."""
+    hand_back_at: datetime | None = None
+    """Announced to who works on the standby."""
     snapshot_attempt: int = 0
     """Part of a snapshot order's id: rises with every report that was judged."""
     snapshot_judged: str | None = None
@@ -295,7 +327,8 @@ class Instance(Model):
             (self.phase is Phase.DOWN and self.want is Want.DOWN)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
-        rests = resting or (self.is_running and self.want is Want.UP and self.held is None)
+        settled = self.held is None and not self.is_pairing
+        rests = resting or (self.is_running and self.want is Want.UP and settled)
         return self.having(active=not resting, restless=not rests)
 
     def woken(self, now: datetime) -> Self:
@@ -318,7 +351,34 @@ class Instance(Model):
 
     @property
     def is_running(self) -> bool:
+        """On a GPU."""
         return self.phase is Phase.UP and self.started_epoch == self.epoch
+
+    @property
+    def is_served(self) -> bool:
+        """On a GPU or on the standby, by a writer that knows that it is."""
+        return self.phase in (Phase.UP, Phase.STANDBY) and self.started_epoch == self.epoch
+
+    @property
+    def is_on_standby(self) -> bool:
+        """The standby is the writer."""
+        return self.writer is not None and self.writer == self.standby
+
+    @property
+    def is_pairing(self) -> bool:
+        """Something about its standby is under way."""
+        is_waiting = self.standby is not None and self.mirror is None
+        return is_waiting or self.drain is not None or self.called or self.standby_not_before is not None
+
+    @property
+    def served_phase(self) -> Phase:
+        """Where it goes on when a freeze is called off."""
+        return Phase.STANDBY if self.is_on_standby else Phase.UP
+
+    @property
+    def is_covered(self) -> bool:
+        """The pointer was taken in the present epoch: no machine of an earlier one is needed (rule P3)."""
+        return self.pointer is not None and self.pointer.taken_epoch >= self.epoch
 
 
 def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = False) -> State:
@@ -336,6 +396,10 @@ def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = Fa
             return State.RUNNING if instance.is_running else State.RESTORING
         case Phase.FREEZING:
             return State.HIBERNATING if frozen else State.FREEZING
+        case Phase.STANDBY:
+            return State.ON_STANDBY
+        case Phase.HANDOVER:
+            return State.HANDING_OVER
     if instance.want is Want.UP:
         return State.REQUESTED
     if instance.failure:
@@ -346,8 +410,13 @@ def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = Fa
 class Protection(StrEnum):
     UNPROTECTED = "unprotected"
     """No standby: the loss is at most the snapshot interval."""
+    SYNCING = "syncing"
+    """There is a standby, and it is not equal yet: the loss is at most the snapshot interval."""
     MIRRORED = "mirrored"
+    """The standby has everything up to its lag, and takes over when the GPU dies."""
 
 
 def protection_of(instance: Instance) -> Protection:
-    return Protection.MIRRORED if instance.mirror else Protection.UNPROTECTED
+    if instance.mirror and instance.drain is None:
+        return Protection.MIRRORED
+    return Protection.SYNCING if instance.standby and instance.drain is None else Protection.UNPROTECTED

@@ -218,6 +218,9 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         progress=beat.progress,
         samples=beat.samples or (before.samples if before else {}),
         attest=beat.attest or (before.attest if before else None),
+        claim=beat.claim,
+        door=beat.door or (before.door if before else None),
+        tunnel_key=beat.tunnel_key or (before.tunnel_key if before else None),
     )
 
 
