@@ -588,6 +588,8 @@ class App:
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None
     """None = Slack is not set up."""
+    standbys: Standbys | None = None
+    """None = no credentials of Google's: no instance has a standby."""
     storage_access: StorageAccess | None = None
     """None = hosts are given the deployment's own key, because a setting says so."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
@@ -596,3 +598,12 @@ class App:
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
     nudge_outbox: Callable[[], None] = lambda: None
     """The same for the outbox."""
+
+    @property
+    def sellers(self) -> tuple[str, ...]:
+        """Names of everybody who bills us for machines: the marketplaces, and who sells the standbys."""
+        return (*self.markets, *((self.standbys.name,) if self.standbys else ()))
+
+    def seller(self, name: str) -> Market:
+        """Raises KeyError for one whose credentials are not set."""
+        return self.standbys if self.standbys and self.standbys.name == name else self.markets[name]

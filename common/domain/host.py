@@ -328,7 +328,7 @@ class HostRecord(Model):
 
 
 def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
-    """What decisions depend on. A sequence number, a lag or a sample alone is none; that a signal cannot be read is one."""
+    """What decisions depend on. A sequence number, a lag or a sample is none; that a signal cannot be read is one."""
     progress, is_quiet = said.progress, said.idle_since is not None
     unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
     sync = said.sync

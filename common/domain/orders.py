@@ -70,7 +70,7 @@ def orders_of(
 
 
 def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None) -> list[Order]:
-    """To a candidate: what the pointer holds, once that is the standby's own. To a claimant that lacks some of it: that."""
+    """To a candidate: what the pointer holds, once that is the standby's own. To a claimant that lacks some: that."""
     pointer = instance.pointer
     if pointer is None:
         return []
@@ -80,7 +80,9 @@ def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None) -> l
         return [Order(id=f"{COPY_FAILED}{instance.epoch}-{pointer.taken_epoch}", kind="copy", args=args)]
     is_claimant = label == instance.standby and claim is not None and claim.epoch == instance.epoch
     if is_claimant and claim is not None and is_behind(instance, claim):
-        return [Order(id=f"rewind-{instance.epoch}-{pointer.version.epoch}-{pointer.version.seq}", kind="rewind", args=args)]
+        return [
+            Order(id=f"rewind-{instance.epoch}-{pointer.version.epoch}-{pointer.version.seq}", kind="rewind", args=args)
+        ]
     return []
 
 

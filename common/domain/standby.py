@@ -6,17 +6,16 @@ The names of the rules (W2, D1, ...) are those of the decision page `standby`.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
 
 from common.domain.host import ClaimReport, HostPhase, HostRecord, Pair
 from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import Rental, RentalState
 from common.domain.version import Version
 
-TRIES_PAUSE_S: Final = 60.0
-TRIES_PAUSE_MAX_S: Final = 3600.0
+TRIES_PAUSE_S = 60.0
+TRIES_PAUSE_MAX_S = 3600.0
 """Between standbys that never came up; doubles up to here."""
-HANDOVER_MAX_S: Final = 900.0
+HANDOVER_MAX_S = 900.0
 """A hand-over that takes longer is called off: nobody can write meanwhile."""
 
 
@@ -70,10 +69,8 @@ def is_copied(instance: Instance, standby: HostRecord | None, candidate: HostRec
 
 def wants_back(instance: Instance, standby: HostRecord | None, *, idle_for_s: float, now: datetime) -> bool:
     """The user agrees, or nobody works on the standby."""
-    is_idle = standby is not None and standby.idle_since is not None
-    return instance.hand_back or (
-        is_idle and standby.idle_since is not None and now - standby.idle_since >= timedelta(seconds=idle_for_s)
-    )
+    since = standby.idle_since if standby else None
+    return instance.hand_back or (since is not None and now - since >= timedelta(seconds=idle_for_s))
 
 
 def is_lost(rental: Rental | None) -> bool:

@@ -141,9 +141,7 @@ def look_again(app: App, world: World, now: datetime) -> bool:
     instance, host = world.instance.value, world.writer_host
     if host is None or not host.vetoes or host.last_seen_at < instance.at or not _is_going_down_idle(instance):
         return False
-    up = instance.to(instance.served_phase, at=now).having(
-        fz=None, want=Want.UP, reason="in use", idle_warned_at=None
-    )
+    up = instance.to(instance.served_phase, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
     text = f"not idle after all: {', '.join(host.vetoes)}"
     app.store.commit([world.instance.becomes(up), event(app, instance, "in_use", text, now)])
     return True

@@ -1,4 +1,5 @@
-"""The standby of an instance: rented, attached, taking over, handing back, and let go only when nothing is lost by it.
+"""The standby's machine and its address: rented near the GPU, started again when Google stopped it, let go when no
+longer needed.
 
 Every function is a step of the lifecycle: it moves one thing by one guarded commit, or makes one call.
 """
@@ -9,29 +10,25 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import standby as rules
-from common.domain.instance import Instance, Phase, Want
-from common.domain.orders import COPY_FAILED
+from common.domain.instance import Instance, Want
+from common.domain.offer import Offer
 from common.domain.outbox import Kind
+from common.domain.region import place_of, region_of
 from common.domain.reliability import Outcome
-from common.domain.rental import RentalState
-from common.domain.standby_market import address_name, standby_offers
-from common.errors import IllegalMove, MarketError, NotFound
+from common.domain.rental import Rental, RentalState
+from common.domain.standby_price import standby_offers
+from common.errors import MarketError
 from common.ports import App, Write
-from common.records import World, event
+from common.records import World, dump, event
 from common.workflows import rentals
-from common.workflows.history import End, ends, retire
+from common.workflows.history import ends, retire
 from common.workflows.outbox import announce
 
-HAND_BACK_NOTICE_S = 60.0
-"""Who works on the standby is told so long before it goes back to a GPU."""
-HAND_BACK_IDLE_S = 60.0
-"""Nobody works on the standby for so long: it goes back without being asked."""
+ADDRESS_AGAIN_S = 5.0
+"""An address that is still being reserved, or was refused, is asked for again."""
 START_AGAIN_S = 60.0
 STOPPED_MAX_S = 900.0
 """A standby that Google took and will not give back for so long is replaced."""
-
-
-# --- the machine
 
 
 def plan(app: App, world: World, now: datetime) -> bool:
@@ -42,23 +39,77 @@ def plan(app: App, world: World, now: datetime) -> bool:
         return False
     if not (rules.is_wanted(instance) and instance.is_running):
         return False
-    offers = standby_offers(
-        writer.value.offer.geolocation, writer.value.offer.country, disk_gb=instance.spec.disk_gb
-    )
+    offers = _offers(instance, writer.value)
     if not offers:
         return False
     offer = offers[instance.standby_tries % len(offers)]
-    (label,), writes = rentals.plan_standby(app, world.instance, offer, now)
-    planned = instance.having(n=instance.n + 1, standby=label, door=None, standby_not_before=None)
+    label, writes = rentals.plan_standby(app, world.instance, offer, now)
+    region = region_of(offer.machine_id)
+    planned = instance.having(
+        n=instance.n + 1, standby=label, door=None, standby_not_before=None, address_region=region
+    )
     text = f"a standby in {offer.machine_id} for {offer.usd_per_hour(instance.spec.disk_gb):.4f} USD/h"
     app.store.commit([world.instance.becomes(planned), *writes, event(app, instance, "standby", text, now)])
     return True
 
 
+def _offers(instance: Instance, gpu: Rental) -> Sequence[Offer]:
+    """Near the GPU, the best first. Who has an address keeps it, and with it the region."""
+    place = place_of(gpu.offer.geolocation) or place_of(gpu.offer.country)
+    if place is None:
+        return ()
+    offers = standby_offers(place, instance.spec.disk_gb)
+    kept = [offer for offer in offers if region_of(offer.machine_id) == instance.address_region]
+    return kept or offers if instance.address_region is None else kept
+
+
+def address_name(app: App, instance: Instance) -> str:
+    """Of the instance, and for ever: a new standby takes it over."""
+    return f"dumont-{app.deployment().id}-{instance.id}"
+
+
+def reserve_address(app: App, world: World, now: datetime) -> bool:
+    """The instance's address, before the machine that takes it. Where it stands is written already."""
+    instance, kept = world.instance.value, world.standby
+    if app.standbys is None or instance.address or instance.address_region is None or kept is None:
+        return False
+    if kept.value.state is not RentalState.CREATING or now < kept.value.not_before:
+        return False
+    try:
+        address = app.standbys.reserve(address_name(app, instance), instance.address_region)
+    except MarketError as error:
+        app.log("reserve_failed", instance=instance.id, error=str(error))
+        address = None
+    if address is None or address.ip is None:
+        later = kept.value.model_copy(update={"not_before": now + timedelta(seconds=ADDRESS_AGAIN_S)})
+        app.store.cas(kept.doc, dump(later))
+    else:
+        app.store.commit([world.instance.becomes(instance.having(address=address.ip))])
+    return True
+
+
+def release_address(app: App, world: World, now: datetime) -> bool:
+    """Given back once no standby is there or wanted; that it is given back is written afterwards."""
+    instance = world.instance.value
+    is_unwanted = instance.want is Want.GONE or not instance.spec.standby
+    if app.standbys is None or instance.address_region is None or not is_unwanted or instance.standby is not None:
+        return False
+    if any(kept.value.state is not RentalState.RELEASED for kept in world.standbys.values()):
+        return False
+    try:
+        app.standbys.release(address_name(app, instance), instance.address_region)
+    except MarketError as error:
+        app.log("release_failed", instance=instance.id, error=str(error))
+        return False
+    free = instance.having(address=None, address_region=None)
+    app.store.commit([world.instance.becomes(free), event(app, instance, "standby", "its address is given back", now)])
+    return True
+
+
 def create(app: App, world: World, now: datetime) -> bool:
-    """The one create call of a standby, once its address is reserved."""
+    """The one create call of a standby, once its address is known."""
     kept = world.standby
-    if kept is None or kept.value.state is not RentalState.CREATING:
+    if kept is None or kept.value.state is not RentalState.CREATING or world.instance.value.address is None:
         return False
     return rentals.create_if_due(app, kept, world.instance.value, now)
 
@@ -82,7 +133,7 @@ def note_ready(app: App, world: World, now: datetime) -> bool:
     return True
 
 
-def note_keys(app: App, world: World, now: datetime) -> bool:
+def note_keys(app: App, world: World, _now: datetime) -> bool:
     """A GPU says by which key it dials its standby."""
     instance = world.instance.value
     if instance.standby is None:
@@ -115,13 +166,15 @@ def give_up_stopped(app: App, world: World, now: datetime) -> bool:
     rental = kept.value
     is_stuck = rental.stopped_at is not None and (now - rental.stopped_at).total_seconds() > STOPPED_MAX_S
     called = rental.create_called_at
-    is_late = rental.state is RentalState.CREATING and called is not None and (
-        (now - called).total_seconds() > timing.boot_timeout_s
+    is_late = (
+        rental.state is RentalState.CREATING
+        and called is not None
+        and ((now - called).total_seconds() > timing.boot_timeout_s)
     )
     if not (is_stuck or is_late or (rental.state is RentalState.CREATING and rental.loss)):
         return False
     why = "Google does not give it back" if is_stuck else "it did not come up"
-    app.store.cas(kept.doc, rentals.as_lost(rental, why, now))
+    app.store.cas(kept.doc, dump(rentals.as_lost(rental, why, now)))
     return True
 
 
@@ -158,249 +211,8 @@ def _told(app: App, instance: Instance, text: str, now: datetime, *, lost: bool)
     return [event(app, instance, "standby", text, now)]
 
 
-# --- the pair
-
-
-def attach(app: App, world: World, now: datetime) -> bool:
-    """Both say that they are equal in this epoch: from now on what the mirror took is durable (rules A1 and D2)."""
-    instance = world.instance.value
-    if not rules.may_attach(instance, world.writer_host, world.host(instance.standby)):
-        return False
-    if rules.is_lost(world.standby.value if world.standby else None):
-        return False
-    attached = instance.having(mirror=instance.standby)
-    text = "mirrored to the standby, which takes over if the GPU dies"
-    app.store.commit([world.instance.becomes(attached), event(app, instance, "mirrored", text, now)])
-    return True
-
-
-def drain(app: App, world: World, now: datetime) -> bool:
-    """The mirror is lost or not wanted: a new epoch for the same writer, and it goes with that one's first snapshot.
-
-    Rule D1: only a new epoch tells a snapshot that was taken after the GPU knew from one taken before.
-    """
-    instance, kept = world.instance.value, world.standby
-    if instance.mirror is None or instance.drain == "going" or not instance.is_served or instance.is_on_standby:
-        return False
-    is_gone = rules.is_lost(kept.value if kept else None)
-    if not is_gone and instance.spec.standby and instance.drain is None:
-        return False
-    going = instance.having(drain="going", epoch=instance.epoch + 1, start="keep", called=False)
-    text = "the standby is lost: saving what only it and the GPU have" if is_gone else "the standby is on its way out"
-    app.store.commit([world.instance.becomes(going), *_told(app, instance, text, now, lost=is_gone)])
-    return True
-
-
-def end_drain(app: App, world: World, now: datetime) -> bool:
-    """The new epoch's first snapshot is in: the mirror is detached, and `let_go` retires it."""
-    instance = world.instance.value
-    if instance.drain != "going" or instance.mirror is None or not instance.is_covered:
-        return False
-    detached = instance.having(mirror=None)
-    app.store.commit([world.instance.becomes(detached), event(app, instance, "standby", "detached", now)])
-    return True
-
-
-# --- the GPU dies
-
-
-def take_over(app: App, world: World, now: datetime) -> bool:
-    """up|freezing: the standby's claim makes it the writer, and the GPU held (rule W2)."""
-    instance, kept, host = world.instance.value, world.standby, world.host(world.instance.value.standby)
-    claim = host.claim if host else None
-    if claim is None or kept is None or rules.is_lost(kept.value) or not rules.may_take_over(instance, claim):
-        return False
-    if rules.is_behind(instance, claim):
-        return False  # its orders say what it lacks (`orders.rewind`)
-    before = world.writer
-    freezes = instance.phase is Phase.FREEZING
-    taken = (instance if freezes else instance.to(Phase.STANDBY, at=now)).having(
-        epoch=instance.epoch + 1,
-        writer=instance.standby,
-        mirror=None,
-        held=instance.writer,
-        start="keep",
-        drain=None,
-        called=False,
-        hand_back=False,
-        recovering=True,
-        rounds=0,
-        tried=(),
-        without_credit=(),
-        not_before=None,
-        failure=None,
-        fz=app.ids() if freezes else None,
-    )
-    older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD]
-    writes = retire(app, [End(k, Outcome.SILENT, "a newer machine is held") for k in older], now)
-    if before is not None:
-        lost = before.value.state is RentalState.LOST
-        writes += [before.unchanged()] if lost else [before.becomes(before.value.to(RentalState.HELD, at=now))]
-    text = "the GPU is gone: you work on the standby, and another GPU is being rented"
-    app.store.commit([*writes, world.instance.becomes(taken), *announce(app, instance, Kind.ON_STANDBY, "standby", text, now)])
-    return True
-
-
-def give_back(app: App, world: World, now: datetime) -> bool:
-    """The standby died as the writer, before a snapshot covered what the GPU before it has (rule W3)."""
-    instance = world.instance.value
-    held = world.rental(instance.held)
-    if not _writer_lost(world) or instance.is_covered or held is None or held.value.state is not RentalState.HELD:
-        return False
-    back = _without_candidate(instance).to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1, writer=instance.held, start="keep", mirror=None, held=None, fz=None
-    )
-    racing = [kept for kept in world.rentals.values() if kept.value.label != instance.held]
-    writes = retire(app, ends(racing, Outcome.CANCELLED, "the role went back to the machine before"), now)
-    writes.append(held.becomes(held.value.to(RentalState.SERVING, at=now)))
-    text = "the standby died before its first snapshot: back to the GPU before it"
-    app.store.commit([*writes, world.instance.becomes(back), *announce(app, instance, Kind.LOST, "lost", text, now)])
-    return True
-
-
-def restart_from_pointer(app: App, world: World, now: datetime) -> bool:
-    """The standby died as the writer: a GPU restores the newest snapshot. What a candidate has half is not kept."""
-    instance = world.instance.value
-    if not _writer_lost(world):
-        return False
-    phase = Phase.BOOT if instance.want is Want.UP else Phase.DOWN
-    lost = _without_candidate(instance).to(phase, at=now).having(
-        epoch=instance.epoch + 1, writer=None, mirror=None, held=None, start="restore", fz=None, recovering=True
-    )
-    writes = retire(app, ends(world.rentals.values(), Outcome.CANCELLED, "the standby died"), now)
-    text = "the standby died: going back to the newest verified snapshot"
-    app.store.commit([*writes, world.instance.becomes(lost), *announce(app, instance, Kind.LOST, "lost", text, now)])
-    return True
-
-
-def _writer_lost(world: World) -> bool:
-    is_on_standby = world.instance.value.is_on_standby
-    return is_on_standby and rules.is_lost(world.standby.value if world.standby else None)
-
-
-def _without_candidate(instance: Instance) -> Instance:
-    return instance.having(cand=None, race=(), rounds=0, tried=(), not_before=None, hand_back=False, hand_back_at=None)
-
-
-# --- the way back
-
-
-def drop_candidate(app: App, world: World, now: datetime) -> bool:
-    """standby|handover: a candidate that is lost, silent, unfit or no longer wanted is retired; its label is dead."""
-    instance = world.instance.value
-    if instance.cand is None:
-        return False
-    why = _unfit(app, world, now)
-    if why is None:
-        return False
-    kept = world.rental(instance.cand)
-    free = instance.having(cand=None, hand_back_at=None, rounds=0, not_before=None)
-    if instance.phase is Phase.HANDOVER:
-        free = free.to(Phase.STANDBY, at=now)
-    writes = retire(app, ends([kept] if kept else [], Outcome.SILENT, why), now)
-    app.store.commit([*writes, world.instance.becomes(free), event(app, instance, "candidate", why, now)])
-    return True
-
-
-def _unfit(app: App, world: World, now: datetime) -> str | None:
-    """Why the candidate cannot become the writer; None = nothing speaks against it."""
-    instance, timing = world.instance.value, app.settings.timing
-    kept, host = world.rental(instance.cand), world.host(instance.cand)
-    if instance.want is not Want.UP:
-        return "it is no longer wanted up"
-    if kept is None or kept.value.state is not RentalState.SERVING:
-        return "the candidate is lost"
-    if host is None or host.silent_for_s(now) > timing.silent_after_s:
-        return "the candidate is silent"
-    failed = host.progress.last
-    if failed is not None and not failed.ok and failed.id.startswith(COPY_FAILED):
-        return f"the candidate cannot be filled: {failed.detail or failed.error}"
-    is_stuck = instance.phase is Phase.HANDOVER and (now - instance.at).total_seconds() > rules.HANDOVER_MAX_S
-    return "the hand-over took too long" if is_stuck else None
-
-
-def announce_hand_back(app: App, world: World, now: datetime) -> bool:
-    """The candidate follows the standby and the user agrees or is idle: who works there is told, and then it goes."""
-    instance = world.instance.value
-    standby, candidate = world.host(instance.standby), world.host(instance.cand)
-    if instance.hand_back_at is not None or not instance.is_covered or instance.want is not Want.UP:
-        return False
-    if not rules.is_copied(instance, standby, candidate):
-        return False
-    if not rules.wants_back(instance, standby, idle_for_s=app.settings.timing.hand_back_idle_s, now=now):
-        return False
-    at = now + timedelta(seconds=app.settings.timing.hand_back_notice_s)
-    text = f"goes back to a GPU at {at:%H:%M:%S} UTC"
-    told = announce(app, instance, Kind.HANDING_BACK, "hand_back", text, now)
-    app.store.commit([world.instance.becomes(instance.having(hand_back_at=at)), *told])
-    return True
-
-
-def begin_handover(app: App, world: World, now: datetime) -> bool:
-    """standby -> handover: the standby stops writing when it sees this."""
-    instance = world.instance.value
-    if instance.hand_back_at is None or now < instance.hand_back_at or instance.cand is None:
-        return False
-    if instance.want is not Want.UP or not instance.is_covered:
-        return False
-    over = instance.to(Phase.HANDOVER, at=now).having(hand_back_at=None)
-    app.store.commit([world.instance.becomes(over), event(app, instance, "hand_back", "handing over", now)])
-    return True
-
-
-def hand_back(app: App, world: World, now: datetime) -> bool:
-    """handover -> up: the candidate equals the frozen standby and becomes the writer, the standby its mirror (W4)."""
-    instance = world.instance.value
-    candidate = world.rental(instance.cand)
-    if not rules.is_equal(instance, world.host(instance.standby), world.host(instance.cand)) or candidate is None:
-        return False
-    up = instance.to(Phase.UP, at=now).having(
-        epoch=instance.epoch + 1,
-        writer=instance.cand,
-        mirror=instance.standby,
-        cand=None,
-        held=None,
-        start="keep",
-        recovering=False,
-        hand_back=False,
-        rounds=0,
-        tried=(),
-    )
-    older = [k for k in world.rentals.values() if k.value.label == instance.held]
-    writes = retire(app, [End(k, Outcome.SILENT, "handed back to another machine") for k in older], now)
-    told = announce(app, instance, Kind.BACK, "back", "back on a GPU", now)
-    app.store.commit([*writes, candidate.unchanged(), world.instance.becomes(up), *told])
-    return True
-
-
-# --- what the user asks for
-
-
-def request_failover(app: App, world: World, *, now: datetime, also: Sequence[Write] = ()) -> Instance:
-    """The user wants the standby to take over now. Raises `NotFound` without a standby that is equal."""
-    instance = world.instance.value
-    if instance.is_on_standby:
-        app.store.commit([world.instance.unchanged(), *also])
-        return instance
-    if instance.mirror is None or not instance.is_running:
-        raise NotFound(f"{instance.id} has no standby that could take over: it is {_shown(instance)}")
-    called = instance.having(called=True)
-    text = "asked to move to the standby"
-    app.store.commit([world.instance.becomes(called), event(app, instance, "failover", text, now), *also])
-    return called
-
-
-def request_hand_back(app: App, world: World, *, now: datetime, also: Sequence[Write] = ()) -> Instance:
-    """The user agrees to go back to a GPU. Raises `IllegalMove` when it is not on the standby."""
-    instance = world.instance.value
-    if not instance.is_on_standby:
-        raise IllegalMove(f"{instance.id} is not on its standby")
-    agreed = instance.having(hand_back=True)
-    app.store.commit([world.instance.becomes(agreed), event(app, instance, "hand_back", "agreed to", now), *also])
-    return agreed
-
-
-def _shown(instance: Instance) -> str:
-    return "unprotected" if instance.standby is None else "not in sync yet"
-
-
+def due_at(world: World) -> datetime | None:
+    """When the clock alone makes a step of the standby's machine due."""
+    kept = world.standby
+    waits = kept is not None and kept.value.state is RentalState.CREATING and world.instance.value.address is None
+    return kept.value.not_before if kept is not None and waits else None
