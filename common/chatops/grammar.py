@@ -43,6 +43,8 @@ class Verb(StrEnum):
     SNOOZE = "snooze"
     KEEP_ALIVE = "keep-alive"
     WHY = "why"
+    FAILOVER = "failover"
+    BACK = "back"
     DESTROY = "destroy"
     MARKET = "market"
     SAVINGS = "savings"
@@ -71,6 +73,9 @@ ALIASES: Mapping[str, Verb] = {
     "keepalive": Verb.KEEP_ALIVE,
     "keep_alive": Verb.KEEP_ALIVE,
     "explain": Verb.WHY,
+    "standby": Verb.FAILOVER,
+    "hand-back": Verb.BACK,
+    "handback": Verb.BACK,
     "offers": Verb.MARKET,
     "gpus": Verb.MARKET,
     "prices": Verb.MARKET,
@@ -360,6 +365,8 @@ _PARSERS: Mapping[Verb, Callable[[Verb, list[str]], Ask | Confused]] = {
     Verb.SNOOZE: _lease,
     Verb.KEEP_ALIVE: _lease,
     Verb.WHY: _about_one,
+    Verb.FAILOVER: _about_one,
+    Verb.BACK: _about_one,
     Verb.DESTROY: _about_one,
     Verb.SAVINGS: _savings,
     Verb.LINK: _bare,

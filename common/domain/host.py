@@ -90,6 +90,8 @@ class Sync(Model):
     """The other side has confirmed everything once, and nothing was missed since."""
     peer: str | None = None
     """Label of the machine that the above is about."""
+    rtt_ms: float | None = None
+    """Measured by the heartbeats between the two."""
 
 
 class ClaimReport(Model):
@@ -284,11 +286,12 @@ class Boot(Model):
 
 
 class Notice(Model):
-    """A host's last word: its container is being stopped."""
+    """A host's last word: its container is being stopped. Or a standby's claim, which its reports repeat."""
 
     v: Literal[1] = 1
     label: str
     reason: str = Field(default="", max_length=500)
+    claim: ClaimReport | None = None
 
 
 class Booted(Model):

@@ -324,7 +324,7 @@ class Instance(Model):
 
     def with_activity(self) -> Self:
         resting = (
-            (self.phase is Phase.DOWN and self.want is Want.DOWN)
+            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
         settled = self.held is None and not self.is_pairing
@@ -368,7 +368,14 @@ class Instance(Model):
     def is_pairing(self) -> bool:
         """Something about its standby is under way."""
         is_waiting = self.standby is not None and self.mirror is None
-        return is_waiting or self.drain is not None or self.called or self.standby_not_before is not None
+        asked = self.called or self.standby_not_before is not None
+        return is_waiting or asked or self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Its standby, or the address of one, is to go."""
+        has_one = self.standby is not None or self.address_region is not None
+        return self.drain is not None or (has_one and not self.spec.standby)
 
     @property
     def served_phase(self) -> Phase:

@@ -220,6 +220,8 @@ def operation_out(app: App, operation: Operation) -> OperationOut:
 _Outcome = tuple[Literal["running", "succeeded", "failed"], float]
 _UP: dict[State, _Outcome] = {
     State.RUNNING: ("succeeded", 1.0),
+    State.ON_STANDBY: ("succeeded", 1.0),
+    State.HANDING_OVER: ("succeeded", 1.0),
     State.FAILED: ("failed", 1.0),
     State.HIBERNATED: ("failed", 1.0),
     State.TERMINATED: ("failed", 1.0),
@@ -233,11 +235,15 @@ _STATUS: dict[str, dict[State, _Outcome]] = {
         State.TERMINATED: ("succeeded", 1.0),
         State.FAILED: ("failed", 1.0),
     },
+    "failover": {State.ON_STANDBY: ("succeeded", 1.0), State.HANDING_OVER: ("succeeded", 1.0)},
+    "hand_back": {State.RUNNING: ("succeeded", 1.0)},
+    "standby": dict.fromkeys(State, ("succeeded", 1.0)),
     "terminate": {State.TERMINATED: ("succeeded", 1.0)},
     "purge": {State.TERMINATED: ("succeeded", 1.0)},
 }
 _WISHED: dict[str, frozenset[Want]] = {
-    **dict.fromkeys(("provision", "wake", "restore"), frozenset({Want.UP})),
+    **dict.fromkeys(("provision", "wake", "restore", "failover", "hand_back"), frozenset({Want.UP})),
+    "standby": frozenset(Want),
     "hibernate": frozenset({Want.DOWN, Want.GONE}),
     **dict.fromkeys(("terminate", "purge"), frozenset({Want.GONE})),
 }
@@ -266,7 +272,7 @@ def state_shown(world: World) -> State:
 
 def _out(app: App, world: World, now: datetime) -> InstanceOut:
     instance = world.instance.value
-    rentals = [kept.value for kept in world.rentals.values()]
+    rentals = [kept.value for kept in world.machines]
     of_it: list[Where] = [("instance_key", "==", instance.key)]
     ever = [Rental.model_validate(doc.data) for doc in every(app.store, "rentals", of_it)]
     return InstanceOut(
@@ -278,7 +284,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         since=instance.at,
         created_at=instance.created_at,
         spec=instance.spec,
-        address=_address(world.writer.value if world.writer else None),
+        address=_address(world),
         protection=protection_of(instance),
         epoch=instance.epoch,
         snapshot=instance.pointer,
@@ -293,7 +299,11 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
     )
 
 
-def _address(writer: Rental | None) -> Address | None:
+def _address(world: World) -> Address | None:
+    """The standby's, which stays the same whichever machine answers; else the machine's own."""
+    instance, writer = world.instance.value, world.writer.value if world.writer else None
+    if instance.door and instance.address and (instance.mirror or instance.is_on_standby):
+        return Address(kind="standby", host=instance.address, port=instance.door.user_port)
     if writer is None or writer.ssh_host is None or writer.ssh_port is None:
         return None
     return Address(kind="direct", host=writer.ssh_host, port=writer.ssh_port)

@@ -207,9 +207,9 @@ def provision_instance(call: Call) -> Accepted:
 Verb = Callable[[App, World, datetime, Sequence[Write]], Instance]
 
 
-def _verb(kind: str, call: Call, do: Verb) -> Accepted:
-    """One wish about one instance, recorded with its operation in one commit."""
-    id = call.ids["id"]
+def accepted_wish(kind: str, call: Call, do: Verb, *, id: str | None = None) -> Accepted:
+    """One wish about one instance (`id`, or the path's), recorded with its operation in one commit."""
+    id = id or call.ids["id"]
     mark = operations.fingerprint(kind, id, call.body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
@@ -262,7 +262,7 @@ def _first_price(found: Sequence[Ranked], spec: Spec) -> Decimal:
 
 
 def wake_instance(call: Call) -> Accepted:
-    return _verb("wake", call, _within_budget(restore.request_wake))
+    return accepted_wish("wake", call, _within_budget(restore.request_wake))
 
 
 def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instance]) -> Verb:
@@ -279,7 +279,7 @@ def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instanc
 
 def hibernate_instance(call: Call) -> Accepted:
     reason = f"asked by {call.caller.user_id}"
-    return _verb(
+    return accepted_wish(
         "hibernate",
         call,
         lambda app, world, now, also: hibernate.request(app, world, reason=reason, now=now, also=also),
@@ -315,7 +315,7 @@ def _leased(call: Call, kind: str) -> InstanceOut:
 
 def terminate_instance(call: Call) -> Accepted:
     discard = call.body.discard
-    return _verb(
+    return accepted_wish(
         "terminate",
         call,
         lambda app, world, now, also: terminate.request(app, world, discard=discard, now=now, also=also),
@@ -323,11 +323,11 @@ def terminate_instance(call: Call) -> Accepted:
 
 
 def restore_instance(call: Call) -> Accepted:
-    return _verb("restore", call, _within_budget(restore.request_restore))
+    return accepted_wish("restore", call, _within_budget(restore.request_restore))
 
 
 def purge_instance(call: Call) -> Accepted:
-    return _verb("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
+    return accepted_wish("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
 
 
 _WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (402, 404, 409)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -100,6 +101,15 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
         return _noted(app, beat, recorded, instance, now), None
     report = _taken_in(app, beat, facts, recorded, instance, now)
     return (answer(app, report, None, now), report if report.is_news else None)
+
+
+def note_claim(app: App, label: str, claim: ClaimReport) -> None:
+    """A claim that came faster than the next report. Late, it is of an epoch that is over, and nobody heeds it."""
+    kept = read(app, "hosts", label, HostRecord)
+    if kept is None or kept.value.claim == claim:
+        return
+    with contextlib.suppress(Stale, Missing):  # a report came first: it says the same, or knows better
+        app.store.cas(kept.doc, dump(kept.value.model_copy(update={"claim": claim})))
 
 
 def answer(app: App, report: Report, world: World | None, now: datetime) -> Reply:

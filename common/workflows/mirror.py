@@ -275,5 +275,17 @@ def request_hand_back(app: App, world: World, *, now: datetime, also: Sequence[W
     return agreed
 
 
+def request_standby(app: App, world: World, *, wanted: bool, now: datetime, also: Sequence[Write] = ()) -> Instance:
+    """With or without a standby from now on. Without: it goes once what only it and the GPU have is in a snapshot."""
+    instance = world.instance.value
+    if instance.want is Want.GONE:
+        raise IllegalMove(f"{instance.id} is being terminated")
+    spec = instance.spec.model_copy(update={"standby": wanted})
+    wished = instance.having(spec=spec, standby_tries=0, standby_not_before=None)
+    text = "asked for a standby" if wanted else "asked to do without a standby"
+    app.store.commit([world.instance.becomes(wished), event(app, instance, "standby", text, now), *also])
+    return wished
+
+
 def _shown(instance: Instance) -> str:
     return "unprotected" if instance.standby is None else "not in sync yet"
