@@ -212,10 +212,10 @@ class Watch:
 
     def due_s(self, now_s: float) -> float:
         """When to look again: soon, and not later than something may have been decided."""
-        moments = [now_s + BEAT_EVERY_S, self._alive_s + self.lease.seconds, *self._probes_s[:1]]
+        ripe_s = [self._alive_s + self.lease.seconds, *self._probes_s[:1]]
         if self._is_refused:
-            moments.append(self._alive_s + SILENT_BEFORE_REFUSED_S)
-        self._due_s = max(now_s, min(moments))
+            ripe_s.append(self._alive_s + SILENT_BEFORE_REFUSED_S)
+        self._due_s = min([now_s + BEAT_EVERY_S, *(at_s for at_s in ripe_s if at_s > now_s)])
         return self._due_s
 
     def _forget_own_sleep(self, now_s: float) -> None:
