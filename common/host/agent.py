@@ -21,7 +21,6 @@ from common.domain.host import (
     OrderResult,
     Progress,
     Reply,
-    Signal,
     SnapshotReport,
     StorageCredentials,
     Sync,
@@ -29,8 +28,13 @@ from common.domain.host import (
 )
 from common.domain.idle import GPU, SAMPLE_EVERY_S, Sample, idle_since, is_idle, vetoes
 from common.domain.life import UNKNOWN
+from common.domain.version import Version
+from common.host import pair
+from common.host.epoch import Epoch
+from common.host.hearing import claim_of, hear
 from common.host.memory import Place, Remembered, remembered
-from common.host.samples import Looks
+from common.host.programs import Alone, Programs
+from common.host.samples import Looks, summary
 from common.host.work import Work, start_work, write_atomically
 
 SAMPLES_KEPT = 1000
@@ -104,6 +108,8 @@ class Agent:
     """Signs of the user's life besides the GPU, since the last call."""
     measure: Callable[[], Attest | None] = Attest
     """What the machine has: begun by the first call, None until it is complete, never waited for."""
+    programs: Programs = field(default_factory=Alone)
+    """What this machine runs for the other one of its pair."""
     memory: Remembered = field(init=False)
     phase: HostPhase = HostPhase.READY
     work: Work | None = None
@@ -123,7 +129,10 @@ class Agent:
 
     def __post_init__(self) -> None:
         self.memory = remembered(self.home)
+        self.epoch = Epoch(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
+        if kept := pair.read(self.home):
+            self.programs.follow(kept)
         if self.memory.frozen:
             self.writers.freeze()
             self.phase = HostPhase.FROZEN
@@ -142,6 +151,7 @@ class Agent:
                 self.next_beat_at = None
             self.work = None
         self._end_of_pause(now)
+        self.programs.tend()
         if self.memory.attest is None:
             self._attest()
         if self.next_beat_at is None or now >= self.next_beat_at:
@@ -217,10 +227,13 @@ class Agent:
             idle_since=self._idle_since(now),
             vetoes=list(self._vetoes(now)),
             disk=self.looks.disk(self.workspace),
-            sync=Sync(seq=memory.seq),
+            sync=self.programs.sync() or Sync(seq=memory.seq),
             progress=self._progress(),
-            samples={name: _summary(values) for name, values in self.signals.items()},
+            samples={name: summary(values) for name, values in self.signals.items()},
             attest=memory.attest,
+            claim=claim_of(self.epoch),
+            door=self.programs.door(),
+            tunnel_key=self.programs.tunnel_key(),
         )
 
     def _idle_since(self, now: datetime) -> datetime | None:
@@ -262,6 +275,8 @@ class Agent:
     def _obey(self, reply: Reply, now: datetime) -> None:
         """Act on the record's words; the same words again change nothing."""
         self._keep(token=reply.token, rev=reply.rev, dead_man_s=reply.dead_man_s)
+        if kept := hear(self.epoch, self.home, self.label, reply):
+            self.programs.follow(kept)
         match reply.phase_wanted:
             case Wanted.STOP:
                 self._stop()
@@ -306,7 +321,7 @@ class Agent:
             "kind": order.kind,
             "args": order.args,
             "epoch": epoch,
-            "seq": self.memory.seq + 1,
+            "seq": self.programs.mark(self.memory.seq),
             "workspace": str(self.workspace),
             "home": str(self.home),
             "credentials": credentials.model_dump(mode="json") if credentials else None,
@@ -331,7 +346,10 @@ class Agent:
             report = SnapshotReport.model_validate(result["snapshot"])
             self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
         elif ended.ok:
-            self._keep(last=ended, started_epoch=work.epoch, seq=int(order.args.get("seq") or 0), **traffic)
+            seq = int(order.args.get("seq") or 0)
+            self._keep(last=ended, started_epoch=work.epoch, seq=seq, **traffic)
+            if order.args.get("manifest_key") and pair.read(self.home):
+                self.epoch.restored(Version(epoch=int(order.args.get("version_epoch") or work.epoch), seq=seq))
             self.phase = HostPhase.SERVING
         else:
             self._keep(last=ended, **traffic)
@@ -359,6 +377,7 @@ class Agent:
     def _stop(self) -> None:
         if self.work:
             self.work.kill()
+        self.programs.stop()
         self.phase = HostPhase.STOPPED
 
     def _watch_the_silence(self, now: datetime) -> None:
@@ -390,12 +409,3 @@ class Agent:
         if updated != self.memory:
             write_atomically(self.home / "state.json", updated.model_dump_json().encode())
             self.memory = updated
-
-
-def _summary(values: list[float | None]) -> Signal:
-    seen = [value for value in values if value is not None]
-    if not seen:
-        return Signal(n=0, missing=len(values))
-    return Signal(
-        min=min(seen), max=max(seen), mean=sum(seen) / len(seen), n=len(seen), missing=len(values) - len(seen)
-    )  # fmt: skip

@@ -1,6 +1,8 @@
-"""Entry point of the host bundle: the agent's loop, one engine task in a child process, or the engine by itself.
+"""Entry point of the host bundle: the agent's loop, one engine task in a child process, the engine by itself, and the
+programs of a machine of a pair.
 
-httpx is loaded where it is first needed: it takes as long as all the rest, and two of the three do without.
+httpx is loaded where it is first needed: it takes as long as all the rest, and two of the three do without. Nor do the
+programs of a pair (`beats`, `standby`, `watchdog`, `users`) load more than they need: they are to start in no time.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,8 @@ from common.domain.host import Attest, Heartbeat, Reply
 from common.host import access, attest, repository
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.life import Life
+from common.host.ports import ports_of
+from common.host.programs import GpuPrograms, Programs
 from common.host.samples import Looks
 from common.host.work import run_task
 from common.host.writers import Processes
@@ -114,7 +118,8 @@ def serve() -> None:
     gpu_file, machine_file = env.get("DUMONT_GPU_FILE"), env.get("DUMONT_MACHINE_FILE")
     workspace = Path(env.get("DUMONT_WORKSPACE", "/workspace"))
     control = HttpControl(env["DUMONT_URL"])
-    processes = Processes(init=int(env.get("DUMONT_INIT_PID", "1")))
+    programs = _programs(env, home)
+    processes = Processes(init=int(env.get("DUMONT_INIT_PID", "1")), spared=programs.pids)
     agent = Agent(
         label=env["DUMONT_LABEL"],
         home=home,
@@ -124,6 +129,7 @@ def serve() -> None:
         looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
         life=Life(processes.users, home),
         stop_machine=stop_machine,
+        programs=programs,
         authorize=partial(access.authorize, Path.home()),
         measure=Measurement(
             Path(machine_file) if machine_file else None,
@@ -134,6 +140,7 @@ def serve() -> None:
     )
 
     def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        programs.farewell()
         control.notice(agent.label, "the container is being stopped", agent.memory.token)
         sys.exit(0)
 
@@ -141,6 +148,16 @@ def serve() -> None:
     now = steady_clock()
     while agent.step(now()):
         time.sleep(agent.wait_s(now()))
+
+
+def _programs(env: Mapping[str, str], home: Path) -> Programs:
+    """Of a standby, whose programs its `standby` keeps; else of a GPU host."""
+    if env.get("DUMONT_KIND") == "standby":
+        from common.host import standby
+
+        return standby.programs_of(standby.setting_of(env))
+    ports, label = ports_of(env), env["DUMONT_LABEL"]
+    return GpuPrograms(home, label, ports, time.monotonic)
 
 
 def steady_clock() -> Callable[[], datetime]:
@@ -154,6 +171,16 @@ def main() -> None:
         run_task(Path(sys.argv[2]), datetime.now(UTC))
     elif len(sys.argv) > 1 and (sys.argv[1] in repository.VERBS or sys.argv[1].startswith("-")):
         repository.command()
+    elif len(sys.argv) == 3 and sys.argv[1] == "beats":
+        import asyncio
+
+        from common.host import beats
+
+        asyncio.run(beats.follow(Path(sys.argv[2])))
+    elif len(sys.argv) > 1 and sys.argv[1] in ("standby", "watchdog", "users"):
+        from common.host import standby
+
+        raise SystemExit(standby.command(sys.argv[1:], os.environ))
     elif len(sys.argv) > 1 and sys.argv[1:] != ["agent"]:
         raise SystemExit(f"dumont-host {sys.argv[1]}: there is no such verb; see dumont-host --help")
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.domain.host import Signal
 from common.domain.idle import SAMPLE_EVERY_S
 
 
@@ -50,3 +51,12 @@ class Looks:
         except (ImportError, pynvml.NVMLError):
             self._nvml = None
             return None
+
+
+def summary(values: list[float | None]) -> Signal:
+    """Of what was seen of one signal since the last report."""
+    seen = [value for value in values if value is not None]
+    if not seen:
+        return Signal(n=0, missing=len(values))
+    few = {"min": min(seen), "max": max(seen), "mean": sum(seen) / len(seen)}
+    return Signal(**few, n=len(seen), missing=len(values) - len(seen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ class Processes:
     """Stopped by SIGSTOP, continued by SIGCONT. `init` is the root of the machine's process tree."""
 
     init: int = 1
+    spared: Callable[[], frozenset[int]] = frozenset
+    """Programs of ours that the agent did not start itself, and what they started."""
 
     def freeze(self) -> None:
         stopped: set[int] = set()
@@ -40,10 +42,10 @@ class Processes:
     def users(self) -> Iterator[int]:
         """Pids of the user's own processes."""
         parents = dict(_parents())
-        spared = {self.init, *_line_of(os.getpid(), parents)}
+        spared, ours = {self.init, *_line_of(os.getpid(), parents)}, {os.getpid(), *self.spared()}
         for pid in parents:
             line = _line_of(pid, parents)
-            if pid not in spared and self.init in line and os.getpid() not in line and not self._is_systems(pid):
+            if pid not in spared and self.init in line and ours.isdisjoint(line) and not self._is_systems(pid):
                 yield pid
 
     def _is_systems(self, pid: int) -> bool:

@@ -1,0 +1,247 @@
+"""The programs that a machine of a pair runs besides its agent, and what the agent asks of them.
+
+On a GPU host: the tunnel, the heartbeat, the live sync's sender, and an sshd that shows the pair's host key. On a
+standby they run under `host.standby`; its agent writes down whom they let in.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from common.domain.host import Door, Sync
+from common.errors import NotFound
+from common.host import tunnel
+from common.host.children import Children, started
+from common.host.epoch import Epoch
+from common.host.pair import Kept
+from common.host.ports import Ports
+
+STANDING_FILE = "livesync.json"
+"""How this machine's end of the live sync stands: a `Sync`, written by it."""
+SSHD_S = 10
+SSHD_AGAIN_S = 5.0
+
+
+class Programs(Protocol):
+    """A test and the simulation bring their own."""
+
+    def follow(self, kept: Kept) -> None:
+        """Start, stop or change what the record's words ask for. The same words again change nothing."""
+
+    def tend(self) -> None:
+        """Start again what died; called often."""
+
+    def pids(self) -> frozenset[int]:
+        """Of the programs: no processes of the user's, which a freeze would hold still."""
+
+    def sync(self) -> Sync | None:
+        """How this machine's copy stands; None: it has none to speak of."""
+
+    def mark(self, above: int) -> int:
+        """The sequence number, above `above`, of a snapshot that is begun now: what changed before has a lower one."""
+
+    def tunnel_key(self) -> str | None:
+        """The public key that this machine dials with; None: it cannot dial."""
+
+    def door(self) -> Door | None:
+        """Where others may dial in here."""
+
+    def farewell(self) -> None:
+        """The machine is being stopped by somebody else: say so to the other one."""
+
+    def stop(self) -> None:
+        """The record wants nothing of this machine any more."""
+
+
+class Alone:
+    """A machine of no pair."""
+
+    def follow(self, kept: Kept) -> None:
+        """Nothing to run."""
+
+    def tend(self) -> None:
+        """Nothing runs."""
+
+    def pids(self) -> frozenset[int]:
+        return frozenset()
+
+    def sync(self) -> Sync | None:
+        return None
+
+    def mark(self, above: int) -> int:
+        return above + 1
+
+    def tunnel_key(self) -> str | None:
+        return None
+
+    def door(self) -> Door | None:
+        return None
+
+    def farewell(self) -> None:
+        """Nobody to say it to."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
+def host_program(*words: str) -> list[str]:
+    """The bundle's own program, or this interpreter's module when not in a bundle."""
+    program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "common.host.main"]
+    return [*program, *words]
+
+
+def standing(home: Path) -> Sync | None:
+    try:
+        return Sync.model_validate_json((home / STANDING_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None  # it never ran, or is of another version
+
+
+@dataclass
+class GpuPrograms:
+    """Of a GPU host. `sender` are the words of the live sync's sender."""
+
+    home: Path
+    label: str
+    ports: Ports
+    clock: Callable[[], float]
+    sender: list[str] = field(default_factory=list)
+    _kept: Kept | None = field(default=None, init=False)
+    _sshd_due_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        # SIGTERM to the heartbeat is the notice: who is no more the writer has none to give
+        self._children = Children(self.home, self.clock, killed=frozenset({"beats"}))
+
+    def follow(self, kept: Kept) -> None:
+        self._kept = kept
+        if kept.ssh_host_key and tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key):
+            self._stop_sshd()
+        self._children.want(self._wanted(kept))
+
+    def _wanted(self, kept: Kept) -> Mapping[str, list[str]]:
+        door, is_writer = kept.door, kept.writer == self.label
+        if door is None or self.label not in (kept.writer, kept.cand) or self.tunnel_key() is None:
+            return {}
+        way = {"host": door["host"], "ssh_port": int(door["ssh_port"]), "user": door["user"]}
+        wanted = {"tunnel": tunnel.dial(self.home, self.label, **way, host_key=door["host_key"], ports=self.ports)}
+        if is_writer and kept.key:
+            wanted["beats"] = host_program("beats", str(self.home))
+        if is_writer and self.sender:
+            wanted["livesync-send"] = self.sender
+        return wanted
+
+    def tend(self) -> None:
+        self._children.tend()
+        if self._kept and self._kept.ssh_host_key and self.clock() >= self._sshd_due_s:
+            self._sshd_due_s = self.clock() + SSHD_AGAIN_S
+            self._require_sshd()
+
+    def _require_sshd(self) -> None:
+        """It leaves for a life of its own: what the user starts in it is the user's, and freezes with it."""
+        if self._sshd_pid() is not None:
+            return
+        config = self.home / "sshd_config"
+        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=self.ports.ssh.gpu_port, home=self.home))
+        try:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+            words = [tunnel.program("sshd"), "-f", str(config), "-E", str(self.home / "sshd.log")]
+            subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SSHD_S)
+        except (NotFound, OSError, subprocess.TimeoutExpired):
+            return  # tried again; until then the probe of the watchdog finds nobody, and the beats count alone
+
+    def _sshd_pid(self) -> int | None:
+        try:
+            pid = int((self.home / "sshd.pid").read_text())
+        except (OSError, ValueError):
+            return None
+        is_it = started(pid) is not None and b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return pid if is_it else None
+
+    def _stop_sshd(self) -> None:
+        """The listener alone: who is logged in stays."""
+        if pid := self._sshd_pid():
+            os.kill(pid, signal.SIGTERM)
+        self._sshd_due_s = 0.0
+
+    def pids(self) -> frozenset[int]:
+        return self._children.pids()
+
+    def sync(self) -> Sync | None:
+        return standing(self.home)
+
+    def mark(self, above: int) -> int:
+        """The sender numbers changes; a snapshot holds all that it has numbered so far."""
+        sync = self.sync()
+        return max(above + 1, sync.seq if sync else 0)
+
+    def tunnel_key(self) -> str | None:
+        try:
+            return tunnel.require_key(self.home / tunnel.KEY)
+        except (NotFound, OSError, subprocess.SubprocessError):
+            return None  # no ssh on this image: the instance stays without a mirror, and says so
+
+    def door(self) -> Door | None:
+        return None
+
+    def farewell(self) -> None:
+        self._children.signal("beats", signal.SIGTERM)
+
+    def stop(self) -> None:
+        self._children.want({})
+
+
+@dataclass
+class StandbyPrograms:
+    """Of a standby: its programs run beside its agent, and read what it writes down."""
+
+    home: Path
+    label: str
+    ports: Ports
+    address: str
+    user: str = tunnel.USER
+
+    def follow(self, kept: Kept) -> None:
+        tunnel.write_keys(self.home, tunnel.authorized_keys(kept.tunnel_keys, self.ports))
+        if kept.ssh_host_key:
+            tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key)
+
+    def tend(self) -> None:
+        """`host.standby` does."""
+
+    def pids(self) -> frozenset[int]:
+        return frozenset()
+
+    def sync(self) -> Sync | None:
+        """The content's version is what is on the disk, whatever the receiver said last."""
+        role, said = Epoch(self.home, self.label).read(), standing(self.home) or Sync()
+        version = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+        return said.model_copy(update={**version, "peer": role.view.writer})
+
+    def mark(self, above: int) -> int:
+        return max(above, Epoch(self.home, self.label).read().version.seq) + 1
+
+    def tunnel_key(self) -> str | None:
+        return None
+
+    def door(self) -> Door | None:
+        try:
+            key = tunnel.require_key(self.home / tunnel.HOST_KEY)
+        except (NotFound, OSError, subprocess.SubprocessError):
+            return None
+        host_key = " ".join(key.split()[:2])
+        where = {"ssh_port": self.ports.tunnel, "udp_port": self.ports.beats, "user": self.user}
+        return Door(host=self.address, host_key=host_key, **where)
+
+    def farewell(self) -> None:
+        """A standby that goes is missed by its silence."""
+
+    def stop(self) -> None:
+        """It ends with the machine."""
