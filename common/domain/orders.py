@@ -52,7 +52,8 @@ def orders_of(
         key = instance.pointer.manifest_key if instance.pointer else None
         seq = instance.pointer.version.seq if instance.pointer else 0
         # a machine of the pool was created before anybody knew whose it would be
-        args = {"manifest_key": key, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
+        written = instance.pointer.version.epoch if instance.pointer else 0
+        args = {"manifest_key": key, "epoch": written, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
         return [Order(id=restore_id(instance), kind="restore", args=args)]
     if instance.snapshot_not_before and now < instance.snapshot_not_before:
         return []
