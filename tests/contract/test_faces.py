@@ -73,7 +73,7 @@ RAW_OF_SLACK = (
 )
 
 
-GOOGLE_KEY = cache(service_account_key)
+_google_key = cache(service_account_key)
 PROJECT = "/compute/v1/projects/demo-project"
 RAW_OF_GOOGLE: tuple[tuple[str, str, str], ...] = (
     ("POST", f"{PROJECT}/zones/us-east1-b/instances", "half of {"),
@@ -200,8 +200,8 @@ def _rent_standbys(face: Face, url: str, send: Callable[[httpx.Request], httpx.R
     """A standby's life through Google's own client, which speaks `requests`; what is refused; what nobody sends."""
     transport = face.recorded(send or SimTransport(face).handle_request)
     with httpx.Client(base_url=url, transport=transport) as wire:
-        gcp = GcpCompute(GOOGLE_KEY(KEY), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
-        wrong = GcpCompute(GOOGLE_KEY("wrong"), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
+        gcp = GcpCompute(_google_key(KEY), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
+        wrong = GcpCompute(_google_key("wrong"), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
         _live_as_a_standby(gcp, face)
         _in_vain(wrong.list)
         for method, target, body in RAW_OF_GOOGLE:
@@ -220,7 +220,7 @@ def _live_as_a_standby(gcp: GcpCompute, face: Face) -> None:
     id = gcp.create(offer, replace(launch, address=address.ip))
     _in_vain(lambda: gcp.create(offer, replace(launch, label="dumont-a-b-2-00000000", address="198.51.100.7")))
     face.after(BOOTED_S)
-    face.sim._request_ids.clear()
+    face.sim.book.request_ids.clear()
     _in_vain(lambda: gcp.create(offer, launch))
     assert [row.status for row in gcp.list()] == ["running"]
     _in_vain(lambda: gcp.release("dumont-a-b", "us-east1"))
@@ -241,7 +241,7 @@ def _live_as_a_standby(gcp: GcpCompute, face: Face) -> None:
 
 def _passed_on(wire: httpx.Client, asked: Request) -> Answer:
     kept = {name: value for name, value in asked.headers.items() if name.lower() in ("authorization", "content-type")}
-    said = wire.request(asked.method, asked.path, params=asked.query, headers=kept, content=asked.body)
+    said = wire.request(asked.method, asked.path, params=asked.query or None, headers=kept, content=asked.body)
     return Answer(said.status_code, said.content, said.headers["content-type"])
 
 

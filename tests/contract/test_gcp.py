@@ -39,7 +39,8 @@ from common.errors import (
     Throttled,
 )
 from common.ports import Launch, Market, Operation, Standbys
-from infra.demo.gcp.compute import OPERATION_S, PREEMPTION_NOTICE, ComputeSim
+from infra.demo.gcp.compute import PREEMPTION_NOTICE, ComputeSim
+from infra.demo.gcp.compute_work import OPERATION_S
 from infra.demo.http_face import HttpFace
 from infra.demo.wire import Answer, Request, json_answer
 from tests.gcp_carrier import Carrier, service_account_key
@@ -405,7 +406,7 @@ def test_an_operation_that_google_no_longer_knows_is_none(rig: Rig) -> None:
     ],
 )
 def test_an_operation_that_fails_later_is_data(alone: Rig, code: str, kind: type[MarketError]) -> None:
-    alone.sim.fails_later["insert"] = (code, "no", 503)
+    alone.sim.book.fails_later["insert"] = (code, "no", 503)
     id = alone.rent()
     alone.after(OPERATION_S)
 
@@ -504,7 +505,7 @@ def test_a_destroyed_machine_leaves_the_list_and_destroying_it_again_succeeds(ri
 
 def test_a_delete_that_fails_later_leaves_a_machine_that_is_still_told(rig: Rig) -> None:
     id = rig.running()
-    rig.sim.fails_later["delete"] = ("INTERNAL_ERROR", "no", 500)
+    rig.sim.book.fails_later["delete"] = ("INTERNAL_ERROR", "no", 500)
     rig.market.destroy(id)
     rig.after(OPERATION_S)
 
@@ -574,7 +575,7 @@ def test_a_repeated_create_would_make_no_second_machine(rig: Rig) -> None:
 
 def test_a_name_that_is_taken_names_the_machine_that_exists(alone: Rig) -> None:
     alone.rent()
-    alone.sim._request_ids.clear()  # so much later that Google has forgotten the request
+    alone.sim.book.request_ids.clear()  # so much later that Google has forgotten the request
 
     with pytest.raises(MarketRefused) as refused:
         alone.rent()
@@ -762,7 +763,7 @@ def test_two_who_reserve_at_once_share_the_address(alone: Rig) -> None:
     def somebody_was_first(request: Request) -> Answer:
         if request.method == "POST":
             alone.market.reserve(ADDRESS, REGION)
-            alone.sim._request_ids.clear()
+            alone.sim.book.request_ids.clear()
         return alone.handle(request)
 
     assert alone.answering(somebody_was_first).reserve(ADDRESS, REGION).ip is None
