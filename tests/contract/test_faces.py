@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, NamedTuple
 
 import httpx
@@ -32,7 +31,7 @@ from infra.demo.slack import CHANNEL, RESPONSE_URL_FOR, RESPONSE_URL_USES, Slack
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import INTERVALS, VastSim
 from infra.demo.wire import Answer, Request
-from tests.gcp_carrier import Carrier, service_account_key
+from tests.gcp_rig import Carrier, service_account_key
 from tests.hand_cranked import SimTransport
 
 KEY = "sim-key"
@@ -73,7 +72,6 @@ RAW_OF_SLACK = (
 )
 
 
-_google_key = cache(service_account_key)
 PROJECT = "/compute/v1/projects/demo-project"
 RAW_OF_GOOGLE: tuple[tuple[str, str, str], ...] = (
     ("POST", f"{PROJECT}/zones/us-east1-b/instances", "half of {"),
@@ -200,8 +198,10 @@ def _rent_standbys(face: Face, url: str, send: Callable[[httpx.Request], httpx.R
     """A standby's life through Google's own client, which speaks `requests`; what is refused; what nobody sends."""
     transport = face.recorded(send or SimTransport(face).handle_request)
     with httpx.Client(base_url=url, transport=transport) as wire:
-        gcp = GcpCompute(_google_key(KEY), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
-        wrong = GcpCompute(_google_key("wrong"), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
+        gcp = GcpCompute(service_account_key(KEY), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
+        wrong = GcpCompute(
+            service_account_key("wrong"), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked))
+        )
         _live_as_a_standby(gcp, face)
         _in_vain(wrong.list)
         for method, target, body in RAW_OF_GOOGLE:
