@@ -23,6 +23,7 @@ EXAMPLES = {
     "SLACK_BOT_TOKEN": "the bot token (xoxb-...) from your Slack app's page OAuth & Permissions",
     "SLACK_SIGNING_SECRET": "the signing secret from your Slack app's page Basic Information",
     "SLACK_CHANNELS": "C0123456789,C0987654321",
+    "GCP_CREDENTIALS": "a service account's key as JSON, the path of its file, or: default",
     "WASABI_ROLE_ARN": "arn:aws:iam::100000000000:role/dumont-hosts, which the key's sub-user may assume",
     "DUMONT_STORAGE_ACCESS": "scoped or shared",
 }
@@ -98,6 +99,12 @@ class Settings(Model):
     vast_url: str = "https://console.vast.ai"
     tensordock_api_key: str | None = Field(default=None, repr=False)
     tensordock_url: str = "https://dashboard.tensordock.com"
+    gcp_credentials: str | None = Field(default=None, repr=False)
+    """A service account's key as JSON or the path of its file; `default` = the account as which the functions run;
+    `anonymous` = a simulated Google on this machine. None = instances have no standby: they are unprotected."""
+    gcp_project: str | None = None
+    """None = the key's own."""
+    gcp_url: str = "https://compute.googleapis.com"
     storage_provider: Literal["b2", "r2", "s3", "wasabi"] = "s3"
     storage_endpoint: str
     host_storage_endpoint: str
@@ -195,6 +202,9 @@ class Settings(Model):
             "snapshot_secret": "DUMONT_SNAPSHOT_SECRET",
             "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",
             "tensordock_url": "TENSORDOCK_URL",
+            "gcp_credentials": "GCP_CREDENTIALS",
+            "gcp_project": "GCP_PROJECT",
+            "gcp_url": "GCP_URL",
             "storage_region": f"{prefix}_REGION",
             "storage_access": "DUMONT_STORAGE_ACCESS",
             "storage_role_arn": f"{prefix}_ROLE_ARN",
@@ -219,6 +229,7 @@ class Settings(Model):
         if provider in STORAGE_REGIONS:
             values["storage_region"] = STORAGE_REGIONS[provider]
         values.update({field: env[name] for field, name in optional.items() if name in env})
+        values["gcp_credentials"] = values.get("gcp_credentials") or None
         try:
             return cls.model_validate(values)
         except ValidationError as error:

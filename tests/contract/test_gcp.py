@@ -5,166 +5,48 @@ from __future__ import annotations
 import inspect
 import json
 import random
-import socket
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
-from functools import cache
 from typing import Any
 
 import pytest
 import requests
-from werkzeug.serving import WSGIRequestHandler, make_server
 
-from common.adapters.gcp import ANONYMOUS, GcpCompute, answers, compute, keys
-from common.domain.offer import Offer, Wanted
-from common.domain.region import place_of
-from common.domain.standby_price import Terms, standby_offer, standby_offers
+from common.adapters.gcp import answers, compute, keys
+from common.domain.offer import Wanted
+from common.domain.standby_price import Terms
 from common.errors import (
     InvalidInput,
     MarketError,
-    MarketKeyRefused,
     MarketRefused,
     MarketUnknown,
-    NoCredit,
     NotFound,
     OfferGone,
     QuotaExceeded,
-    SettingError,
-    Throttled,
 )
-from common.ports import Launch, Market, Operation, Standbys
-from infra.demo.gcp.compute import OPERATION_S, PREEMPTION_NOTICE, ComputeSim
-from infra.demo.http_face import HttpFace
+from common.ports import Market, Standbys
+from infra.demo.gcp.compute import ComputeSim
+from infra.demo.gcp.compute_work import OPERATION_S
 from infra.demo.wire import Answer, Request, json_answer
-from tests.gcp_carrier import Carrier, service_account_key
+from tests.gcp_rig import (
+    ADDRESS,
+    LABEL,
+    MICRO,
+    NOTICE_S,
+    PROJECT,
+    REGION,
+    START,
+    ZONE,
+    Rig,
+    launch_of,
+    offers,
+)
 
-START = datetime(2026, 3, 1, 11, 59, 30, tzinfo=UTC)
-KEY_ID = "sim-key"
-PROJECT = "demo-project"
-LABEL = "dumont-abc123-i1-7-0a1b2c3d"
-ADDRESS = "dumont-abc123-i1"
-ZONE = "us-central1-a"
-REGION = "us-central1"
-MICRO = Decimal("0.000001")
-NOTICE_S = PREEMPTION_NOTICE.total_seconds()
-Answers = Callable[[Request], Answer]
-
-
-@cache
-def _key(key_id: str) -> str:
-    return service_account_key(key_id)
-
-
-@pytest.fixture(autouse=True)
-def nobody_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Google's client has calls of its own that know no endpoint, one of them on a thread where its failure is lost."""
-    asked: list[str] = []
-    look_up = socket.getaddrinfo
-
-    def noted(host: Any, *args: Any, **more: Any) -> Any:
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            asked.append(host)
-        return look_up(host, *args, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", noted)
-    yield
-    assert asked == []
-
-
-class Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Silence."""
-
-
-class Rig:
-    """One project: the adapter over its simulator, on a clock of its own."""
-
-    def __init__(self, *, over_http: bool = False) -> None:
-        self.now = START
-        self.sim = ComputeSim(rng=random.Random(1), key_id=KEY_ID, requests_per_minute=None)
-        self._stack = ExitStack()
-        self.url = self._serve() if over_http else "http://google.sim"
-        self.carrier = None if over_http else Carrier(self.handle)
-        self.market = self._made(_key(KEY_ID), self.carrier)
-        self.offer = _offers()[0]
-
-    def handle(self, request: Request) -> Answer:
-        return self.sim.handle(request, self.now)
-
-    def _serve(self) -> str:
-        face = HttpFace(self.sim, clock=lambda: self.now, lock=threading.Lock())
-        server = make_server("127.0.0.1", 0, face, threaded=True, request_handler=Quiet)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._stack.callback(server.server_close)
-        self._stack.callback(server.shutdown)
-        return f"http://127.0.0.1:{server.port}"
-
-    def with_key(self, key_id: str) -> GcpCompute:
-        return self._made(_key(key_id), self.carrier)
-
-    def answering(self, say: Answers) -> GcpCompute:
-        """The adapter of a project where Google answers so."""
-        return self._made(_key(KEY_ID), Carrier(say))
-
-    def _made(self, key: str, carrier: Carrier | None) -> GcpCompute:
-        made = GcpCompute(key, base_url=self.url, carrier=carrier)
-        self._stack.callback(made.close)
-        return made
-
-    @property
-    def sent(self) -> list[Request]:
-        assert self.carrier
-        return self.carrier.sent
-
-    def rent(self, label: str = LABEL, offer: Offer | None = None, **more: Any) -> str:
-        return self.market.create(offer or self.offer, _launch(label, **more))
-
-    def running(self, label: str = LABEL, **more: Any) -> str:
-        id = self.rent(label, **more)
-        self.after(OPERATION_S)
-        assert self.status(id) == "running"
-        return id
-
-    def reserved(self) -> str:
-        """The IP of our one address."""
-        self.market.reserve(ADDRESS, REGION)
-        self.after(OPERATION_S)
-        ip = self.market.reserve(ADDRESS, REGION).ip
-        assert ip
-        return ip
-
-    def status(self, id: str) -> str | None:
-        one = self.market.get(id)
-        rows = {row.provider_id: row for row in self.market.list()}
-        assert rows.get(id) == one
-        return one.status if one else None
-
-    def newest(self, id: str) -> Operation:
-        return self.market.operations(id)[0]
-
-    def after(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-        self.sim.tick(self.now)
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def _offers() -> tuple[Offer, ...]:
-    place = place_of("Iowa, US")
-    assert place
-    return standby_offers(place, 30)
-
-
-def _launch(label: str = LABEL, **more: Any) -> Launch:
-    wanted: dict[str, Any] = {"image": "", "disk_gb": 30, "env": {"A": "it's b"}, "start_script": "echo up\n", **more}
-    return Launch(label=label, **wanted)
+pytestmark = pytest.mark.usefixtures("nobody_is_looked_up")
 
 
 @pytest.fixture(params=["near", "over http"])
@@ -251,7 +133,7 @@ def test_the_start_script_runs_with_its_environment_at_every_boot(alone: Rig, va
 
 
 def test_the_metadata_is_a_script_that_a_shell_runs(tmp_path: Any) -> None:
-    launch = _launch(env={"A": "it's\n'b'"}, start_script='printf "%s|%s" "$A" "$HOME"')
+    launch = launch_of(env={"A": "it's\n'b'"}, start_script='printf "%s|%s" "$A" "$HOME"')
     script = compute.metadata(launch)["startup-script"]
 
     said = subprocess.run(["sh", "-c", script], env={"HOME": "/h"}, capture_output=True, text=True, check=True).stdout
@@ -283,7 +165,7 @@ def test_a_spot_machine_is_asked_for_as_it_is_kept(alone: Rig) -> None:
 
 
 def test_on_demand_is_the_offers_word(alone: Rig) -> None:
-    dear = next(offer for offer in _offers() if "/standard/" in offer.offer_id)
+    dear = next(offer for offer in offers() if "/standard/" in offer.offer_id)
     id = alone.running(offer=dear)
     alone.sim.preempt(LABEL, alone.now)
 
@@ -357,7 +239,7 @@ def test_a_zone_without_room_is_told_by_the_operation_and_leaves_nothing(rig: Ri
 
 def test_another_zone_has_room(rig: Rig) -> None:
     rig.sim.stockout(ZONE, rig.now + timedelta(hours=1))
-    elsewhere = next(offer for offer in _offers() if offer.machine_id != ZONE)
+    elsewhere = next(offer for offer in offers() if offer.machine_id != ZONE)
 
     rig.running(offer=elsewhere)
 
@@ -405,7 +287,7 @@ def test_an_operation_that_google_no_longer_knows_is_none(rig: Rig) -> None:
     ],
 )
 def test_an_operation_that_fails_later_is_data(alone: Rig, code: str, kind: type[MarketError]) -> None:
-    alone.sim.fails_later["insert"] = (code, "no", 503)
+    alone.sim.book.fails_later["insert"] = (code, "no", 503)
     id = alone.rent()
     alone.after(OPERATION_S)
 
@@ -504,7 +386,7 @@ def test_a_destroyed_machine_leaves_the_list_and_destroying_it_again_succeeds(ri
 
 def test_a_delete_that_fails_later_leaves_a_machine_that_is_still_told(rig: Rig) -> None:
     id = rig.running()
-    rig.sim.fails_later["delete"] = ("INTERNAL_ERROR", "no", 500)
+    rig.sim.book.fails_later["delete"] = ("INTERNAL_ERROR", "no", 500)
     rig.market.destroy(id)
     rig.after(OPERATION_S)
 
@@ -555,7 +437,7 @@ def test_a_create_is_made_once_whatever_the_answer(alone: Rig) -> None:
         raise requests.ReadTimeout("lost")
 
     with pytest.raises(MarketUnknown):
-        alone.answering(lose_the_answer).create(alone.offer, _launch())
+        alone.answering(lose_the_answer).create(alone.offer, launch_of())
 
     assert [request.method for request in made] == ["POST"]
     assert [row.label for row in alone.market.list()] == [LABEL]
@@ -574,7 +456,7 @@ def test_a_repeated_create_would_make_no_second_machine(rig: Rig) -> None:
 
 def test_a_name_that_is_taken_names_the_machine_that_exists(alone: Rig) -> None:
     alone.rent()
-    alone.sim._request_ids.clear()  # so much later that Google has forgotten the request
+    alone.sim.book.request_ids.clear()  # so much later that Google has forgotten the request
 
     with pytest.raises(MarketRefused) as refused:
         alone.rent()
@@ -596,10 +478,10 @@ def test_an_error_that_hides_a_created_machine_is_no_information(rig: Rig) -> No
 
 def test_a_listing_of_thirty_machines_over_zones_and_pages_is_whole(rig: Rig) -> None:
     rig.sim.page_rows = 7
-    offers = _offers()
+    there = offers()
     labels = [f"dumont-abc123-i{n}-1-00000000" for n in range(30)]
     for n, label in enumerate(labels):
-        rig.rent(label, offers[n % len(offers)])
+        rig.rent(label, there[n % len(there)])
 
     listed = rig.market.list()
 
@@ -762,7 +644,7 @@ def test_two_who_reserve_at_once_share_the_address(alone: Rig) -> None:
     def somebody_was_first(request: Request) -> Answer:
         if request.method == "POST":
             alone.market.reserve(ADDRESS, REGION)
-            alone.sim._request_ids.clear()
+            alone.sim.book.request_ids.clear()
         return alone.handle(request)
 
     assert alone.answering(somebody_was_first).reserve(ADDRESS, REGION).ip is None
@@ -869,186 +751,3 @@ def test_a_journalled_project_goes_on_as_if_nothing_had_happened(alone: Rig) -> 
     assert again.to_json() == alone.sim.to_json()
     assert again.drain() == alone.sim.drain()
     assert again.billed(id, alone.now) == alone.sim.billed(id, alone.now)
-
-
-# --- refusals and answers that say nothing
-
-
-CALLS: dict[str, Callable[[Standbys], Any]] = {
-    "list": lambda market: market.list(),
-    "get": lambda market: market.get(f"{ZONE}/{LABEL}"),
-    "destroy": lambda market: market.destroy(f"{ZONE}/{LABEL}"),
-    "create": lambda market: market.create(_offers()[0], _launch()),
-    "start": lambda market: market.start(f"{ZONE}/{LABEL}"),
-    "operation": lambda market: market.operation(f"zones/{ZONE}/operations/operation-1"),
-    "operations": lambda market: market.operations(f"{ZONE}/{LABEL}"),
-    "reserve": lambda market: market.reserve(ADDRESS, REGION),
-    "release": lambda market: market.release(ADDRESS, REGION),
-    "addresses": lambda market: market.addresses(),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_wrong_key_is_named_by_every_call_and_tried_once(alone: Rig, call: str) -> None:
-    with pytest.raises(MarketKeyRefused):
-        CALLS[call](alone.with_key("another"))
-
-    assert len(alone.sent) == 1
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_every_call_has_its_time(alone: Rig, call: str) -> None:
-    alone.running()
-    alone.market.reserve(ADDRESS, REGION)
-    alone.after(OPERATION_S)
-    assert alone.carrier
-    alone.carrier.timeouts_s.clear()
-
-    if call == "create":
-        alone.rent("dumont-abc123-i1-9-00000000")
-    else:
-        CALLS[call](alone.market)
-
-    assert alone.carrier.timeouts_s == [compute.CALL_TIMEOUT_S]  # and each is one request
-
-
-def _say(status: int, body: bytes, kind: str = "application/json", **headers: str) -> Answers:
-    return lambda _: Answer(status, body, kind, headers)
-
-
-def _raise(error: Exception) -> Answers:
-    def say(_: Request) -> Answer:
-        raise error
-
-    return say
-
-
-def _refusal(status: int, reason: str, message: str = "no") -> Answers:
-    error = {"code": status, "message": message, "errors": [{"reason": reason, "message": message, "domain": "global"}]}
-    return lambda _: json_answer(status, {"error": error})
-
-
-NOTHING: dict[str, Answers] = {
-    "html": _say(200, b"<html>maintenance</html>", "text/html"),
-    "html 404": _say(404, b"<html>not found</html>", "text/html"),
-    "html 502": _say(502, b"<html>bad gateway</html>", "text/html"),
-    "html 403": _say(403, b"<html>a proxy says no</html>", "text/html"),
-    "empty": _say(200, b""),
-    "empty 404": _say(404, b""),
-    "null": _say(200, b"null"),
-    "a list": _say(200, b"[]"),
-    "an empty object": _say(200, b"{}"),
-    "something else": _say(200, b'{"success": false, "error": "oops"}'),
-    "truncated": _say(200, b'{"kind": "compute#instance", "name": "x'),
-    "wrong types": _say(200, b'{"kind": 7, "name": [], "items": 4, "status": {}}'),
-    "404 of a list": _say(404, b"[]"),
-    "404 of null": _say(404, b"null"),
-    "404 of another thing": _refusal(404, "notFound", "The resource 'projects/wrong' was not found"),
-    "500": _refusal(500, "backendError"),
-    "503": _refusal(503, "backendError"),
-    "redirect": _say(302, b"{}", location="http://google.sim/elsewhere"),
-    "timeout": _raise(requests.ReadTimeout("slow")),
-    "refused": _raise(requests.ConnectionError("no")),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("answer", NOTHING)
-def test_an_answer_without_information_is_never_absence_or_success(alone: Rig, answer: str, call: str) -> None:
-    definite = answer == "404 of another thing" and call in ("list", "create", "operations", "addresses")
-
-    with pytest.raises(MarketRefused if definite else MarketUnknown):
-        CALLS[call](alone.answering(NOTHING[answer]))
-
-
-REFUSALS: dict[str, tuple[Answers, type[MarketError]]] = {
-    "forbidden": (_refusal(403, "forbidden", "Required 'compute.instances.list' permission"), MarketKeyRefused),
-    "off": (_refusal(403, "accessNotConfigured", "Compute Engine API has not been used"), MarketKeyRefused),
-    "billing": (_refusal(403, "UREQ_PROJECT_BILLING_NOT_FOUND", "requires billing to be enabled"), NoCredit),
-    "quota": (_refusal(403, "quotaExceeded", "Quota 'CPUS' exceeded"), QuotaExceeded),
-    "too often": (_refusal(403, "rateLimitExceeded", "Rate Limit Exceeded"), Throttled),
-    "429": (_refusal(429, "rateLimitExceeded"), Throttled),
-    "429 html": (_say(429, b"<html>slow down</html>", "text/html"), Throttled),
-    "no room": (_refusal(503, "ZONE_RESOURCE_POOL_EXHAUSTED"), OfferGone),
-    "bad": (_refusal(400, "invalid"), MarketRefused),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_definite_refusal_has_its_own_error(alone: Rig, refusal: str, call: str) -> None:
-    say, kind = REFUSALS[refusal]
-
-    with pytest.raises(kind) as raised:
-        CALLS[call](alone.answering(say))
-
-    assert type(raised.value) is kind
-
-
-def test_how_long_to_wait_is_googles_word(alone: Rig) -> None:
-    with pytest.raises(Throttled) as raised:
-        alone.answering(_say(429, b"{}", **{"Retry-After": "17"})).list()
-
-    assert raised.value.retry_after_s == 17
-
-
-def test_googles_own_limit_is_met_as_throttled() -> None:
-    rig = Rig()
-    rig.sim._requests_per_minute = 3
-
-    with pytest.raises(Throttled):
-        for _ in range(4):
-            rig.market.list()
-    rig.close()
-
-
-# --- credentials
-
-
-@pytest.mark.parametrize("text", ["/no/such/file", "{}", "{", '{"type": "authorized_user"}', "[]", '{"type": 1}'])
-def test_a_key_that_is_none_stops_the_start(text: str) -> None:
-    with pytest.raises(SettingError, match="GCP_CREDENTIALS"):
-        GcpCompute(text, project="p")
-
-
-def test_nobody_is_for_a_simulation_on_this_machine_only() -> None:
-    GcpCompute(ANONYMOUS, project="p", base_url="http://127.0.0.1:1")
-    for url in (compute.ENDPOINT, "https://compute.example.com", "http://127.0.0.1.example.com"):
-        with pytest.raises(SettingError):
-            GcpCompute(ANONYMOUS, project="p", base_url=url)
-
-
-def test_nobody_is_enough_where_no_key_is_asked_for() -> None:
-    sim = ComputeSim(rng=random.Random(1))
-    carrier = Carrier(lambda request: sim.handle(request, START))
-    market = GcpCompute(ANONYMOUS, project=PROJECT, base_url="http://127.0.0.1:1", carrier=carrier)
-
-    assert market.list() == []
-    assert "Authorization" not in carrier.sent[0].headers
-    market.close()
-
-
-def test_a_key_may_be_a_file_and_names_its_project(tmp_path: Any, alone: Rig) -> None:
-    (tmp_path / "key.json").write_text(_key(KEY_ID))
-    market = GcpCompute(str(tmp_path / "key.json"), base_url=alone.url, carrier=alone.carrier)
-
-    assert market.list() == []
-    market.close()
-
-
-def test_a_project_that_nobody_names_stops_the_start() -> None:
-    with pytest.raises(SettingError, match="GCP_PROJECT"):
-        GcpCompute(ANONYMOUS, base_url="http://127.0.0.1:1")
-
-
-def test_a_broken_private_key_is_a_setting(alone: Rig) -> None:
-    broken = json.dumps(json.loads(_key(KEY_ID)) | {"private_key": "x"})
-
-    with pytest.raises(SettingError):
-        GcpCompute(broken, base_url=alone.url, carrier=alone.carrier).list()
-
-
-def test_a_standard_offer_is_priced_with_its_own_address() -> None:
-    spot, standard = (standby_offer(Terms(zone=ZONE, model=model)) for model in ("spot", "standard"))  # type: ignore[arg-type]
-
-    assert standard.gpu_usd_per_hour > spot.gpu_usd_per_hour

@@ -16,12 +16,12 @@ from common.domain.region import regions
 from common.domain.standby_price import ADDRESS_USD_PER_HOUR
 from infra.demo.bill import Bill
 from infra.demo.gcp.compute_api import Api, ComputeRefused, add_routes, demand_key, run_startup, terms_asked
-from infra.demo.gcp.compute_vm import Reserved, Vm, Work
+from infra.demo.gcp.compute_vm import Reserved, Vm
+from infra.demo.gcp.compute_work import Book, Failure, Work
 from infra.demo.gcp.sim import Refused
 from infra.demo.wire import Answer, Effect, Request, json_answer, json_body
 
 PREEMPTION_NOTICE = timedelta(seconds=30)
-OPERATION_S = 8.0
 MINUTE = timedelta(minutes=1)
 REQUESTS_PER_MINUTE = 1500
 NO_ROOM = (
@@ -51,21 +51,15 @@ class ComputeSim:
         self._vms: dict[str, Vm] = {}
         self._addresses: dict[str, Reserved] = {}
         """By `region/name`."""
-        self._work: dict[str, Work] = {}
-        self._request_ids: dict[str, str] = {}
-        """Request id -> name of the operation that it began."""
+        self.book = Book(project)
         self._accrued_at: datetime | None = None
-        self._numbers = 0
         self._requests: list[datetime] = []
         self._effects: list[Effect] = []
         self._api = Api()
         add_routes(self._api, self)
         self._stockouts: dict[str, datetime] = {}
-        self.operation_s = OPERATION_S
         self.quota_machines: int | None = None
         self.quota_addresses: int | None = None
-        self.fails_later: dict[str, tuple[str, str, int]] = {}
-        """Kind of operation -> what the next one of it ends with."""
         self.creates_answer_500 = False
         """The machine is created, and the answer is a 500."""
         self.deletes_fail = 0
@@ -98,7 +92,7 @@ class ComputeSim:
     # --- machines
 
     def insert(self, zone: str, body: dict[str, Any], request_id: str | None, now: datetime) -> dict[str, Any]:
-        if known := self._known(request_id):
+        if known := self.book.known(request_id):
             return known
         terms, disk_gb, name = terms_asked(zone, body)
         id = f"{zone}/{name}"
@@ -110,7 +104,7 @@ class ComputeSim:
         ip, error = self._address_asked(terms.region, body)
         before = self._vms.get(id)
         self._vms[id] = Vm(
-            number=self._number(),
+            number=self.book.number(),
             name=name,
             zone=zone,
             resource=body,
@@ -122,7 +116,7 @@ class ComputeSim:
             price_factor=self.price_factor,
             bill=before.bill if before else Bill(),
         )
-        work = self._begin(f"zones/{zone}", "insert", f"instances/{name}", now, error=error, request_id=request_id)
+        work = self.book.begin(f"zones/{zone}", "insert", f"instances/{name}", now, error=error, request_id=request_id)
         if self.creates_answer_500:
             raise ComputeRefused(500, "backendError", "Internal error. Please try again or contact Google Support.")
         return work
@@ -133,7 +127,7 @@ class ComputeSim:
             vm.become("PROVISIONING", now)
         elif vm.status != "RUNNING":
             raise self._not_ready(id)
-        return self._begin(f"zones/{vm.zone}", "start", f"instances/{vm.name}", now)
+        return self.book.begin(f"zones/{vm.zone}", "start", f"instances/{vm.name}", now)
 
     def stop(self, id: str, now: datetime) -> dict[str, Any]:
         vm = self.vm(id)
@@ -141,7 +135,7 @@ class ComputeSim:
             vm.become("STOPPING", now)
         elif vm.status != "TERMINATED":
             raise self._not_ready(id)
-        return self._begin(f"zones/{vm.zone}", "stop", f"instances/{vm.name}", now)
+        return self.book.begin(f"zones/{vm.zone}", "stop", f"instances/{vm.name}", now)
 
     def delete(self, id: str, now: datetime) -> dict[str, Any]:
         vm = self.vm(id)
@@ -150,7 +144,7 @@ class ComputeSim:
             raise ComputeRefused(500, "backendError", "Internal error. Please try again or contact Google Support.")
         if vm.status != "TERMINATED":
             vm.become("STOPPING", now)
-        return self._begin(f"zones/{vm.zone}", "delete", f"instances/{vm.name}", now)
+        return self.book.begin(f"zones/{vm.zone}", "delete", f"instances/{vm.name}", now)
 
     def vm(self, id: str) -> Vm:
         vm = self._vms.get(id)
@@ -168,7 +162,7 @@ class ComputeSim:
     def _not_ready(self, id: str) -> ComputeRefused:
         return ComputeRefused(400, "resourceNotReady", f"The resource '{self._path(id)}' is not ready")
 
-    def _address_asked(self, region: str, body: dict[str, Any]) -> tuple[str, tuple[str, str, int] | None]:
+    def _address_asked(self, region: str, body: dict[str, Any]) -> tuple[str, Failure | None]:
         """The machine's IP, and the error with which its operation ends because another machine has it."""
         access = ((body.get("networkInterfaces") or [{}])[0].get("accessConfigs") or [{}])[0]
         ip = access.get("natIP")
@@ -184,7 +178,7 @@ class ComputeSim:
     # --- addresses
 
     def reserve(self, region: str, name: str, request_id: str | None, now: datetime) -> dict[str, Any]:
-        if known := self._known(request_id):
+        if known := self.book.known(request_id):
             return known
         if region not in regions():
             raise ComputeRefused(400, "invalid", f"Invalid value for field 'region': '{region}'. Unknown region.")
@@ -197,15 +191,15 @@ class ComputeSim:
             sentence = f"Quota 'STATIC_ADDRESSES' exceeded.  Limit: {self.quota_addresses}.0 in region {region}."
             raise ComputeRefused(403, "quotaExceeded", sentence)
         bill = before.bill if (before := self._addresses.get(id)) else Bill()
-        self._addresses[id] = Reserved(self._number(), name, region, self._draw_ip(66), now, bill=bill)
-        return self._begin(f"regions/{region}", "insert", f"addresses/{name}", now, request_id=request_id)
+        self._addresses[id] = Reserved(self.book.number(), name, region, self._draw_ip(66), now, bill=bill)
+        return self.book.begin(f"regions/{region}", "insert", f"addresses/{name}", now, request_id=request_id)
 
     def release(self, region: str, name: str, now: datetime) -> dict[str, Any]:
         address = self.address(region, name)
         if holder := self._holder(address):
             sentence = f"The address resource '{name}' is already being used by '{self._path(holder.id)}'"
             raise ComputeRefused(400, "resourceInUseByAnotherResource", sentence)
-        return self._begin(f"regions/{region}", "delete", f"addresses/{address.name}", now)
+        return self.book.begin(f"regions/{region}", "delete", f"addresses/{address.name}", now)
 
     def address(self, region: str, name: str) -> Reserved:
         address = self._addresses.get(f"{region}/{name}")
@@ -226,37 +220,6 @@ class ComputeSim:
     def _reserved_by(self, vm: Vm) -> bool:
         return any(address.listed and address.ip == vm.ip for address in self._addresses.values())
 
-    # --- operations
-
-    def work(self) -> list[Work]:
-        return list(self._work.values())
-
-    def _known(self, request_id: str | None) -> dict[str, Any] | None:
-        name = self._request_ids.get(request_id or "")
-        return self._work[name].shown(self.project) if name else None
-
-    def _begin(
-        self,
-        scope: str,
-        kind: str,
-        target: str,
-        now: datetime,
-        *,
-        error: tuple[str, str, int] | None = None,
-        request_id: str | None = None,
-    ) -> dict[str, Any]:
-        name = f"operation-{now:%Y%m%d%H%M%S}-{self._number()}"
-        error = error or self.fails_later.pop(kind, None)
-        work = Work(name, scope, kind, target, now, now + timedelta(seconds=self.operation_s), error=error)
-        self._work[name] = work
-        if request_id:
-            self._request_ids[request_id] = name
-        return work.shown(self.project)
-
-    def _number(self) -> int:
-        self._numbers += 1
-        return 4_000_000_000_000 + self._numbers
-
     def _draw_ip(self, net: int) -> str:
         """A loopback address of its own, so that what stands in the machine can be reached on this computer."""
         taken = {thing.ip for thing in self._things()}
@@ -269,12 +232,9 @@ class ComputeSim:
     def tick(self, now: datetime) -> None:
         """Bill what has passed, then end what is due."""
         self._accrue(now)
-        for work in list(self._work.values()):
-            if not work.is_done and now >= work.until:
-                work.is_done = True
-                self._finish(work, now)
+        self.book.end_due(now, self._finish)
         for vm in self.contracts():
-            if vm.status == "PROVISIONING" and (now - vm.since).total_seconds() >= self.operation_s * 0.3:
+            if vm.status == "PROVISIONING" and (now - vm.since).total_seconds() >= self.book.operation_s * 0.3:
                 vm.status = "STAGING"
             if vm.status_message == "preempted" and vm.status == "STOPPING" and now - vm.since >= PREEMPTION_NOTICE:
                 self._halt(vm, now)
@@ -374,9 +334,7 @@ class ComputeSim:
         if not vm.is_spot or vm.status != "RUNNING":
             return
         vm.become("STOPPING", now, "preempted")
-        scope, target = f"zones/{vm.zone}", f"instances/{vm.name}"
-        name = f"systemevent-{now:%Y%m%d%H%M%S}-{self._number()}"
-        self._work[name] = Work(name, scope, "compute.instances.preempted", target, now, now, is_done=True)
+        self.book.note_preemption(f"zones/{vm.zone}", f"instances/{vm.name}", now)
 
     def stockout(self, zone: str, until: datetime) -> None:
         """Until then no machine begins in the zone: the call is answered with success, its operation fails."""
@@ -388,7 +346,7 @@ class ComputeSim:
 
     def slow(self, seconds: float) -> None:
         """So long takes every operation that begins from now on."""
-        self.operation_s = seconds
+        self.book.operation_s = seconds
 
     def shut_down(self, id: str, now: datetime) -> None:
         """The machine switches itself off from within."""
@@ -419,29 +377,23 @@ class ComputeSim:
             "project": self.project,
             "key_id": self._key_id,
             "requests_per_minute": self._requests_per_minute,
-            "numbers": self._numbers,
             "accrued_at": self._accrued_at and self._accrued_at.isoformat(),
-            "operation_s": self.operation_s,
             "quotas": [self.quota_machines, self.quota_addresses],
             "stockouts": {zone: until.isoformat() for zone, until in self._stockouts.items()},
-            "request_ids": self._request_ids,
             "machines": [vm.to_json() for vm in self._vms.values()],
             "addresses": [address.to_json() for address in self._addresses.values()],
-            "work": [work.to_json() for work in self._work.values()],
+            "book": self.book.to_json(),
         }
 
     @classmethod
     def from_json(cls, plain: dict[str, Any], *, rng: random.Random) -> Self:
         given = {name: plain[name] for name in ("project", "key_id", "requests_per_minute")}
         sim = cls(rng=rng, **given)
-        sim._numbers = plain["numbers"]
+        sim.book = Book.from_json(plain["book"], sim.project)
         sim._accrued_at = plain["accrued_at"] and datetime.fromisoformat(plain["accrued_at"])
-        sim.operation_s = plain["operation_s"]
         sim.quota_machines, sim.quota_addresses = plain["quotas"]
         sim._stockouts = {zone: datetime.fromisoformat(until) for zone, until in plain["stockouts"].items()}
-        sim._request_ids = dict(plain["request_ids"])
         vms, addresses = map(Vm.from_json, plain["machines"]), map(Reserved.from_json, plain["addresses"])
         sim._vms = {vm.id: vm for vm in vms}
         sim._addresses = {f"{address.region}/{address.name}": address for address in addresses}
-        sim._work = {work["name"]: Work.from_json(work) for work in plain["work"]}
         return sim

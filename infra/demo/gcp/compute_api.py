@@ -148,12 +148,12 @@ def _addresses(sim: ComputeSim, region: str | None = None) -> list[dict[str, Any
 
 
 def _work(sim: ComputeSim, scope: str, ask: Ask) -> list[dict[str, Any]]:
-    return [work.shown(sim.project) for work in sim.work() if work.scope == f"{scope}/{ask.names['place']}"]
+    return [work.shown(sim.project) for work in sim.book if work.scope == f"{scope}/{ask.names['place']}"]
 
 
 def _one(sim: ComputeSim, scope: str, ask: Ask) -> dict[str, Any]:
     path = f"{scope}/{ask.names['place']}/operations/{ask.names['name']}"
-    for work in sim.work():
+    for work in sim.book:
         if f"{work.scope}/operations/{work.name}" == path:
             return work.shown(sim.project)
     raise ComputeRefused(404, "notFound", f"The resource 'projects/{sim.project}/{path}' was not found")

@@ -1,4 +1,4 @@
-"""What the simulated Compute Engine holds: machines, addresses, operations; their states and their bills by second."""
+"""What the simulated Compute Engine holds: machines and addresses, their states and their bills by second."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from common.domain.standby_price import (
     machine_usd_per_hour,
 )
 from infra.demo.bill import Bill
+from infra.demo.gcp.compute_work import URL, moment
 
-URL = "https://www.googleapis.com/compute/v1"
 BILLED_MIN = timedelta(seconds=60)
 """Of every run of a machine."""
 UP = ("RUNNING", "STOPPING")
 """A machine bills until it has stopped."""
-
-
-def moment(at: datetime) -> str:
-    """As Google writes it."""
-    return at.isoformat(timespec="milliseconds")
 
 
 @dataclass
@@ -193,54 +188,7 @@ class Reserved:
         return cls(**{**_with_times(plain), "bill": Bill.from_json(plain["bill"])})
 
 
-@dataclass
-class Work:
-    """One operation. `error` = (code, message, HTTP status) that it ends, or ended, with."""
-
-    name: str
-    scope: str
-    """`zones/<zone>` or `regions/<region>`."""
-    kind: str
-    target: str
-    """Path of the resource below the scope: `instances/<name>`."""
-    begun_at: datetime
-    until: datetime
-    is_done: bool = False
-    error: tuple[str, str, int] | None = None
-
-    def shown(self, project: str) -> dict[str, Any]:
-        scope = f"{URL}/projects/{project}/{self.scope}"
-        kind, _, _ = self.scope.partition("/")
-        code, message, status = self.error or ("", "", 0)
-        failed = {
-            "error": {"errors": [{"code": code, "message": message}]},
-            "httpErrorStatusCode": status,
-            "httpErrorMessage": "SERVICE UNAVAILABLE" if status == 503 else "BAD REQUEST",
-        }
-        return {
-            "kind": "compute#operation",
-            "id": self.name.rpartition("-")[2],
-            "name": self.name,
-            kind.removesuffix("s"): scope,
-            "operationType": self.kind,
-            "targetLink": f"{scope}/{self.target}",
-            "status": "DONE" if self.is_done else "RUNNING",
-            "progress": 100 if self.is_done else 0,
-            "insertTime": moment(self.begun_at),
-            "selfLink": f"{scope}/operations/{self.name}",
-            **(failed if self.is_done and self.error else {}),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return _with_times_as_text(asdict(self))
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Self:
-        error = tuple(plain["error"]) if plain["error"] else None
-        return cls(**{**_with_times(plain), "error": error})
-
-
-TIMES = ("created_at", "since", "started_at", "ended_at", "begun_at", "until")
+TIMES = ("created_at", "since", "started_at", "ended_at")
 
 
 def _with_times_as_text(plain: dict[str, Any]) -> dict[str, Any]:
