@@ -56,6 +56,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
         store=store,
         markets=Markets(settings, store),
         objects=objects_of(settings),
+        standbys=standbys_of(settings),
         storage_access=access_of(settings),
         clock=now,
         ids=random_id,
