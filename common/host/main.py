@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
-from common.host import access, attest, repository
+from common.host import access, attest, repository, tunnel
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.life import Life
 from common.host.ports import ports_of
@@ -157,7 +157,8 @@ def _programs(env: Mapping[str, str], home: Path) -> Programs:
 
         return standby.programs_of(standby.setting_of(env))
     ports, label = ports_of(env), env["DUMONT_LABEL"]
-    return GpuPrograms(home, label, ports, time.monotonic)
+    keys = env.get("DUMONT_AUTHORIZED_KEYS", tunnel.USER_KEYS)
+    return GpuPrograms(home, label, ports, time.monotonic, keys=keys)
 
 
 def steady_clock() -> Callable[[], datetime]:

@@ -113,6 +113,7 @@ class GpuPrograms:
     ports: Ports
     clock: Callable[[], float]
     sender: list[str] = field(default_factory=list)
+    keys: str = tunnel.USER_KEYS
     _kept: Kept | None = field(default=None, init=False)
     _sshd_due_s: float = field(default=0.0, init=False)
 
@@ -149,7 +150,8 @@ class GpuPrograms:
         if self._sshd_pid() is not None:
             return
         config = self.home / "sshd_config"
-        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=self.ports.ssh.gpu_port, home=self.home))
+        port, keys = self.ports.ssh.gpu_port, self.keys
+        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=port, home=self.home, keys=keys))
         try:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
             words = [tunnel.program("sshd"), "-f", str(config), "-E", str(self.home / "sshd.log")]

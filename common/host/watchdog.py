@@ -26,8 +26,7 @@ from common.domain.watch import PROBE_TIMEOUT_S, Answer, Beat, Lease, Side, Verd
 from common.host import beats, notice, pair
 from common.host.epoch import FILE as ROLE_FILE
 from common.host.epoch import Epoch
-from common.host.haproxy import RUNTIME, Door, Unavailable
-from common.host.ports import Ports
+from common.host.haproxy import Door, Unavailable
 from common.host.tunnel import address_of
 
 DOOR_LOOK_S = 0.5
@@ -336,14 +335,3 @@ def poster(home: Path, url: str, label: str) -> Callable[[Claim], Awaitable[bool
             return False
 
     return lambda claim: asyncio.to_thread(post, claim)
-
-
-async def serve(
-    home: Path, label: str, *, url: str, ports: Ports, fixed_lease_s: float | None = None, host: str = "0.0.0.0"
-) -> None:
-    """Watchdog and `/status`, for ever."""
-    post, door = poster(home, url, label), Door(home / RUNTIME, ports.services)
-    status = await notice.serve(home, ports.status)
-    watchdog = Watchdog(home, label, door, post, ports.beats, host, ports.ssh.inner_port, fixed_lease_s)
-    async with status:
-        await watchdog.run()
