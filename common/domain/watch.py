@@ -29,7 +29,7 @@ it, silence means nothing for so long."""
 PROBE_AFTER_S = (0.0, 0.03, 0.1, 0.35)
 """After the tether broke. One probe is not enough: 9 of 20 killed machines still had an open port in the first."""
 PROBE_TIMEOUT_S = 0.4
-SILENT_BEFORE_REFUSED_S = 1.2 * BEAT_EVERY_S
+SILENT_BEFORE_REFUSED_S = 1.1 * BEAT_EVERY_S
 """A tunnel that breaks by itself refuses too, but then the beats go on."""
 PROBES_AT_SILENCE = 0.5
 """Of the lease: then it is asked whether only the beats are missing."""

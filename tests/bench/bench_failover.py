@@ -1,4 +1,4 @@
-"""How fast the user's connection is answered by the standby when the GPU dies, in each of four ways; and how often wrongly.
+"""How fast the user's connection is answered by the standby when the GPU dies in each of four ways; how often wrongly.
 
 Run: make bench-failover (QUICK=1: few trials). Needs root and /dev/net/tun; three network namespaces hold the user, the
 GPU host and the standby with the product's own programs: HAProxy, sshd, tunnel, watchdog, heartbeat. The line between
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import NotFound
 from common.host import tunnel
 from common.host.epoch import Epoch
 from common.host.ports import Ports
@@ -169,7 +170,7 @@ class Bench:
             os.kill(init, signal.SIGTERM)
 
     def trial(self, mode: str) -> tuple[float, float]:
-        """Seconds from the death to the first new connection that the standby answered, and to a login with the file."""
+        """Seconds from the death to the first new connection that the standby answered; to a login with the file."""
         text = self.save()
         hurt_s = time.monotonic()
         self.hurt(mode)
@@ -297,7 +298,7 @@ def main() -> int:
 def _no_ip() -> str | None:
     try:
         tunnel.program("ip")
-    except LookupError:
+    except NotFound:
         return "ip is not installed"
     return None
 
