@@ -108,6 +108,7 @@ async def serve(setting: Setting) -> None:
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, is_over.set)
+    os.environ["DUMONT_KIND"] = "standby"  # its agent is told by the environment that it inherits
     children, key, shown = Children(setting.home, loop.time), setting.home / tunnel.USER_HOST_KEY, None
     while not is_over.is_set():
         stamp = key.stat().st_mtime_ns if key.exists() else None
