@@ -13,7 +13,7 @@ KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
 REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot torture-snapshot fuzz pins clean
+.PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot bench-failover torture-snapshot fuzz pins clean
 
 setup: $(VENV)/.ready
 
@@ -86,6 +86,9 @@ fuzz: setup  ## hostile bytes against every parser of a snapshot: MINUTES=n; Ath
 
 bench-cost: setup  ## what a host and an idle deployment cost a month
 	@$(BIN)/python -m tests.bench.bench_cost
+
+bench-failover: setup  ## the GPU dies, the user goes on: how fast, how often wrongly; QUICK=1 for few trials
+	@$(BIN)/python -m tests.bench.bench_failover
 
 pins: setup  ## resolve infra/requirements anew from pyproject.toml
 	@bash infra/requirements/pin.sh

@@ -44,7 +44,7 @@ from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
 from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
-from tests.gcp_carrier import Carrier
+from tests.gcp_rig import Carrier
 from tests.pair_link import Link
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

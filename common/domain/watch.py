@@ -26,10 +26,10 @@ GAPS_PART_S = 60.0
 FIRST_BEAT_S = 180.0
 """The GPU may hear of an epoch later than its standby does, three settled reports at worst; until its first beat of
 it, silence means nothing for so long."""
-PROBE_AFTER_S = (0.0, 0.05, 0.15, 0.35)
+PROBE_AFTER_S = (0.0, 0.03, 0.1, 0.35)
 """After the tether broke. One probe is not enough: 9 of 20 killed machines still had an open port in the first."""
 PROBE_TIMEOUT_S = 0.4
-SILENT_BEFORE_REFUSED_S = 1.5 * BEAT_EVERY_S
+SILENT_BEFORE_REFUSED_S = 1.1 * BEAT_EVERY_S
 """A tunnel that breaks by itself refuses too, but then the beats go on."""
 PROBES_AT_SILENCE = 0.5
 """Of the lease: then it is asked whether only the beats are missing."""
@@ -145,6 +145,8 @@ class Watch:
     _seq: int = field(default=-1, init=False)
     _is_stopping: bool = field(default=False, init=False)
     _is_refused: bool = field(default=False, init=False)
+    _broke_s: float | None = field(default=None, init=False)
+    """When the tether broke last: only then is a refusal news. A tunnel that is dialled anew refuses for a while."""
     _probes_s: list[float] = field(default_factory=list, init=False)
     """When the next confirming probes are due."""
     _asked_s: float = field(default=0.0, init=False)
@@ -174,7 +176,7 @@ class Watch:
     def tether_broke(self, now_s: float) -> None:
         """The GPU's end of it was closed or reset."""
         if self.is_armed:
-            self._probes_s = [now_s + after_s for after_s in PROBE_AFTER_S]
+            self._broke_s, self._probes_s = now_s, [now_s + after_s for after_s in PROBE_AFTER_S]
 
     def probe_due(self, now_s: float) -> bool:
         """Is the GPU to be asked now? True is said once for each probe."""
@@ -193,9 +195,9 @@ class Watch:
         if asked_s < self._alive_s:
             return
         if answer is Answer.ANSWERED:
-            self._alive_s, self._is_refused, self._probes_s = now_s, False, []
-        elif answer is Answer.REFUSED:
-            self._is_refused = True
+            self._alive_s, self._is_refused = now_s, False  # a machine that is being killed may still answer the first
+        elif answer is Answer.REFUSED and self._broke_s is not None:
+            self._is_refused = self._broke_s <= asked_s <= self._broke_s + PROBE_AFTER_S[-1] + BEAT_EVERY_S
 
     def look(self, now_s: float) -> Verdict | None:
         """The GPU is dead, or nothing can be said against it."""

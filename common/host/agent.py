@@ -31,7 +31,7 @@ from common.domain.life import UNKNOWN
 from common.domain.version import Version
 from common.host import pair
 from common.host.epoch import Epoch
-from common.host.hearing import claim_of, hear
+from common.host.hearing import claim_of, hear, is_guest
 from common.host.memory import Place, Remembered, remembered
 from common.host.programs import Alone, Programs
 from common.host.samples import Looks, summary
@@ -140,7 +140,7 @@ class Agent:
             self.phase = HostPhase.FROZEN
             return
         self.writers.thaw()
-        if self.memory.started_epoch:
+        if self.memory.started_epoch and not is_guest(self.epoch):
             self.phase = HostPhase.SERVING
 
     def step(self, now: datetime) -> bool:
@@ -300,6 +300,8 @@ class Agent:
                 self._freeze(reply.fz)
             case Wanted.SERVE if self.memory.frozen:
                 self._thaw()
+            case Wanted.WAIT if is_guest(self.epoch) and self.phase in (HostPhase.FROZEN, HostPhase.SERVING):
+                self._thaw()
         for order in reply.orders:
             self._carry_out(order, reply, now)
 
@@ -377,7 +379,7 @@ class Agent:
             self._keep(last=ended, started_epoch=work.epoch, seq=seq, **traffic)
             if order.args.get("manifest_key") and pair.read(self.home):
                 self.epoch.restored(Version(epoch=int(order.args.get("epoch") or work.epoch), seq=seq))
-            self.phase = HostPhase.SERVING
+            self.phase = self._phase_at_work()
         else:
             self._keep(last=ended, **traffic)
         return ended
@@ -399,7 +401,12 @@ class Agent:
         self.writers.thaw()
         self.samples = []  # who was held still was not idle
         self._keep(frozen=False, fz=None, vetoes=())
-        self.phase = HostPhase.SERVING if self.memory.started_epoch else HostPhase.READY
+        self.phase = self._phase_at_work()
+
+    def _phase_at_work(self) -> HostPhase:
+        """A mirror or a candidate owns nothing, whatever it has restored or has been before."""
+        has_started = self.memory.started_epoch and not is_guest(self.epoch)
+        return HostPhase.SERVING if has_started else HostPhase.READY
 
     def _stop(self) -> None:
         if self.work:

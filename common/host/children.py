@@ -106,6 +106,9 @@ class Children:
     def pids(self) -> frozenset[int]:
         return frozenset(running.pid for running in self._running.values())
 
+    def pid(self, name: str) -> int | None:
+        return self._running[name].pid if name in self._running else None
+
     def signal(self, name: str, what: signal.Signals) -> None:
         if name in self._running:
             _signal(self._running[name], what)

@@ -55,3 +55,9 @@ def claim_of(epoch: Epoch) -> ClaimReport | None:
     if claim is None:
         return None
     return ClaimReport(epoch=claim.epoch, version_epoch=claim.version.epoch, version_seq=claim.version.seq)
+
+
+def is_guest(epoch: Epoch) -> bool:
+    """A machine of a pair that is not the writer."""
+    role = epoch.read()
+    return role.view.rev > 0 and not role.is_writer

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
-from common.host import access, attest, repository
+from common.host import access, attest, repository, tunnel
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.life import Life
 from common.host.ports import ports_of
-from common.host.programs import GpuPrograms, Programs
+from common.host.programs import GpuPrograms, Programs, StandbyUsers
 from common.host.samples import Looks
 from common.host.work import run_task
-from common.host.writers import Processes
+from common.host.writers import Processes, Users
 
 if TYPE_CHECKING:
     import httpx
@@ -119,15 +119,17 @@ def serve() -> None:
     workspace = Path(env.get("DUMONT_WORKSPACE", "/workspace"))
     control = HttpControl(env["DUMONT_URL"])
     programs = _programs(env, home)
-    processes = Processes(init=int(env.get("DUMONT_INIT_PID", "1")), spared=programs.pids)
+    users: Users = Processes(init=int(env.get("DUMONT_INIT_PID", "1")), spared=programs.pids)
+    if env.get("DUMONT_KIND") == "standby":
+        users = StandbyUsers(home)
     agent = Agent(
         label=env["DUMONT_LABEL"],
         home=home,
         workspace=workspace,
         control=control,
-        writers=processes,
+        writers=users,
         looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
-        life=Life(processes.users, home),
+        life=Life(users.users, home),
         stop_machine=stop_machine,
         programs=programs,
         authorize=partial(access.authorize, Path.home()),
@@ -157,7 +159,8 @@ def _programs(env: Mapping[str, str], home: Path) -> Programs:
 
         return standby.programs_of(standby.setting_of(env))
     ports, label = ports_of(env), env["DUMONT_LABEL"]
-    return GpuPrograms(home, label, ports, time.monotonic)
+    keys = env.get("DUMONT_AUTHORIZED_KEYS", tunnel.USER_KEYS)
+    return GpuPrograms(home, label, ports, time.monotonic, keys=keys)
 
 
 def steady_clock() -> Callable[[], datetime]:

@@ -51,7 +51,8 @@ def ports_of(env: Mapping[str, str]) -> Ports:
     try:
         said = json.loads(env.get(SETTING) or "{}")
         moved: dict[str, Any] = {
-            name: Service(name, **value) if isinstance(value, dict) else int(value) for name, value in said.items()
+            name: Service(**{"name": name, **value}) if isinstance(value, dict) else int(value)
+            for name, value in said.items()
         }
         return replace(Ports(), **moved)
     except (TypeError, AttributeError) as error:

@@ -6,11 +6,12 @@ standby they run under `host.standby`; its agent writes down whom they let in.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +23,14 @@ from common.host.children import Children, started
 from common.host.epoch import Epoch
 from common.host.pair import Kept
 from common.host.ports import Ports
+from common.host.writers import Processes
 
 STANDING_FILE = "livesync.json"
 """How this machine's end of the live sync stands: a `Sync`, written by it."""
+WROTE_HERE = "wrote.here"
+"""This standby has been the writer, and its users' processes have not been ended since."""
+NOBODY = -1
+"""No process has this number."""
 SSHD_S = 10
 SSHD_AGAIN_S = 5.0
 
@@ -113,6 +119,7 @@ class GpuPrograms:
     ports: Ports
     clock: Callable[[], float]
     sender: list[str] = field(default_factory=list)
+    keys: str = tunnel.USER_KEYS
     _kept: Kept | None = field(default=None, init=False)
     _sshd_due_s: float = field(default=0.0, init=False)
 
@@ -149,7 +156,8 @@ class GpuPrograms:
         if self._sshd_pid() is not None:
             return
         config = self.home / "sshd_config"
-        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=self.ports.ssh.gpu_port, home=self.home))
+        port, keys = self.ports.ssh.gpu_port, self.keys
+        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=port, home=self.home, keys=keys))
         try:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
             words = [tunnel.program("sshd"), "-f", str(config), "-E", str(self.home / "sshd.log")]
@@ -198,6 +206,25 @@ class GpuPrograms:
         self._children.want({})
 
 
+@dataclass(frozen=True)
+class StandbyUsers:
+    """The user's processes on a standby: what lives below `dumont-host users`, which may have been started anew."""
+
+    home: Path
+
+    def users(self) -> Iterator[int]:
+        return self._below().users()
+
+    def freeze(self) -> None:
+        self._below().freeze()
+
+    def thaw(self) -> None:
+        self._below().thaw()
+
+    def _below(self) -> Processes:
+        return Processes(init=Children(self.home, lambda: 0.0).pid("users") or NOBODY)
+
+
 @dataclass
 class StandbyPrograms:
     """Of a standby: its programs run beside its agent, and read what it writes down."""
@@ -209,9 +236,21 @@ class StandbyPrograms:
     user: str = tunnel.USER
 
     def follow(self, kept: Kept) -> None:
+        self._let_users_go(is_writer=kept.writer == self.label)
         tunnel.write_keys(self.home, tunnel.authorized_keys(kept.tunnel_keys, self.ports))
         if kept.ssh_host_key:
             tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key)
+
+    def _let_users_go(self, *, is_writer: bool) -> None:
+        """Whose role goes back to a GPU has users no more: what still ran would change the mirror under its feet."""
+        mark = self.home / WROTE_HERE
+        if is_writer:
+            mark.touch()
+        elif mark.exists():
+            for pid in StandbyUsers(self.home).users():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            mark.unlink()
 
     def tend(self) -> None:
         """`host.standby` does."""

@@ -3,8 +3,9 @@
     dumont-host standby
 
 Its environment: DUMONT_HOME, DUMONT_LABEL, DUMONT_URL and DUMONT_WORKSPACE as on a GPU host; DUMONT_ADDRESS (where the
-world reaches this machine), DUMONT_PORTS (`host.ports`), DUMONT_TUNNEL_USER, DUMONT_LEASE_S (fixes the lease, for
-measurements), DUMONT_LISTEN (the address to listen on; empty = all).
+world reaches this machine), DUMONT_PORTS (`host.ports`), DUMONT_TUNNEL_USER, DUMONT_AUTHORIZED_KEYS (of the user, as in
+sshd_config), DUMONT_LISTEN (the address to listen on; empty = all). For tests and measurements: DUMONT_LEASE_S fixes
+the lease, DUMONT_PROGRAMS names those that are to run, DUMONT_TERMINALS is where terminals are.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import NotFound
-from common.host import haproxy, tunnel, watchdog
+from common.host import haproxy, notice, tunnel
 from common.host.children import Children
 from common.host.ports import Ports, ports_of
 from common.host.programs import StandbyPrograms, host_program
+from common.host.watchdog import Watchdog, poster
 
 LOOK_EVERY_S = 0.1
 PR_SET_CHILD_SUBREAPER = 36
@@ -43,6 +45,10 @@ class Setting:
     tunnel_user: str = tunnel.USER
     fixed_lease_s: float | None = None
     listen: str = ""
+    keys: str = tunnel.USER_KEYS
+    only: tuple[str, ...] = ()
+    """Names of programs that run; empty = all."""
+    terminals: Path = notice.TERMINALS
 
 
 def setting_of(env: Mapping[str, str]) -> Setting:
@@ -57,6 +63,9 @@ def setting_of(env: Mapping[str, str]) -> Setting:
         tunnel_user=env.get("DUMONT_TUNNEL_USER", tunnel.USER),
         fixed_lease_s=float(env["DUMONT_LEASE_S"]) if env.get("DUMONT_LEASE_S") else None,
         listen=env.get("DUMONT_LISTEN", ""),
+        keys=env.get("DUMONT_AUTHORIZED_KEYS", tunnel.USER_KEYS),
+        only=tuple(filter(None, env.get("DUMONT_PROGRAMS", "").split(","))),
+        terminals=Path(env.get("DUMONT_TERMINALS", notice.TERMINALS)),
     )
 
 
@@ -77,7 +86,7 @@ def prepare(setting: Setting) -> dict[str, list[str]]:
         tunnel.write_keys(home, "")
     door, inner, outer = home / "haproxy.cfg", home / "sshd_config", home / "tunnel.sshd_config"
     door.write_text(haproxy.config(runtime=home / haproxy.RUNTIME, services=ports.services, host=setting.listen))
-    inner.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=ports.ssh.inner_port, home=home))
+    inner.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=ports.ssh.inner_port, home=home, keys=setting.keys))
     listen = setting.listen or "0.0.0.0"
     outer.write_text(tunnel.tunnel_sshd_config(home=home, port=ports.tunnel, user=setting.tunnel_user, host=listen))
     sshd = [tunnel.program("sshd"), "-D", "-e", "-f"]
@@ -91,14 +100,15 @@ def prepare(setting: Setting) -> dict[str, list[str]]:
     }
 
 
-async def serve(setting: Setting, only: Sequence[str] = ()) -> None:
-    """Until SIGTERM. `only` = names of programs, for tests; empty = all. The user's sshd waits for the pair's key."""
-    words = prepare(setting)
+async def serve(setting: Setting) -> None:
+    """Until SIGTERM. The user's sshd waits for the pair's host key, and is started anew with another one."""
+    words, only = prepare(setting), setting.only
     wanted = {name: line for name, line in words.items() if not only or name in only}
     is_over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, is_over.set)
+    os.environ["DUMONT_KIND"] = "standby"  # its agent is told by the environment that it inherits
     children, key, shown = Children(setting.home, loop.time), setting.home / tunnel.USER_HOST_KEY, None
     while not is_over.is_set():
         stamp = key.stat().st_mtime_ns if key.exists() else None
@@ -134,10 +144,23 @@ def hold_users(words: Sequence[str]) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def run_watchdog(setting: Setting) -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    url, ports, lease_s, host = setting.url, setting.ports, setting.fixed_lease_s, setting.listen or "0.0.0.0"
-    asyncio.run(watchdog.serve(setting.home, setting.label, url=url, ports=ports, fixed_lease_s=lease_s, host=host))
+async def watch(setting: Setting) -> None:
+    """The watchdog and `/status`, for ever."""
+    home, label, ports = setting.home, setting.label, setting.ports
+    door, terminals = haproxy.Door(home / haproxy.RUNTIME, ports.services), setting.terminals
+    dog = Watchdog(
+        home,
+        label,
+        door,
+        poster(home, setting.url, label),
+        port=ports.beats,
+        host=setting.listen or "0.0.0.0",
+        probe_port=ports.ssh.inner_port,
+        fixed_lease_s=setting.fixed_lease_s,
+        tell=lambda message: notice.tell_terminals(message, terminals),
+    )
+    async with await notice.serve(home, ports.status):
+        await dog.run()
 
 
 def command(words: Sequence[str], env: Mapping[str, str]) -> int:
@@ -151,7 +174,8 @@ def command(words: Sequence[str], env: Mapping[str, str]) -> int:
         return 2
     try:
         if words[0] == "watchdog":
-            run_watchdog(setting)
+            logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+            asyncio.run(watch(setting))
         else:
             asyncio.run(serve(setting))
     except NotFound as error:

@@ -20,6 +20,8 @@ from common.host.ports import Ports
 USER = "tunnel"
 KEY, KNOWN_HOSTS, HOST_KEY, USER_HOST_KEY = "tunnel.key", "tunnel.known_hosts", "tunnel.host_key", "ssh_host_key"
 AUTHORIZED = "tunnel.authorized_keys"
+USER_KEYS = ".ssh/authorized_keys"
+"""Of the user, below their home: `host.access` writes it."""
 ALIVE_EVERY_S, ALIVE_TIMES = 5, 3
 """A tunnel whose other end is silent for their product is given up, and dialled anew."""
 DIAL_S = 10
@@ -111,7 +113,7 @@ def dial(
 # --- both sides: what the user logs in to
 
 
-def user_sshd_config(*, host: str, port: int, home: Path, keys: str = ".ssh/authorized_keys") -> str:
+def user_sshd_config(*, host: str, port: int, home: Path, keys: str = USER_KEYS) -> str:
     """Shown to the user on both sides with the same host key; reached through the front door alone."""
     return f"""# Written by dumont.
 ListenAddress {host}

@@ -26,8 +26,7 @@ from common.domain.watch import PROBE_TIMEOUT_S, Answer, Beat, Lease, Side, Verd
 from common.host import beats, notice, pair
 from common.host.epoch import FILE as ROLE_FILE
 from common.host.epoch import Epoch
-from common.host.haproxy import RUNTIME, Door, Unavailable
-from common.host.ports import Ports
+from common.host.haproxy import Door, Unavailable
 from common.host.tunnel import address_of
 
 DOOR_LOOK_S = 0.5
@@ -71,6 +70,7 @@ class Watchdog:
         self._kept: pair.Kept | None = None
         self._stands: tuple[Side, str | None] | None = None
         self._door_due_s = 0.0
+        self._claimed: Claim | None = None
         self._claiming: asyncio.Task[None] | None = None
         self._turning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +84,7 @@ class Watchdog:
         """For ever. Raises OSError when its port is taken."""
         self._clock = asyncio.get_running_loop().time
         self._line = _bound(self.host, self.port)
-        wake = asyncio.Event()
+        self._wake = wake = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._line, wake.set)
         tethers = await asyncio.start_server(self._take_tether, self.host, self.port)
         self._learn()
@@ -210,6 +210,7 @@ class Watchdog:
                 await reader.read(1)
             if self._tether is writer and self.watch and not writer.is_closing():
                 self.watch.tether_broke(self._clock())
+                self._wake.set()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return
         finally:
@@ -220,6 +221,7 @@ class Watchdog:
     async def _probe(self, watch: Watch, asked_s: float) -> None:
         """Ask the GPU's ssh server through the tunnel for its first word."""
         watch.probed(await probe(address_of(watch.label), self.probe_port), asked_s, self._clock())
+        self._wake.set()
 
     # --- what follows from its death
 
@@ -268,12 +270,17 @@ class Watchdog:
     def _claim(self) -> None:
         """A copy of what every heartbeat says, so that the record hears it now."""
         claim = self.role.claim
-        if claim and (self._claiming is None or self._claiming.done()):
-            self._claiming = asyncio.create_task(self._say_until_taken(claim))
+        if claim == self._claimed:
+            return
+        if self._claiming:
+            self._claiming.cancel()
+        self._claimed = claim
+        self._claiming = asyncio.create_task(self._say_until_taken(claim)) if claim else None
 
     async def _say_until_taken(self, claim: Claim) -> None:
+        """Until the record answers, which ends the claim: that it was taken in says nothing of that."""
         again_s = CLAIM_AGAIN_S
-        while self.role.claim == claim:
+        while True:
             is_taken = await self.post(claim)
             await asyncio.sleep(CLAIM_AGAIN_MAX_S if is_taken else again_s)
             again_s = min(2 * again_s, CLAIM_AGAIN_MAX_S)
@@ -336,14 +343,3 @@ def poster(home: Path, url: str, label: str) -> Callable[[Claim], Awaitable[bool
             return False
 
     return lambda claim: asyncio.to_thread(post, claim)
-
-
-async def serve(
-    home: Path, label: str, *, url: str, ports: Ports, fixed_lease_s: float | None = None, host: str = "0.0.0.0"
-) -> None:
-    """Watchdog and `/status`, for ever."""
-    post, door = poster(home, url, label), Door(home / RUNTIME, ports.services)
-    status = await notice.serve(home, ports.status)
-    watchdog = Watchdog(home, label, door, post, ports.beats, host, ports.ssh.inner_port, fixed_lease_s)
-    async with status:
-        await watchdog.run()

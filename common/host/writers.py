@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 ROUNDS_MAX = 20
 """A process may be forked while the others are being stopped: look again until a round finds nothing new."""
@@ -15,6 +16,16 @@ ROUNDS_MAX = 20
 SYSTEM_SERVICE = re.compile(r"^[^:]*:[^:]*:(/system\.slice/[^/]+\.service|/init\.scope)$", re.MULTILINE)
 """In /proc/<pid>/cgroup of a virtual machine: a service of its own, without which it has no network and no names.
 What a user logs in to runs in user.slice, and containers in scopes or below a service."""
+
+
+class Users(Protocol):
+    """The user's processes."""
+
+    def users(self) -> Iterator[int]: ...
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
 
 
 @dataclass

@@ -279,6 +279,17 @@ def test_a_machine_that_died_while_the_standby_stood_still_is_found_a_lease_late
     assert world.now_s - woke_s <= LEASE_FLOOR_S + 2 * BEAT_EVERY_S
 
 
+def test_a_tunnel_that_is_down_for_a_while_makes_no_short_silence_a_death(world: World) -> None:
+    world.watch.tether_broke(world.now_s)
+    world.answer = Answer.REFUSED
+    assert world.run(10.0) is None
+
+    world.beats_until_s = silent_s = world.now_s
+
+    assert world.run(5.0)
+    assert world.now_s - silent_s >= LEASE_FLOOR_S - BEAT_EVERY_S
+
+
 def test_an_answer_to_a_question_of_before_the_last_sign_of_life_says_nothing(world: World) -> None:
     world.watch.probed(Answer.REFUSED, world.now_s - 10.0, world.now_s)
     world.beats_until_s = world.now_s
