@@ -31,6 +31,8 @@ class Change:
     """More than mode, owner or time may be new."""
     is_tree: bool = False
     """A directory whose names are to be compared, and all below it."""
+    is_echo: bool = False
+    """Of another name of the same file: it is not passed on."""
     digest: bytes = b""
     """Of what the receiver has, when that may be the content already."""
     proof: tuple[int, ...] = ()
@@ -65,13 +67,14 @@ class Book:
         has_content: bool = True,
         is_tree: bool = False,
         seq: int | None = None,
+        is_echo: bool = False,
         digest: bytes = b"",
         at_once: bool = False,
     ) -> Change:
         """The path's open change, a new one if it has none; it keeps its number and its age."""
         change = self.changes.get(path)
         if change is None:
-            change = Change(path, self.next_seq() if seq is None else seq, now_s, now_s)
+            change = Change(path, self.next_seq() if seq is None else seq, now_s, now_s, is_echo=is_echo)
             self.changes[path] = change
             self.hold(change.seq)
         elif seq is not None and seq < change.seq:
@@ -81,6 +84,7 @@ class Book:
         change.is_closed |= is_closed
         change.has_content |= has_content
         change.is_tree |= is_tree
+        change.is_echo &= is_echo
         change.digest = digest
         self.put_off(change, now_s if change.is_closed or at_once else self.quiet_at_s(change, now_s))
         return change
@@ -126,6 +130,7 @@ class Book:
             newer.has_content |= change.has_content
             newer.is_closed |= change.is_closed
             newer.is_tree |= change.is_tree
+            newer.is_echo &= change.is_echo
             newer.tries = max(newer.tries, change.tries)
             if change.seq < newer.seq:
                 self.release(newer.seq)

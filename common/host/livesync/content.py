@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 EDGE_BYTES = 4096
 """The last bytes of what was sent: an appended file still has them where they were."""
+LINKS_MAX = 100_000
+"""Names of files that have several, which are remembered: of the others the kernel tells no change."""
 READS_MAX = 3
 """Of a small file that changes while it is read."""
 
@@ -50,12 +52,57 @@ class Changing(Exception):
     """The file changed while it was read."""
 
 
+class Names:
+    """The names of files that have several, as far as they were met.
+
+    An event names only the one that a file was written by. Whoever looks at that looks at the others too, also if it is
+    gone by then, or is another file's.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, set[bytes]] = {}
+        self._inodes: dict[bytes, int] = {}
+
+    def met(self, path: bytes, inode: int) -> None:
+        if self._inodes.get(path) != inode and len(self._inodes) < LINKS_MAX:
+            self._forget(path)
+            self._inodes[path] = inode
+            self._of.setdefault(inode, set()).add(path)
+
+    def others(self, path: bytes) -> set[bytes]:
+        inode = self._inodes.get(path)
+        return set() if inode is None else self._of[inode] - {path}
+
+    def gone(self, path: bytes, inode: int) -> set[bytes]:
+        """The path is another file by now (inode 0: none): what else its former one was called."""
+        if self._inodes.get(path, inode) == inode:
+            return set()
+        others = self.others(path)
+        self._forget(path)
+        return others
+
+    def moved(self, source: bytes, path: bytes) -> None:
+        below = source + b"/"
+        for known in [known for known in self._inodes if known == source or known.startswith(below)]:
+            inode = self._inodes[known]
+            self._forget(known)
+            self.met(path + known[len(source) :], inode)
+
+    def _forget(self, path: bytes) -> None:
+        inode = self._inodes.pop(path, None)
+        if inode is not None:
+            self._of[inode].discard(path)
+            if not self._of[inode]:
+                del self._of[inode]
+
+
 class Source:
     """The workspace; `is_left_out(path, is_dir)` names what is not mirrored."""
 
     def __init__(self, root: str | bytes | os.PathLike[str], is_left_out: Callable[[bytes, bool], bool]) -> None:
         self.root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.is_left_out = is_left_out
+        self.names = Names()
 
     def close(self) -> None:
         os.close(self.root)
@@ -67,9 +114,20 @@ class Source:
         """
         try:
             status = os.stat(path or b".", dir_fd=self.root, follow_symlinks=False)
-            return self._entry(path.rpartition(b"/")[2], status, lambda: os.readlink(path, dir_fd=self.root))
+            return self._entry(path, status, lambda: os.readlink(path, dir_fd=self.root))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def same_files(self, path: bytes) -> set[bytes]:
+        """Names that may have changed with this one."""
+        try:
+            status = os.stat(path, dir_fd=self.root, follow_symlinks=False)
+        except OSError:
+            return self.names.gone(path, 0)
+        gone = self.names.gone(path, status.st_ino)
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            self.names.met(path, status.st_ino)
+        return gone | self.names.others(path)
 
     def is_settled(self, path: bytes) -> bool:
         """Nobody need be waited for: it is no plain file, or one that only got a further name."""
@@ -94,7 +152,7 @@ class Source:
                 name = os.fsencode(one.name)
                 try:
                     status = one.stat(follow_symlinks=False)
-                    entry = self._entry(name, status, lambda name=name: os.readlink(name, dir_fd=folder))  # type: ignore[misc]
+                    entry = self._entry(join(path, name), status, lambda name=name: os.readlink(name, dir_fd=folder))  # type: ignore[misc]
                 except FileNotFoundError:
                     continue
                 if entry and not self.is_out(join(path, name), entry.kind == b"d"):
@@ -115,9 +173,11 @@ class Source:
         os.close(fd)
         return None
 
-    def _entry(self, name: bytes, status: os.stat_result, target: Callable[[], bytes]) -> Entry | None:
+    def _entry(self, path: bytes, status: os.stat_result, target: Callable[[], bytes]) -> Entry | None:
         kind = KINDS.get(stat.S_IFMT(status.st_mode))
-        return entry_of(name, kind, status, target() if kind == b"l" else b"") if kind else None
+        if kind == b"f" and status.st_nlink > 1:
+            self.names.met(path, status.st_ino)
+        return entry_of(path.rpartition(b"/")[2], kind, status, target() if kind == b"l" else b"") if kind else None
 
 
 def whole(fd: int, most: int) -> tuple[bytes, os.stat_result]:

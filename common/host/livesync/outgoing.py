@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from common.host.livesync import content, frames
 from common.host.livesync.book import Book, Change
@@ -55,8 +55,8 @@ class Outgoing:
         self.tails: OrderedDict[bytes, Sent] = OrderedDict()
         self.unchecked: set[bytes] = set()
         """Files whose tail was sent while somebody still wrote them: what was before it is not compared yet."""
-        self._held: set[Change] = set()
-        """Neither in the book nor in the stream: large files that wait, or are compared, or are on their way."""
+        self._held: dict[bytes, Change] = {}
+        """By path, neither in the book nor in the stream: large files that wait, are compared, or are on their way."""
         self._large: list[tuple[int, int, Change]] = []
         self._order = 0
         self._checks: set[asyncio.Task[None]] = set()
@@ -67,9 +67,17 @@ class Outgoing:
     # --- one change
 
     def send(self, change: Change) -> None:
+        if not change.is_echo:
+            for name in self.source.same_files(change.path):
+                self.book.touch(name, self._clock(), is_closed=change.is_closed, is_echo=True)
         entry = self.source.entry(change.path)
         if entry and change.path and self.source.is_out(change.path, entry.kind == b"d"):
             entry = None
+        if change.path in self._held:
+            if entry and entry.kind == b"f" and (entry.size > SMALL_BYTES_MAX or not change.has_content):
+                self.book.put_back(change, self._clock() + TORN_WAIT_S)  # first what is on its way
+                return
+            self._supersede(change.path)
         if entry is None:
             self.tails.pop(change.path, None)
             self._put(Delete(change.path), change)
@@ -102,6 +110,7 @@ class Outgoing:
         now_s = self._clock()
         is_open = self.book.move(source, path, now_s) | self._retarget(source, path)
         tail = self.tails.pop(source, None)
+        self.source.names.moved(source, path)
         for known in [known for known in self.tails if is_dir and known.startswith(source + b"/")]:
             del self.tails[known]
         entry = self.source.entry(path)
@@ -130,7 +139,10 @@ class Outgoing:
         is_news = False
         for name, digest in wants.names:
             path = join(wants.path, name)
-            if self.stream.last_of.get(path, 0) > wants.at or any(held.path == path for held in self._held):
+            if path in self._held or path in self.stream.placed:  # it may have been read before it was listed
+                self.book.touch(path, now_s, has_content=False)
+                continue
+            if self.stream.last_of.get(path, 0) > wants.at:
                 continue
             is_news |= path not in self.book.changes
             self.tails.pop(path, None)
@@ -157,23 +169,23 @@ class Outgoing:
         """As many large files as may be on their way, the smallest first."""
         while self._large and self.stream and self.stream.may_transfer:
             _, _, change = heapq.heappop(self._large)
-            self._held.discard(change)
+            if self._held.get(change.path) is not change:
+                continue
             fd = self.source.open_file(change.path)
             if fd is None or change.path in self.book.changes:
                 if fd is not None:
                     os.close(fd)
+                del self._held[change.path]
                 self.book.put_back(change, self._clock())
                 continue
-            self._held.add(change)
             self.stream.begin(change, fd)
 
     def complete(self, transfer: Transfer) -> None:
         """All of it is durable over there: it gets its name, if that is still the name of what was read."""
         assert self.stream
         change, now_s = transfer.change, self._clock()
-        self._held.discard(change)
-        entry = self.source.entry(change.path)
-        is_there = entry is not None and entry.kind == b"f" and self._inode(change.path) == transfer.status.st_ino
+        self._held.pop(change.path, None)
+        is_there = self._is_there(transfer)
         if transfer.is_torn:
             change.tries += 1
         if not is_there or (transfer.is_torn and change.tries <= TORN_MAX):
@@ -203,7 +215,7 @@ class Outgoing:
             self.stream = None
         for task in self._checks:
             task.cancel()
-        for change in self._held:
+        for change in self._held.values():
             self.book.put_back(change, now_s)
         self._held.clear()
         self._large.clear()
@@ -211,8 +223,8 @@ class Outgoing:
         self.unchecked.clear()
 
     @property
-    def held(self) -> set[Change]:
-        return self._held
+    def held(self) -> Iterable[Change]:
+        return self._held.values()
 
     # --- steps
 
@@ -261,9 +273,6 @@ class Outgoing:
             self.tails.pop(change.path, None)
 
     def _send_large(self, change: Change, fd: int, status: os.stat_result) -> None:
-        if any(held.path == change.path for held in self._held):
-            self.book.put_back(change, self._clock() + TORN_WAIT_S)  # first what is on its way
-            return
         if change.digest and change.proof == _proof(status):
             dress = dress_of(status)
             entry = Entry(b"", b"f", dress, status.st_size, b"")
@@ -274,7 +283,7 @@ class Outgoing:
             self.tails.pop(change.path, None)
             self._order += 1
             heapq.heappush(self._large, (status.st_size, self._order, change))
-            self._held.add(change)
+            self._held[change.path] = change
             self.feed()
 
     def _send_tail(self, change: Change, fd: int, status: os.stat_result, tail: Sent) -> None:
@@ -318,7 +327,9 @@ class Outgoing:
                 is_equal = False
             finally:
                 os.close(fd)
-            self._held.discard(change)
+            if self._held.get(change.path) is not change:
+                return  # somebody else has it by now
+            del self._held[change.path]
             now_s = self._clock()
             if tail := self.tails.get(change.path):
                 tail.check_at_s = now_s + CHECK_SHARE * (now_s - began_s)
@@ -330,7 +341,7 @@ class Outgoing:
             self.book.put_back(change, now_s)
             self.news.set()
 
-        self._held.add(change)
+        self._held[change.path] = change
         task = asyncio.ensure_future(check())
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
@@ -367,12 +378,25 @@ class Outgoing:
                 self.send(change)
 
     def _retarget(self, source: bytes, path: bytes) -> bool:
-        is_open = False
-        for change in self._held:
-            if change.path == source or change.path.startswith(source + b"/"):
-                is_open |= change.path == source
-                change.path = path + change.path[len(source) :]
-        return is_open
+        """Was what moved itself held?"""
+        below = source + b"/"
+        for known in [known for known in self._held if known == source or known.startswith(below)]:
+            change = self._held.pop(known)
+            change.path = path + known[len(source) :]
+            self._supersede(change.path)
+            self._held[change.path] = change
+        return path in self._held
+
+    def _supersede(self, path: bytes) -> None:
+        """What is held of the path is older than what is sent now: it must not come after it."""
+        change = self._held.pop(path, None)
+        if change is None:
+            return
+        for transfer in list(self.stream.transfers.values()) if self.stream else []:
+            if transfer.change is change:
+                assert self.stream
+                self.stream.drop(transfer)
+        self.book.put_back(change, self._clock())
 
     def _remember(self, path: bytes, sent: Sent) -> None:
         self.tails[path] = sent
@@ -389,11 +413,16 @@ class Outgoing:
             if len(self._stale) > FOLDERS_STALE_MAX:
                 self._stale.popitem(last=False)
 
-    def _inode(self, path: bytes) -> int:
+    def _is_there(self, transfer: Transfer) -> bool:
+        """Is the name still that of what was read? Its mode and owner may be new."""
         try:
-            return os.stat(path, dir_fd=self.source.root, follow_symlinks=False).st_ino
+            status = os.stat(transfer.change.path, dir_fd=self.source.root, follow_symlinks=False)
         except OSError:
-            return 0
+            return False
+        was = transfer.status
+        if (status.st_size, status.st_mtime_ns, status.st_ino) == (was.st_size, was.st_mtime_ns, was.st_ino):
+            transfer.status = status
+        return status.st_ino == was.st_ino
 
 
 def _proof(status: os.stat_result, size: int | None = None) -> tuple[int, ...]:

@@ -122,7 +122,8 @@ class Receiver:
             writer.close()
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Hello | None:
-        hello = await asyncio.wait_for(read_frame(reader), HELLO_WITHIN_S)
+        async with asyncio.timeout(HELLO_WITHIN_S):
+            hello = await read_frame(reader)
         if not isinstance(hello, Hello) or hello.version != VERSION:
             raise BadFrame(f"a sender of version {VERSION} says hello first")
         role = self._epoch.read()
@@ -154,6 +155,7 @@ class Receiver:
             current = asyncio.current_task()
             if current and current.cancelling():
                 self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
                 raise
         finally:
             self._task = None
@@ -410,4 +412,5 @@ async def _refuse(writer: asyncio.StreamWriter, error: Exception) -> None:
     reason = str(error) or type(error).__name__
     with contextlib.suppress(OSError, TimeoutError):
         writer.write(frames.pack(Refused(reason.encode(errors="replace")[:TEXT_BYTES_MAX])))
-        await asyncio.wait_for(writer.drain(), 1.0)
+        async with asyncio.timeout(1.0):
+            await writer.drain()

@@ -108,7 +108,7 @@ class Sender:
         self._book = Book(self._reserved - SEQS_RESERVED)
         self._out = Outgoing(Source(workspace, is_left_out), self._watches, self._book, clock)
         self._pass: Pass | None = None
-        self._passes, self._unproven = 0, 0
+        self._passes, self._passes_done, self._unproven = 0, 0, 0
         self._next_pass_s = 0.0
         self._gap: int | None = None
         """Number (held) of the comparison that has to come before anything is whole again; None: nothing is missing."""
@@ -152,11 +152,13 @@ class Sender:
             self._pass = None
 
     async def _session(self, role: Role) -> None:
-        reader, writer = await asyncio.wait_for(self._connect(), CONNECT_WITHIN_S)
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            reader, writer = await self._connect()
         try:
             hello = Hello(VERSION, role.view.epoch, role.label.encode(), self._stream_id)
             writer.write(frames.pack(hello))
-            welcome = await asyncio.wait_for(_welcome(reader), WELCOME_WITHIN_S)
+            async with asyncio.timeout(WELCOME_WITHIN_S):
+                welcome = await _welcome(reader)
         except BaseException:
             writer.close()
             raise
@@ -193,7 +195,7 @@ class Sender:
 
     def _on_events(self) -> None:
         now_s = self._clock()
-        for happening in (*self._watches.read(now_s), *self._watches.flush(now_s - HALF_MOVE_S)):
+        for happening in self._watches.read(now_s):
             self._happened(happening, now_s)
         if self._watches.has_half:
             asyncio.get_running_loop().call_later(2 * HALF_MOVE_S, self._on_events)
@@ -253,7 +255,8 @@ class Sender:
                 await asyncio.sleep(0)  # events and answers first
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(out.news.wait(), self._wait_s())
+                    async with asyncio.timeout(self._wait_s()):
+                        await out.news.wait()
 
     def _put_changes(self, stream: Stream) -> bool:
         for done in range(TURN_CHANGES):
@@ -322,15 +325,15 @@ class Sender:
         if is_proof:
             self._root = done.root.hex()
         self._unproven = 0 if is_proof else self._unproven + 1
+        self._pass, self._passes_done = None, run.number
         if self._gap is not None:
             self._whole_from = self._gap
             self._book.release(self._gap)
             self._gap = None
-        is_blind = bool(self._watches.blind_because)
-        self._pass = None
-        self._next_pass_s = self._clock() + (
-            min(BLIND_EVERY_S, self._repair_every_s) if is_blind else self._repair_every_s
-        )
+        self._wake()
+        is_blind, is_to_prove = bool(self._watches.blind_because), 0 < self._unproven <= PROOFS_MAX
+        every_s = PROVE_AFTER_S if is_to_prove else BLIND_EVERY_S if is_blind else REPAIR_EVERY_S
+        self._next_pass_s = self._clock() + min(every_s, self._repair_every_s)
 
     # --- what comes back
 
@@ -365,9 +368,7 @@ class Sender:
             self._ack(sent)
         if sent.mark and not sent.is_void:
             self._acked, self._acked_whole = sent.mark.seq, sent.mark.is_whole
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake()
 
     # --- how it stands, and the barrier
 
@@ -390,39 +391,55 @@ class Sender:
             peer=role.view.mirror or role.view.standby,
         )
 
-    async def wait(self, timeout_s: float) -> int:
+    async def wait(self, timeout_s: float, *, compares: bool = False) -> int:
         """Until everything that had changed before this call is on the attached standby, durable; the number of it.
 
+        The kernel tells no write to memory that a file is mapped to, nor, of a file with several names, the names that
+        it was not written by: `compares` waits for a pass over everything too, which finds these.
         Raises `NotInSync` when no standby is attached, or not within `timeout_s`.
         """
         self._require_mirror()
-        while happenings := self._watches.read(self._clock()):
-            for happening in happenings:
-                self._happened(happening, self._clock())
-        for happening in self._watches.flush(self._clock()):
-            self._happened(happening, self._clock())
-        for path in self._out.unchecked:
-            self._book.touch(path, self._clock())
-        self._out.unchecked.clear()
-        self._book.hurry(self._clock())
-        self._out.news.set()
-        wanted = self._book.seq
+        number = self._passes + 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                while compares and self._passes_done < number:
+                    self._next_pass_s = self._clock()
+                    if self._passes < number and self._out.stream:
+                        self._start_pass()
+                    await self._woken()
+                wanted = self._up_to_now()
                 while not self._is_through(wanted):
-                    waiter = asyncio.get_running_loop().create_future()
-                    self._waiters.add(waiter)
-                    try:
-                        await waiter
-                    finally:
-                        self._waiters.discard(waiter)
-        role = self._require_mirror()
-        if not self._is_through(wanted) or role.view.epoch != self._acked_epoch:
-            reason = self.trouble or (
-                "a comparison is under way" if self._gap is not None else "it is still being sent"
-            )
-            raise NotInSync(f"not everything is on the standby after {timeout_s:g} s: {reason}")
-        return wanted
+                    await self._woken()
+                role = self._require_mirror()
+                if role.view.epoch == self._acked_epoch:
+                    return wanted
+        under_way = "it is still being sent" if self._gap is None else "everything is still being compared"
+        raise NotInSync(f"not everything is on the standby after {timeout_s:g} s: {self.trouble or under_way}")
+
+    def _up_to_now(self) -> int:
+        """The number of the newest change: nothing that happened before this call has a later one."""
+        now_s = self._clock()
+        for happening in self._watches.read_all(now_s):
+            self._happened(happening, now_s)
+        for path in self._out.unchecked:
+            self._book.touch(path, now_s)
+        self._out.unchecked.clear()
+        self._book.hurry(now_s)
+        self._out.news.set()
+        return self._book.seq
+
+    async def _woken(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _is_through(self, seq: int) -> bool:
         return self._acked_whole and self._gap is None and self._acked >= seq

@@ -81,7 +81,9 @@ class Stream:
         self._count = 0
         self.on_its_way: deque[OnItsWay] = deque()
         self.last_of: dict[bytes, int] = {}
-        """The newest frame on its way of each path."""
+        """The newest frame on its way of each path, of what it was when the frame was put in."""
+        self.placed: dict[bytes, int] = {}
+        """The same of large files, which were read before that."""
         self._bytes = 0
         self.transfers: dict[int, Transfer] = {}
         self._next_transfer = 1
@@ -103,7 +105,7 @@ class Stream:
         if isinstance(frame, Mark):
             sent.mark = self.mark = frame
         else:
-            self.last_of[path] = self._count
+            (self.placed if isinstance(frame, Placed) else self.last_of)[path] = self._count
         self.on_its_way.append(sent)
         self._bytes += len(data)
         self._writer.write(data)
@@ -120,8 +122,9 @@ class Stream:
         while self.on_its_way and self.on_its_way[0].count <= ack.frames:
             sent = self.on_its_way.popleft()
             self._bytes -= sent.weight
-            if self.last_of.get(sent.path) == sent.count:
-                del self.last_of[sent.path]
+            for last in (self.last_of, self.placed):
+                if last.get(sent.path) == sent.count:
+                    del last[sent.path]
             self._confirmed(sent)
 
     def wanted(self, wants: Wants) -> OnItsWay | None:

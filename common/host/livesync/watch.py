@@ -14,6 +14,8 @@ from typing import NamedTuple
 from common.host.livesync import inotify
 from common.host.livesync.inotify import Event, Inotify
 
+EVENTS_MAX = 20_000
+"""Read at once: somebody who writes faster than that is read must not keep others waiting."""
 HALF_MOVE_S = 0.02
 """How long the second half of a move may take; the kernel writes both at once, but reading may fall between."""
 
@@ -111,14 +113,22 @@ class Watches:
             self._attach(node, above, name)
 
     def read(self, now_s: float) -> list[Happening]:
-        """What has happened since; at the end of a burst call again until it is empty."""
+        """What has happened since, up to this call; at most EVENTS_MAX events of it."""
         happenings: list[Happening] = []
-        events = self._inotify.read()
-        for event in events:
-            happenings += self._told(event, now_s)
-        if not events:
-            happenings += self.flush(now_s - HALF_MOVE_S)
-        return happenings
+        events = 0
+        while events < EVENTS_MAX and (some := self._inotify.read()):
+            events += len(some)
+            for event in some:
+                happenings += self._told(event, now_s)
+        return happenings + self.flush(now_s - HALF_MOVE_S)
+
+    def read_all(self, now_s: float) -> list[Happening]:
+        """Everything that has happened up to this call; a move without a second half by now leads out of here."""
+        happenings: list[Happening] = []
+        while some := self._inotify.read():
+            for event in some:
+                happenings += self._told(event, now_s)
+        return happenings + self.flush(now_s)
 
     def flush(self, before_s: float) -> list[Happening]:
         """A move whose second half did not come by now leads out of the workspace: its name is gone."""
