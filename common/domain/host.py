@@ -113,6 +113,10 @@ class Door(Model):
     """The public key of the standby's own sshd, one line of OpenSSH."""
     user_port: int = 22
     """Where the user gets in, whichever machine answers."""
+    inner_ports: dict[str, int] = {}
+    """Service -> port of the standby's loopback at which the door looks for the GPU's."""
+    sync_port: int = 7951
+    """Of the standby's loopback, where the live sync is received."""
 
 
 class Pair(Model):
