@@ -1,6 +1,7 @@
-"""Entry point of the host bundle: the agent's loop, one engine task in a child process, or the engine by itself.
+"""Entry point of the host bundle: the agent's loop, one engine task in a child process, an end of the live sync, or the
+engine by itself.
 
-httpx is loaded where it is first needed: it takes as long as all the rest, and two of the three do without.
+httpx is loaded where it is first needed: it takes as long as all the rest, and only the agent needs it.
 """
 
 from __future__ import annotations
@@ -154,6 +155,10 @@ def main() -> None:
         run_task(Path(sys.argv[2]), datetime.now(UTC))
     elif len(sys.argv) > 1 and (sys.argv[1] in repository.VERBS or sys.argv[1].startswith("-")):
         repository.command()
+    elif len(sys.argv) > 1 and sys.argv[1].startswith("livesync-"):
+        from common.host.livesync import command
+
+        command.main(sys.argv[1:])
     elif len(sys.argv) > 1 and sys.argv[1:] != ["agent"]:
         raise SystemExit(f"dumont-host {sys.argv[1]}: there is no such verb; see dumont-host --help")
     else:
