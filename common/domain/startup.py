@@ -62,7 +62,7 @@ if [ -n "$DUMONT_SSH_KEY" ]; then
 fi
 i=0
 while [ $i -lt @STARTS@ ]; do
-  agent/agent && exit 0
+  agent/agent $DUMONT_KIND && exit 0
   i=$((i+1)); sleep 1
 done
 """

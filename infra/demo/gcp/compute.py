@@ -370,6 +370,10 @@ class ComputeSim:
         if self._vms[id].listed:
             self._vanish(self._vms[id], now)
 
+    def address_of(self, label: str) -> str:
+        """Where the machine of that label is reached. Raises KeyError."""
+        return next(vm.ip for vm in self._vms.values() if vm.label == label and vm.listed)
+
     # --- the journal
 
     def to_json(self) -> dict[str, Any]:
