@@ -526,6 +526,14 @@ def test_a_scope_that_only_warns_is_no_listing_either(alone: Rig) -> None:
         alone.answering(with_a_warning).list()
 
 
+def test_a_listing_that_names_what_it_could_not_reach_is_no_listing(alone: Rig) -> None:
+    def without_a_warning(request: Request) -> Answer:
+        return json_answer(200, json.loads(alone.handle(request).body) | {"unreachables": ["zones/us-east1-b"]})
+
+    with pytest.raises(MarketUnknown):
+        alone.answering(without_a_warning).list()
+
+
 @pytest.mark.parametrize(
     "row", [{}, {"name": LABEL}, {"name": LABEL, "zone": "x/zones/z"}, {"zone": "z", "status": "RUNNING"}]
 )
@@ -551,11 +559,15 @@ def test_a_status_that_google_adds_is_unknown(alone: Rig) -> None:
 
 
 def test_pages_without_end_are_refused(alone: Rig) -> None:
-    def for_ever(_: Request) -> Answer:
+    asked: list[Request] = []
+
+    def for_ever(request: Request) -> Answer:
+        asked.append(request)
         return json_answer(200, {"kind": "compute#instanceAggregatedList", "items": {}, "nextPageToken": "more"})
 
     with pytest.raises(MarketUnknown):
         alone.answering(for_ever).list()
+    assert len(asked) == answers.PAGES_MAX + 1
 
 
 # --- addresses
