@@ -618,6 +618,27 @@ def test_a_new_machine_takes_over_the_address_of_one_that_was_destroyed(rig: Rig
     assert (row := rig.market.get(second)) and row.ssh_host == ip
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_machine_gives_its_address_to_another_before_it_is_destroyed(rig: Rig, is_stopped: bool) -> None:
+    ip = rig.reserved()
+    id = rig.running(address=ip)
+    if is_stopped:
+        rig.sim.preempt(LABEL, rig.now)
+        rig.after(NOTICE_S)
+
+    name = rig.market.detach(id)
+    assert rig.market.reserve(ADDRESS, REGION).used_by == id
+    rig.after(OPERATION_S)
+
+    assert (done := rig.market.operation(name)) and done.is_done
+    assert rig.market.reserve(ADDRESS, REGION).used_by is None
+    second = rig.running("dumont-abc123-i1-8-00000000", address=ip)
+    assert rig.market.reserve(ADDRESS, REGION).used_by == second
+    assert (old := rig.market.get(id)) and old.ssh_host is None
+    with pytest.raises(MarketRefused):
+        rig.market.detach(id)
+
+
 def test_an_address_of_nowhere_is_refused_at_once(rig: Rig) -> None:
     with pytest.raises(MarketRefused):
         rig.rent(address="198.51.100.7")

@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Standbys], Any]] = {
     "destroy": lambda market: market.destroy(f"{ZONE}/{LABEL}"),
     "create": lambda market: market.create(offers()[0], launch_of()),
     "start": lambda market: market.start(f"{ZONE}/{LABEL}"),
+    "detach": lambda market: market.detach(f"{ZONE}/{LABEL}"),
     "operation": lambda market: market.operation(f"zones/{ZONE}/operations/operation-1"),
     "operations": lambda market: market.operations(f"{ZONE}/{LABEL}"),
     "reserve": lambda market: market.reserve(ADDRESS, REGION),
