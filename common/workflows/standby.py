@@ -107,9 +107,12 @@ def release_address(app: App, world: World, now: datetime) -> bool:
 
 
 def create(app: App, world: World, now: datetime) -> bool:
-    """The one create call of a standby, once its address is known."""
+    """The one create call of a standby, once its address is known and nobody holds it any more."""
     kept = world.standby
     if kept is None or kept.value.state is not RentalState.CREATING or world.instance.value.address is None:
+        return False
+    others = [other.value for label, other in world.standbys.items() if label != kept.value.label]
+    if any(other.provider_id and other.state is not RentalState.RELEASED for other in others):
         return False
     return rentals.create_if_due(app, kept, world.instance.value, now)
 
