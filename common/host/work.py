@@ -99,7 +99,7 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
     report = engine.take(
         Path(task["workspace"]),
         epoch=task["epoch"],
-        seq=task["seq"],
+        seq=lambda: _number(Path(task["home"]), task["seq"]),
         taken_at=now,
         previous=previous,
         clock=time.monotonic,
@@ -112,7 +112,7 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
         order=task["order"]["id"],
         manifest_key=report.manifest_key,
         epoch=task["epoch"],
-        seq=task["seq"],
+        seq=report.manifest.version.seq,
         fz=args.get("fz"),
         files=report.files,
         bytes=report.bytes,
@@ -125,6 +125,18 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
         "uploaded_bytes": report.stored_bytes,
         "torn": len(report.torn),
     }
+
+
+def _number(home: Path, above: int) -> int:
+    """Of the snapshot that has just read everything: the live sync's, where it runs, so that a mirror can be compared
+    with it."""
+    from common.host.livesync import control
+    from common.host.livesync.errors import NotInSync
+
+    try:
+        return control.number(home, above - 1)
+    except NotInSync:
+        return above
 
 
 def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Repository:
         """A new snapshot, which was begun when the clock stood at `started`."""
         seq, previous = base
         version = Version(epoch=EPOCH, seq=seq)
-        return finish(begun, self._prefix, self._keys()[0], version, now, previous, self._clock, started, progress)
+        return finish(begun, self._prefix, self._keys()[0], lambda: version, now, previous, self._clock, started, progress)
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""

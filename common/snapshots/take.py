@@ -95,7 +95,7 @@ def take(
     prefix: str,
     instance_key: bytes,
     epoch: int,
-    seq: int,
+    seq: int | Callable[[], int],
     taken_at: datetime,
     previous: Manifest | Callable[[], Manifest | None] | None,
     state_dir: Path,
@@ -107,14 +107,18 @@ def take(
 ) -> Taken:
     """A snapshot of everything below root. `clock` gives monotonic seconds.
 
+    `seq`, where it is a function, is asked when all has been read: no change that may be in it has a higher number.
     `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
     the workspace is walked. Raises `SnapshotError` (a file cannot be
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
     with begun(root, State(state_dir, root), endpoint) as begin:
-        version = Version(epoch=epoch, seq=seq)
         before = previous() if callable(previous) else previous
+
+        def version() -> Version:
+            return Version(epoch=epoch, seq=seq() if callable(seq) else seq)
+
         return finish(
             begin, prefix, instance_key, version, taken_at, before, clock, started, progress, max_seconds, counts
         )
@@ -124,7 +128,7 @@ def finish(
     begun: Begun,
     prefix: str,
     instance_key: bytes,
-    version: Version,
+    version: Callable[[], Version],
     taken_at: datetime,
     previous: Manifest | None,
     clock: Callable[[], float],
@@ -143,7 +147,7 @@ def finish(
     ) as packed:
         for read in packed.reads:
             entries.add(read)
-        manifest = _manifest(prefix, version, taken_at, entries.all(), packed, previous)
+        manifest = _manifest(prefix, version(), taken_at, entries.all(), packed, previous)
         manifest, sealed = seal(manifest, instance_key)
         if clock() - started > max_seconds:
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")

@@ -45,6 +45,8 @@ async def serve(home: Path, sender: Any) -> asyncio.Server:
 
 
 async def _answer(sender: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    if asked.get("above") is not None:
+        return {"ok": True, "seq": sender.number(int(asked["above"]))}
     if asked.get("wait_s") is not None:
         try:
             seq = await sender.wait(float(asked["wait_s"]), compares=bool(asked.get("compares")))
@@ -59,11 +61,20 @@ def ask(home: Path, *, wait_s: float | None = None, compares: bool = False) -> d
 
     Raises `NotInSync`, also when nobody answers.
     """
+    return _asked(home, {"wait_s": wait_s, "compares": compares}, (wait_s or 0) + ANSWER_WITHIN_S)
+
+
+def number(home: Path, above: int) -> int:
+    """`Sender.number` of the sender that runs on this machine; raises `NotInSync` when nobody answers."""
+    return int(_asked(home, {"above": above}, ANSWER_WITHIN_S)["seq"])
+
+
+def _asked(home: Path, what: dict[str, Any], within_s: float) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout((wait_s or 0) + ANSWER_WITHIN_S)
+            line.settimeout(within_s)
             line.connect(str(home / SOCKET))
-            line.sendall(json.dumps({"wait_s": wait_s, "compares": compares}).encode() + b"\n")
+            line.sendall(json.dumps(what).encode() + b"\n")
             with line.makefile("rb") as answers:
                 answer = json.loads(answers.readline(LINE_BYTES_MAX))
     except (OSError, ValueError) as error:

@@ -405,6 +405,14 @@ class Sender:
         under_way = "it is still being sent" if self._gap is None else "everything is still being compared"
         raise NotInSync(f"not everything is on the standby after {timeout_s:g} s: {self.trouble or under_way}")
 
+    def number(self, above: int) -> int:
+        """For a snapshot that has read everything: no change that it may hold has a higher number, and none that comes
+        later has it. The standby passes it as soon as it has them all."""
+        self._book.seq = max(self._up_to_now(), above + 1)
+        self._reserve()
+        self._out.news.set()
+        return self._book.seq
+
     def _up_to_now(self) -> int:
         """The number of the newest change: nothing that happened before this call has a later one."""
         now_s = self._clock()
