@@ -309,6 +309,8 @@ class Notice(BaseModel):
     v: Literal[1] = 1
     label: str
     reason: str = Field(default="", max_length=500)
+    claim: ClaimReport | None = None
+    """Of a standby that has sealed: a copy of what its heartbeats say."""
 
 
 class Booted(BaseModel):
