@@ -237,6 +237,15 @@ def _read(audience: str, token: str, secret: str, now: datetime, grace: timedelt
 # --- keys under keys ----------------------------------------------------------------------------------------------
 
 
+def ssh_private_key(seed: bytes) -> str:
+    """The Ed25519 key of 32 secret bytes, as OpenSSH keeps it. Both machines of a pair show it to the user."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+
+
 def wrapping_key(secret: bytes) -> bytes:
     """The key, made from one of the deployment's secrets, under which data keys are kept."""
     return hmac.new(secret, b"dumont data keys 1", hashlib.sha256).digest()

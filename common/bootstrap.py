@@ -22,7 +22,7 @@ from common.adapters.s3 import S3
 from common.config import EXAMPLES, Settings
 from common.domain.liveness import Heard
 from common.errors import Exists, SettingError
-from common.ports import App, Chat, Deployment, Grant, Market, StorageAccess, Store
+from common.ports import App, Chat, Deployment, Grant, Market, Standbys, StorageAccess, Store
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_LENGTH = 12
@@ -56,6 +56,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
         store=store,
         markets=Markets(settings, store),
         objects=objects_of(settings),
+        standbys=standbys_of(settings),
         storage_access=access_of(settings),
         clock=now,
         ids=random_id,
@@ -169,6 +170,18 @@ def _market(name: str, key: str, settings: Settings, store: Store) -> Market:
     from common.adapters.tensordock import TensorDock
 
     return TensorDock(key, base_url=settings.tensordock_url, verify=_authorities(), told=told)
+
+
+def standbys_of(settings: Settings) -> Standbys | None:
+    """Where standbys are rented; None = no Google credentials are set, so that instances are unprotected.
+
+    Google's client is loaded with the first call. Raises `SettingError` for a key or project that is none.
+    """
+    if settings.gcp_credentials is None:
+        return None
+    from common.adapters.gcp import GcpCompute
+
+    return GcpCompute(settings.gcp_credentials, project=settings.gcp_project, base_url=settings.gcp_url)
 
 
 @functools.cache

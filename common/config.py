@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from common.domain.model import Model
 from common.domain.pool import PoolTerms
 from common.domain.retention import Retention
 from common.domain.slack import SLACK_ID
@@ -22,6 +23,7 @@ EXAMPLES = {
     "SLACK_BOT_TOKEN": "the bot token (xoxb-...) from your Slack app's page OAuth & Permissions",
     "SLACK_SIGNING_SECRET": "the signing secret from your Slack app's page Basic Information",
     "SLACK_CHANNELS": "C0123456789,C0987654321",
+    "GCP_CREDENTIALS": "a service account's key as JSON, the path of its file, or: default",
     "WASABI_ROLE_ARN": "arn:aws:iam::100000000000:role/dumont-hosts, which the key's sub-user may assume",
     "DUMONT_STORAGE_ACCESS": "scoped or shared",
 }
@@ -43,10 +45,10 @@ POOL_PREFIX = "DUMONT_POOL_"
 KEEP_PREFIX = "DUMONT_KEEP_"
 
 
-class Timing(BaseModel):
+class Timing(Model):
     """Every waiting time of a deployment, in seconds. The demo only sets them smaller."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     idle_for_s: float = Field(default=180, gt=0)
     """A GPU quiet for so long is hibernated, unless the instance says otherwise."""
@@ -70,6 +72,10 @@ class Timing(BaseModel):
     round_backoff_s: float = Field(default=30, gt=0)
     """Between two rounds of provisioning; doubles up to `round_backoff_max_s`."""
     round_backoff_max_s: float = Field(default=300, gt=0)
+    hand_back_notice_s: float = Field(default=60, ge=0)
+    """Who works on the standby is told so long before it goes back to a GPU."""
+    hand_back_idle_s: float = Field(default=120, gt=0)
+    """Nobody works on the standby for so long: it goes back without being asked."""
     dead_man_s: float = Field(default=1800, gt=0)
     late_create_s: float = Field(default=1800, gt=0)
     """A create whose answer was lost may still be applied for so long."""
@@ -78,8 +84,8 @@ class Timing(BaseModel):
     """The provider's bill of a released machine is final after so long."""
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(Model):
+    model_config = ConfigDict(extra="forbid")
 
     store: str
     url: str
@@ -93,6 +99,12 @@ class Settings(BaseModel):
     vast_url: str = "https://console.vast.ai"
     tensordock_api_key: str | None = Field(default=None, repr=False)
     tensordock_url: str = "https://dashboard.tensordock.com"
+    gcp_credentials: str | None = Field(default=None, repr=False)
+    """A service account's key as JSON or the path of its file; `default` = the account as which the functions run;
+    `anonymous` = a simulated Google on this machine. None = instances have no standby: they are unprotected."""
+    gcp_project: str | None = None
+    """None = the key's own."""
+    gcp_url: str = "https://compute.googleapis.com"
     storage_provider: Literal["b2", "r2", "s3", "wasabi"] = "s3"
     storage_endpoint: str
     host_storage_endpoint: str
@@ -190,6 +202,9 @@ class Settings(BaseModel):
             "snapshot_secret": "DUMONT_SNAPSHOT_SECRET",
             "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",
             "tensordock_url": "TENSORDOCK_URL",
+            "gcp_credentials": "GCP_CREDENTIALS",
+            "gcp_project": "GCP_PROJECT",
+            "gcp_url": "GCP_URL",
             "storage_region": f"{prefix}_REGION",
             "storage_access": "DUMONT_STORAGE_ACCESS",
             "storage_role_arn": f"{prefix}_ROLE_ARN",
@@ -214,6 +229,7 @@ class Settings(BaseModel):
         if provider in STORAGE_REGIONS:
             values["storage_region"] = STORAGE_REGIONS[provider]
         values.update({field: env[name] for field, name in optional.items() if name in env})
+        values["gcp_credentials"] = values.get("gcp_credentials") or None
         try:
             return cls.model_validate(values)
         except ValidationError as error:

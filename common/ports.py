@@ -14,7 +14,7 @@ from common.config import Settings
 from common.domain.liveness import Heard
 from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Limits
-from common.errors import QueryRefused, Unauthenticated
+from common.errors import MarketError, QueryRefused, Unauthenticated
 
 Data = dict[str, Any]
 """A document's content: JSON types plus aware UTC datetimes and nested dicts and lists of them."""
@@ -298,6 +298,8 @@ class Launch:
     """Cap on GPU + disk: what is known to cost more is not created. None = no cap."""
     bid_usd_per_hour: str | None = None
     """None = on demand."""
+    address: str | None = None
+    """The reserved IP address that the machine takes, in its own region (`Standbys`); None = one of the moment."""
 
 
 Told = Callable[[str, str, Any], None]
@@ -387,6 +389,66 @@ class Announcing(Protocol):
 
     def event(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: datetime) -> MarketEvent:
         """A delivery whose signature and age are right; raises `Unauthenticated` or `BadRequest`."""
+
+
+# --- the standbys' machines --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the provider does after its answer, as it stands now. How it ended is data: nothing waits for it."""
+
+    name: str
+    """Where to look again: `zones/<zone>/operations/<id>` or `regions/<region>/operations/<id>`."""
+    kind: str
+    """insert, start, stop, delete, preempted, or another of the provider's own words."""
+    target: str
+    """Name of the machine (its label) or of the address."""
+    is_done: bool
+    refusal: MarketError | None = None
+    """What a finished one ended with: `OfferGone` (the zone has no room), `QuotaExceeded`, `MarketRefused`."""
+    begun_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Address:
+    """A reserved IP address of ours; it bills from its reservation until its release, used or not."""
+
+    name: str
+    region: str
+    ip: str | None
+    """None = it is still being reserved: ask again."""
+    used_by: str | None = None
+    """Provider id of the machine that holds it, also while that machine is stopped."""
+
+
+@runtime_checkable
+class Standbys(Market, Protocol):
+    """A market of plain machines that keep disk and address. Raises what `Market` raises; nothing waits, none retries.
+
+    `create` returns at once and may fail later: then `operations` of that machine tell it, and no machine is there.
+    """
+
+    def start(self, provider_id: str) -> str:
+        """Start a stopped machine on its own disk; returns the operation's name, which may fail later.
+
+        Raises `NotFound` when the machine is definitely gone.
+        """
+
+    def operation(self, name: str) -> Operation | None:
+        """How it stands; None = the provider no longer knows it (it keeps them for weeks)."""
+
+    def operations(self, provider_id: str) -> Sequence[Operation]:
+        """All of one machine, the newest first: also of a create whose answer was lost, and of a preemption."""
+
+    def reserve(self, name: str, region: str) -> Address:
+        """The address of that name, reserved now if it is not yet. May be repeated; raises `QuotaExceeded`."""
+
+    def release(self, name: str, region: str) -> bool:
+        """Give it back; False = it was gone already. Raises `MarketRefused` while a machine holds it."""
+
+    def addresses(self) -> Sequence[Address]:
+        """All reserved ones of ours, in every region; raises rather than return a part."""
 
 
 # --- the object store -------------------------------------------------------------------------------------------
@@ -526,6 +588,8 @@ class App:
     """None = this process delivers no messages: they wait."""
     chat: Chat | None = None
     """None = Slack is not set up."""
+    standbys: Standbys | None = None
+    """None = no credentials of Google's: no instance has a standby."""
     storage_access: StorageAccess | None = None
     """None = hosts are given the deployment's own key, because a setting says so."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
@@ -534,3 +598,12 @@ class App:
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
     nudge_outbox: Callable[[], None] = lambda: None
     """The same for the outbox."""
+
+    @property
+    def sellers(self) -> tuple[str, ...]:
+        """Names of everybody who bills us for machines: the marketplaces, and who sells the standbys."""
+        return (*self.markets, *((self.standbys.name,) if self.standbys else ()))
+
+    def seller(self, name: str) -> Market:
+        """Raises KeyError for one whose credentials are not set."""
+        return self.standbys if self.standbys and self.standbys.name == name else self.markets[name]

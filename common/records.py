@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -69,10 +69,22 @@ class World:
 
     instance: Kept[Instance]
     rentals: dict[str, Kept[Rental]]
+    """Of GPUs, by label."""
     hosts: dict[str, Kept[HostRecord]]
+    standbys: dict[str, Kept[Rental]] = field(default_factory=dict)
+    """The present standby, and those on their way out."""
 
     def rental(self, label: str | None) -> Kept[Rental] | None:
-        return self.rentals.get(label) if label else None
+        return (self.rentals.get(label) or self.standbys.get(label)) if label else None
+
+    @property
+    def standby(self) -> Kept[Rental] | None:
+        return self.rental(self.instance.value.standby)
+
+    @property
+    def machines(self) -> list[Kept[Rental]]:
+        """All of them."""
+        return [*self.rentals.values(), *self.standbys.values()]
 
     @property
     def writer(self) -> Kept[Rental] | None:
@@ -102,11 +114,13 @@ def load(
     instance = instance or read(app, "instances", key, Instance)
     if instance is None:
         raise NotFound(f"there is no instance {key.rpartition('.')[2]}")
-    rentals = rentals_of(app, key)
-    live = [label for label, kept in rentals.items() if kept.value.state in LIVE]
+    machines = rentals_of(app, key)
+    live = [label for label, kept in machines.items() if kept.value.state in LIVE]
     known = hosts or {}
     said = {label: kept for label in live if (kept := known.get(label) or read(app, "hosts", label, HostRecord))}
-    return World(instance, rentals, said)
+    gpus = {label: kept for label, kept in machines.items() if not kept.value.is_standby}
+    standbys = {label: kept for label, kept in machines.items() if kept.value.is_standby}
+    return World(instance, gpus, said, standbys)
 
 
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:

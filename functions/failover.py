@@ -13,7 +13,7 @@ from common.errors import Unauthenticated
 from common.ports import App
 from common.records import read
 from common.web import problem
-from common.workflows import lifecycle, sweep
+from common.workflows import hosts, lifecycle, sweep
 
 
 @functions_framework.http
@@ -30,7 +30,7 @@ def _announced(app: App, market: str, request: Request) -> ResponseReturnValue:
 
 
 def _noticed(app: App, request: Request) -> ResponseReturnValue:
-    """A host's `notice` (it is being stopped): list its market, then look at its instance."""
+    """A host's `notice`. Being stopped: list its market. A standby's claim: keep it. Then look at its instance."""
     notice = problem.parsed(Notice, request)
     token = auth.bearer(request.headers.get("Authorization"))
     now = app.clock()
@@ -38,7 +38,10 @@ def _noticed(app: App, request: Request) -> ResponseReturnValue:
     if label != notice.label:
         raise Unauthenticated("this token is for another rental")
     kept = read(app, "rentals", label, Rental)
-    if kept:
+    if kept and notice.claim is not None:
+        hosts.note_claim(app, label, notice.claim)
+        lifecycle.hint(app, kept.value.instance_key)
+    elif kept:
         sweep.run(app, now, only=kept.value.provider)
         lifecycle.hint(app, kept.value.instance_key)
     return "{}", 202, {"Content-Type": "application/json"}

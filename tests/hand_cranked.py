@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from common import bootstrap
+from common.adapters.gcp import ANONYMOUS, GcpCompute
 from common.adapters.slack import Slack
 from common.adapters.sqlite import SqliteStore
 from common.adapters.tensordock import TensorDock
@@ -36,12 +37,15 @@ from common.views import instances as view
 from common.views.instances import InstanceOut
 from common.web import slack_outbox
 from common.workflows import deploy, hosts, lifecycle, outbox
+from infra.demo.gcp.compute import ComputeSim
 from infra.demo.s3_server import S3Server
 from infra.demo.slack import SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import VastSim
 from infra.demo.wire import Effect, Request
 from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
+from tests.gcp_rig import Carrier
+from tests.pair_link import Link
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = "acme"
@@ -109,6 +113,8 @@ class Machine:
     """Of those who may log in."""
     signs: tuple[str, ...] = ()
     """Of life besides the GPU."""
+    link: Link | None = None
+    """To the other machine of its pair."""
 
     def set_gpu(self, percent: float) -> None:
         self.gpu.write_text(str(percent))
@@ -134,6 +140,10 @@ class World:
     with_tensordock: bool = False
     outbox_until: datetime = START
     """Another invocation follows the outbox until then."""
+    with_google: bool = False
+    """Instances have standbys."""
+    unlinked: set[frozenset[str]] = field(default_factory=set)
+    """Pairs of labels between which there is no way."""
 
     def __post_init__(self) -> None:
         self.sim = VastSim(rng=random.Random(1), api_key="sim-key")
@@ -147,6 +157,9 @@ class World:
             loopback_allowed=True,
             transport=SimTransport(self, "slack_sim"),
         )
+        self.google = ComputeSim(rng=random.Random(1))
+        self.standbys = self._standbys() if self.with_google else None
+        self.links: dict[str, Link] = {}
         self.store = SqliteStore(str(self.folder / "store.db"))
         self.access = Access(self.s3)
         settings = Settings(
@@ -169,6 +182,7 @@ class World:
             settings=settings,
             store=self.store,
             markets={"vast": self.market, **({"tensordock": self.dock} if self.with_tensordock else {})},
+            standbys=self.standbys,
             objects=self.objects,
             storage_access=self.access,
             clock=lambda: self.now,
@@ -188,7 +202,13 @@ class World:
         self.market.close()
         self.dock.close()
         self.chat.close()
+        if self.standbys:
+            self.standbys.close()
         self.store.close()
+
+    def _standbys(self) -> GcpCompute:
+        carrier = Carrier(lambda asked: self.google.handle(asked, self.now))
+        return GcpCompute(ANONYMOUS, project="demo-project", base_url="http://127.0.0.1:1", carrier=carrier)
 
     # --- time
 
@@ -217,6 +237,7 @@ class World:
     def _one_step(self) -> None:
         self.sim.tick(self.now)
         self.dock_sim.tick(self.now)
+        self.google.tick(self.now)
         self._carry_out()
         for machine in list(self.machines.values()):
             if machine.agent.work:
@@ -236,28 +257,31 @@ class World:
         self._carry_out()
 
     def _carry_out(self) -> None:
-        for effect in [*self.sim.drain(), *self.dock_sim.drain()]:
+        for effect in [*self.sim.drain(), *self.dock_sim.drain(), *self.google.drain()]:
             if effect.kind == "start":
                 self._start(effect)
             elif machine := self.machines.pop(effect.label, None):
                 machine.agent._stop()
+                if effect.kind == "vanish":
+                    self.links.pop(effect.label, None)
 
     def _start(self, effect: Effect) -> None:
         if "DUMONT_BOOTSTRAP" not in effect.env:
             return  # somebody else's machine
         home = self.folder / effect.label
-        (home / "workspace").mkdir(parents=True)
-        try:
-            call = Boot(label=effect.label, boot_id="0123456789abcdef", up_for_s=0.0)
-            booted, _ = hosts.boot(self.app, call, effect.env["DUMONT_BOOTSTRAP"], self.now)
-        except NotFound:
-            return
-        assert booted
-        (home / "token").write_text(json.dumps({"token": booted.token}))
+        (home / "workspace").mkdir(parents=True, exist_ok=True)
+        if not (home / "token").exists():  # a standby that is started again has its disk
+            try:
+                call = Boot(label=effect.label, boot_id="0123456789abcdef", up_for_s=0.0)
+                booted, _ = hosts.boot(self.app, call, effect.env["DUMONT_BOOTSTRAP"], self.now)
+            except NotFound:
+                return
+            assert booted
+            (home / "token").write_text(json.dumps({"token": booted.token}))
         gpu, machine = home / "gpu", home / "machine.json"
-        gpu.write_text("80")
+        gpu.write_text("0" if effect.env.get("DUMONT_KIND") == "standby" else "80")
         machine.write_text(json.dumps(effect.hardware))
-        writers = Writers()
+        writers, link = Writers(), self._link(effect, home)
         agent = Agent(
             label=effect.label,
             home=home,
@@ -269,8 +293,27 @@ class World:
             authorize=lambda key: self.machines[effect.label].keys.append(key),
             life=lambda _now: self.machines[effect.label].signs if effect.label in self.machines else (),
             measure=lambda: self.measure(machine, home / "workspace"),
+            **({"programs": link} if link else {}),
         )
-        self.machines[effect.label] = Machine(agent, writers, gpu)
+        self.machines[effect.label] = Machine(agent, writers, gpu, link=link)
+
+    def _link(self, effect: Effect, home: Path) -> Link | None:
+        if not self.with_google:
+            return None
+        self.links[effect.label] = Link(
+            label=effect.label,
+            home=home,
+            workspace=home / "workspace",
+            is_standby=effect.env.get("DUMONT_KIND") == "standby",
+            others=self.links,
+            now=lambda: self.now,
+            reaches=self._reaches,
+        )
+        return self.links[effect.label]
+
+    def _reaches(self, one: str, other: str) -> bool:
+        machines = [self.machines.get(label) for label in (one, other)]
+        return all(machine and not machine.cut for machine in machines) and frozenset({one, other}) not in self.unlinked
 
     def _stop_itself(self, contract_id: int) -> None:
         """What common/host/main.py does with the container's own key."""

@@ -9,8 +9,9 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from common.domain.model import Model
 from common.domain.strategy import Strategy
 
 COMMAND = "/gpu"
@@ -42,6 +43,8 @@ class Verb(StrEnum):
     SNOOZE = "snooze"
     KEEP_ALIVE = "keep-alive"
     WHY = "why"
+    FAILOVER = "failover"
+    BACK = "back"
     DESTROY = "destroy"
     MARKET = "market"
     SAVINGS = "savings"
@@ -70,6 +73,9 @@ ALIASES: Mapping[str, Verb] = {
     "keepalive": Verb.KEEP_ALIVE,
     "keep_alive": Verb.KEEP_ALIVE,
     "explain": Verb.WHY,
+    "standby": Verb.FAILOVER,
+    "hand-back": Verb.BACK,
+    "handback": Verb.BACK,
     "offers": Verb.MARKET,
     "gpus": Verb.MARKET,
     "prices": Verb.MARKET,
@@ -84,10 +90,10 @@ ALIASES: Mapping[str, Verb] = {
 }
 
 
-class Ask(BaseModel):
+class Ask(Model):
     """One request, understood."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     verb: Verb
     instance: str = Field(default="", max_length=64)
@@ -99,10 +105,8 @@ class Ask(BaseModel):
     """Of a deploy: fields of `POST /instances/provision`."""
 
 
-class Confused(BaseModel):
+class Confused(Model):
     """What was not understood, and what may have been meant. Nothing is done."""
-
-    model_config = ConfigDict(frozen=True)
 
     sentence: str
     suggestions: tuple[str, ...] = ()
@@ -361,6 +365,8 @@ _PARSERS: Mapping[Verb, Callable[[Verb, list[str]], Ask | Confused]] = {
     Verb.SNOOZE: _lease,
     Verb.KEEP_ALIVE: _lease,
     Verb.WHY: _about_one,
+    Verb.FAILOVER: _about_one,
+    Verb.BACK: _about_one,
     Verb.DESTROY: _about_one,
     Verb.SAVINGS: _savings,
     Verb.LINK: _bare,

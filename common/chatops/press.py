@@ -6,17 +6,18 @@ import hashlib
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.chatops.grammar import Ask, Verb
+from common.domain.model import Model
 
 OP_LENGTH = 20
 
 
-class Press(BaseModel):
+class Press(Model):
     """Who presses is not in it: that is whom Slack names, and what that user may do is judged then."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     op: str = Field(pattern=rf"^[a-f0-9]{{{OP_LENGTH}}}$")
     ask: Ask

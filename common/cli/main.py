@@ -24,6 +24,8 @@ SUMMARIES = {
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
     "snapshots": "What an instance has kept: list, diff, verify.",
+    "standby": "What protects your instances: list, on, off.",
+    "failover": "To the standby and back: now, back, drill.",
     "ssh": "Open a shell on an instance.",
     "evaluate": "How good forecasts and policies are, on recorded series: prices, survival, waiting, idle, jobs.",
     "slack": "Who in Slack is you.",

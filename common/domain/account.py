@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 
 class Role(StrEnum):
@@ -27,10 +27,8 @@ RIGHTS: dict[Role, frozenset[Right]] = {
 }
 
 
-class User(BaseModel):
+class User(Model):
     """The document `users/<account>.<id>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str
@@ -42,10 +40,8 @@ class User(BaseModel):
     created_at: datetime
 
 
-class ApiKey(BaseModel):
+class ApiKey(Model):
     """The document `api_keys/<id>`; only a hash of the secret is kept."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str
@@ -57,10 +53,8 @@ class ApiKey(BaseModel):
     created_at: datetime
 
 
-class Caller(BaseModel):
+class Caller(Model):
     """Who is asking."""
-
-    model_config = ConfigDict(frozen=True)
 
     account: str
     user_id: str

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from common.domain.host import Attest, HostRecord
+from common.domain.model import Model
 from common.domain.offer import Offer
 
 MEMORY_SHARE = 0.90
@@ -28,9 +27,7 @@ UNATTESTED_S = 60.0
 """A host that is ready but reports no measurement at all for so long is taken as unknown."""
 
 
-class Judgement(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Judgement(Model):
     lies: tuple[str, ...] = ()
     """Sentences: what is not as offered."""
     unknown: tuple[str, ...] = ()

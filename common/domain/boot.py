@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 USUAL_TIMEOUT_S = 600.0
 """The deployment's `boot_timeout_s` for which BOOT_TIMES is written; with another one, all its times move in step."""
@@ -14,10 +14,8 @@ HEDGES_MAX = 1
 """Second machines rented beside a slow one, per round."""
 
 
-class BootTimes(BaseModel):
+class BootTimes(Model):
     """Seconds from the create call to a host that reports, without the download of the image."""
-
-    model_config = ConfigDict(frozen=True)
 
     usual_s: float
     """Half of the machines are ready sooner."""

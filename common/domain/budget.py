@@ -8,9 +8,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from common.domain.ledger import LedgerEntry, hour_of, to_usd
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.rental import Rental
 
@@ -30,10 +31,8 @@ class Period(StrEnum):
         return self.start(now) + (HOUR if self is Period.HOUR else DAY)
 
 
-class Budget(BaseModel):
+class Budget(Model):
     """The document `budgets/<account>`. None = no cap."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     account: str
@@ -60,10 +59,8 @@ class Budget(BaseModel):
         return self.model_copy(update={"told": self.told | {period.value: period.start(now)}})
 
 
-class Spending(BaseModel):
+class Spending(Model):
     """Of one account at one moment."""
-
-    model_config = ConfigDict(frozen=True)
 
     burn_usd_per_hour: Usd
     """Of all its machines that run or boot now."""
@@ -89,9 +86,7 @@ class Level(StrEnum):
     """The cap is used up: everything is hibernated."""
 
 
-class Finding(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Finding(Model):
     level: Level
     period: Period
     text: str

@@ -6,8 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.offer import Usd
 
 CRITICAL_READINGS = 2
@@ -22,10 +21,8 @@ class Level(StrEnum):
     """Everything is hibernated while there is money left to do it."""
 
 
-class Runway(BaseModel):
+class Runway(Model):
     """The document `runways/<market>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     market: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 MISSED_RUNS = 3
 """So many periods of a schedule may pass before its silence is a failure."""
@@ -22,10 +22,8 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
-class Finding(BaseModel):
+class Finding(Model):
     """What one check saw."""
-
-    model_config = ConfigDict(frozen=True)
 
     check: str
     verdict: Verdict
@@ -34,10 +32,8 @@ class Finding(BaseModel):
     """What to do; None when nothing is to be done."""
 
 
-class Probe(BaseModel):
+class Probe(Model):
     """One request from outside, and the answer that proves the way to the function and the secret they share."""
-
-    model_config = ConfigDict(frozen=True)
 
     check: str
     url: str
@@ -47,10 +43,8 @@ class Probe(BaseModel):
     mend: str
 
 
-class Run(BaseModel):
+class Run(Model):
     """The document `runs/<job>`: when a schedule's job last ran, and how it ended."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     at: datetime

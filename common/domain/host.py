@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from common.domain.model import Model
 
 DIGEST_LENGTH = 16
 """Hex digits: a host that found another report with the same digest would only lie about itself."""
@@ -36,22 +38,20 @@ class Wanted(StrEnum):
     STOP = "stop"
 
 
-class Order(BaseModel):
+class Order(Model):
     """One thing to do; asked again with the same id until the host reports it done."""
 
-    model_config = ConfigDict(frozen=True)
-
     id: str
-    kind: Literal["restore", "snapshot"]
+    kind: Literal["restore", "snapshot", "keep", "copy", "rewind"]
+    """keep: go on with what is there, in the reply's epoch. copy: restore, to become a candidate. rewind: of a standby
+    whose content is older than the pointer: take from the pointer what is newer there."""
     args: dict[str, Any] = {}
     hurry: bool = True
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
 
 
-class OrderResult(BaseModel):
+class OrderResult(Model):
     """How the last order ended; `error` names the engine's code (and the chunk of a damaged snapshot)."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     ok: bool
@@ -60,10 +60,8 @@ class OrderResult(BaseModel):
     chunk: str | None = None
 
 
-class SnapshotReport(BaseModel):
+class SnapshotReport(Model):
     """A snapshot the host says is uploaded; nothing of it is believed before it is verified."""
-
-    model_config = ConfigDict(frozen=True)
 
     order: str
     manifest_key: str
@@ -76,10 +74,8 @@ class SnapshotReport(BaseModel):
     seconds: float = 0.0
 
 
-class Sync(BaseModel):
+class Sync(Model):
     """How a machine's copy stands: of a GPU, what it has sent; of a standby, what it has taken."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int = 0
     """Of the content's version."""
@@ -94,22 +90,20 @@ class Sync(BaseModel):
     """The other side has confirmed everything once, and nothing was missed since."""
     peer: str | None = None
     """Label of the machine that the above is about."""
+    rtt_ms: float | None = None
+    """Measured by the heartbeats between the two."""
 
 
-class ClaimReport(BaseModel):
+class ClaimReport(Model):
     """A standby that sealed: the GPU of this epoch is dead for it. In every report until the record answers."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int
     version_epoch: int
     version_seq: int
 
 
-class Door(BaseModel):
+class Door(Model):
     """Where a GPU finds its standby."""
-
-    model_config = ConfigDict(frozen=True)
 
     host: str
     ssh_port: int
@@ -117,12 +111,16 @@ class Door(BaseModel):
     user: str = "tunnel"
     host_key: str
     """The public key of the standby's own sshd, one line of OpenSSH."""
+    user_port: int = 22
+    """Where the user gets in, whichever machine answers."""
+    inner_ports: dict[str, int] = {}
+    """Service -> port of the standby's loopback at which the door looks for the GPU's."""
+    sync_port: int = 7951
+    """Of the standby's loopback, where the live sync is received."""
 
 
-class Pair(BaseModel):
+class Pair(Model):
     """The record's words to a machine of a pair (`domain.role.View`), and what the two need to reach each other."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int
     writer: str | None = None
@@ -131,6 +129,10 @@ class Pair(BaseModel):
     cand: str | None = None
     is_frozen: bool = False
     is_draining: bool = False
+    is_called: bool = False
+    """The standby is to take over although the GPU lives."""
+    hand_back_in_s: float | None = None
+    """To a standby: who works on it is told that it goes back to a GPU."""
     key: str = ""
     """Hex; of the heartbeats between the two, of this epoch only."""
     door: Door | None = None
@@ -141,10 +143,8 @@ class Pair(BaseModel):
     """Private key (PEM) that both sides show to the user, so that a switch changes no known host."""
 
 
-class Signal(BaseModel):
+class Signal(Model):
     """One signal since the last heartbeat."""
-
-    model_config = ConfigDict(frozen=True)
 
     min: float | None = None
     max: float | None = None
@@ -153,9 +153,7 @@ class Signal(BaseModel):
     missing: int = 0
 
 
-class Progress(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Progress(Model):
     order: str | None = None
     done_bytes: int = 0
     total_bytes: int = 0
@@ -188,10 +186,8 @@ class Progress(BaseModel):
         return self.done_bytes / self.stored_bytes if self.stored_bytes else None
 
 
-class Attest(BaseModel):
+class Attest(Model):
     """What the host measured of its machine before it is used. None (or no models) = could not be measured."""
-
-    model_config = ConfigDict(frozen=True)
 
     PROBE_UPLOAD_BYTES: ClassVar[int] = 8 << 20
     """The probe's upload, which its URL is signed for."""
@@ -213,10 +209,8 @@ class Attest(BaseModel):
     """How long the probe of the line took."""
 
 
-class Heartbeat(BaseModel):
+class Heartbeat(Model):
     """`POST /heartbeat`."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     label: str
@@ -255,9 +249,7 @@ class Heartbeat(BaseModel):
         return max(timedelta(0), self.sent_at - self.idle_since) if self.idle_since else None
 
 
-class StorageCredentials(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class StorageCredentials(Model):
     endpoint: str
     region: str = "us-east-1"
     bucket: str
@@ -268,10 +260,8 @@ class StorageCredentials(BaseModel):
     expires_at: datetime | None = None
 
 
-class Reply(BaseModel):
+class Reply(Model):
     """The answer to a heartbeat. A host ignores one whose rev is lower than the highest it has seen."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     rev: int
@@ -289,10 +279,8 @@ class Reply(BaseModel):
     next_in_s: float
 
 
-class Boot(BaseModel):
+class Boot(Model):
     """The start-up script's first call: the bootstrap token for a host token. `up_for_s` is a duration by its clock."""
-
-    model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1
     label: str
@@ -301,28 +289,21 @@ class Boot(BaseModel):
     failed: str | None = Field(default=None, max_length=500)
 
 
-class Notice(BaseModel):
-    """A host's last word: its container is being stopped."""
-
-    model_config = ConfigDict(frozen=True)
+class Notice(Model):
+    """A host's last word: its container is being stopped. Or a standby's claim, which its reports repeat."""
 
     v: Literal[1] = 1
     label: str
     reason: str = Field(default="", max_length=500)
     claim: ClaimReport | None = None
-    """Of a standby that has sealed: a copy of what its heartbeats say."""
 
 
-class Booted(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Booted(Model):
     token: str
 
 
-class HostRecord(BaseModel):
+class HostRecord(Model):
     """The document `hosts/<label>`: the last report, apart from the instance so that guards do not move."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     label: str
@@ -345,16 +326,21 @@ class HostRecord(BaseModel):
     progress: Progress = Progress()
     samples: dict[str, Signal] = {}
     attest: Attest | None = None
+    claim: ClaimReport | None = None
+    door: Door | None = None
+    tunnel_key: str | None = None
 
     def silent_for_s(self, now: datetime) -> float:
         return (now - self.last_seen_at).total_seconds()
 
 
 def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
-    """What decisions depend on. A sequence number or a sample alone is none; that a signal cannot be read is one."""
+    """What decisions depend on. A sequence number, a lag or a sample is none; that a signal cannot be read is one."""
     progress, is_quiet = said.progress, said.idle_since is not None
     unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
-    facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest)
+    sync = said.sync
+    pair = (said.claim, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch)
+    facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest, *pair)
     return *facts, tuple(said.vetoes), tuple(unread)
 
 

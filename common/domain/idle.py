@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 IDLE_GPU_PERCENT = 5.0
 SAMPLE_EVERY_S = 5.0
@@ -21,10 +21,8 @@ NOTICE_MAX_S = 30.0
 """A warning stands for at least this share of the window before anything happens, whatever came late."""
 
 
-class Sample(BaseModel):
+class Sample(Model):
     """One look at the host; None = the signal could not be read, which is never idle."""
-
-    model_config = ConfigDict(frozen=True)
 
     at: datetime
     gpu_percent: float | None

@@ -7,8 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from common.domain.host import Door
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.policy import IdlePolicy, window_s
 from common.domain.rental import Rental, RentalState
@@ -26,12 +28,18 @@ class Want(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where the record stands. `up` and `freezing` have a writer; the others have none."""
+    """Where the record stands. `down`, `boot` and `ended` have no writer."""
 
     DOWN = "down"
     BOOT = "boot"
     UP = "up"
+    """A GPU writes."""
     FREEZING = "freezing"
+    """The writer, a GPU or the standby, takes its last snapshot."""
+    STANDBY = "standby"
+    """The standby writes, and a replacement is sought."""
+    HANDOVER = "handover"
+    """The standby has stopped writing, so that the candidate becomes equal to it."""
     ENDED = "ended"
 
 
@@ -39,8 +47,11 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
     Phase.DOWN: frozenset({Phase.BOOT, Phase.ENDED}),
     Phase.BOOT: frozenset({Phase.UP, Phase.DOWN}),
     # up -> down: a terminate that discards, or a writer lost while the user wants it down
-    Phase.UP: frozenset({Phase.FREEZING, Phase.BOOT, Phase.DOWN}),
-    Phase.FREEZING: frozenset({Phase.DOWN, Phase.UP, Phase.BOOT}),
+    Phase.UP: frozenset({Phase.FREEZING, Phase.STANDBY, Phase.BOOT, Phase.DOWN}),
+    Phase.FREEZING: frozenset({Phase.DOWN, Phase.UP, Phase.STANDBY, Phase.BOOT}),
+    # standby -> up, boot, down: the standby is lost
+    Phase.STANDBY: frozenset({Phase.HANDOVER, Phase.FREEZING, Phase.UP, Phase.BOOT, Phase.DOWN}),
+    Phase.HANDOVER: frozenset({Phase.UP, Phase.STANDBY, Phase.BOOT, Phase.DOWN}),
     # a terminated instance is restored
     Phase.ENDED: frozenset({Phase.DOWN}),
 }
@@ -71,10 +82,10 @@ MBIT_S_LEAST = 8.0
 """A slower line would not get one pack through within the transfer's patience."""
 
 
-class SnapshotTerms(BaseModel):
+class SnapshotTerms(Model):
     """How an instance is kept: what its owner may change at any time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     snapshot_every_s: float | None = Field(default=None, ge=5, le=86_400)
     """None = the deployment's setting."""
@@ -105,6 +116,9 @@ class Spec(SnapshotTerms):
     strategy: Strategy = Strategy.COLDSTART
     idle_for_s: float | None = Field(default=None, ge=5, le=86_400)
     """None = the deployment's setting."""
+    standby: bool = True
+    """Mirrored to a small machine at Google that takes over when the GPU dies; False, or no credentials of Google's:
+    `unprotected`."""
     idle_policy: IdlePolicy = IdlePolicy.DEFAULT
     """default: hibernated after `idle_for_s`; adaptive: not before as long as a wake has cost; shadow: only noted."""
 
@@ -138,19 +152,15 @@ WAKES_KEPT = 9
 """Of an instance: their median is what the next one will probably take."""
 
 
-class Failure(BaseModel):
+class Failure(Model):
     """Why the last attempt ended; the user's next verb clears it."""
-
-    model_config = ConfigDict(frozen=True)
 
     code: str
     detail: str
 
 
-class Pointer(BaseModel):
+class Pointer(Model):
     """The newest verified snapshot: what the next machine gets."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     manifest_key: str
@@ -166,10 +176,8 @@ class Pointer(BaseModel):
         return self.taken_epoch, self.version
 
 
-class RaceResult(BaseModel):
+class RaceResult(Model):
     """How the last machine was won."""
-
-    model_config = ConfigDict(frozen=True)
 
     winner: str
     losers: tuple[str, ...] = ()
@@ -178,10 +186,8 @@ class RaceResult(BaseModel):
     """From the plan of the round to its first ready machine."""
 
 
-class RestoredOlder(BaseModel):
+class RestoredOlder(Model):
     """The user gets an older snapshot because the newest one is damaged, which is kept."""
-
-    model_config = ConfigDict(frozen=True)
 
     damaged: str
     restored: str | None
@@ -190,10 +196,8 @@ class RestoredOlder(BaseModel):
     at: datetime
 
 
-class Instance(BaseModel):
+class Instance(Model):
     """The document `instances/<account>.<id>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str
@@ -221,6 +225,25 @@ class Instance(BaseModel):
     """The last epoch whose writer reported that it serves."""
     fz: str | None = None
     drain: Literal["asked", "going"] | None = None
+    """The standby is to go (asked), or is let go with the first snapshot of the present epoch (going)."""
+    door: Door | None = None
+    """Of the standby: where its GPU dials in, and the user."""
+    tunnel_keys: dict[str, str] = {}
+    """Label -> public key of each GPU that may dial in."""
+    address_region: str | None = None
+    """Google's region where an address of the instance's name is reserved: written before it is asked for."""
+    address: str | None = None
+    """The address itself, once it is known."""
+    standby_tries: int = 0
+    """Standbys in a row that never came up."""
+    standby_not_before: datetime | None = None
+    """The next one is rented then."""
+    called: bool = False
+    """The user, or a drill, wants the standby to take over although the GPU lives."""
+    hand_back: bool = False
+    """The user agrees to go back to a GPU as soon as one is equal."""
+    hand_back_at: datetime | None = None
+    """Announced to who works on the standby."""
     snapshot_attempt: int = 0
     """Part of a snapshot order's id: rises with every report that was judged."""
     snapshot_judged: str | None = None
@@ -301,10 +324,11 @@ class Instance(BaseModel):
 
     def with_activity(self) -> Self:
         resting = (
-            (self.phase is Phase.DOWN and self.want is Want.DOWN)
+            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
-        rests = resting or (self.is_running and self.want is Want.UP and self.held is None)
+        settled = self.held is None and not self.is_pairing
+        rests = resting or (self.is_running and self.want is Want.UP and settled)
         return self.having(active=not resting, restless=not rests)
 
     def woken(self, now: datetime) -> Self:
@@ -327,7 +351,41 @@ class Instance(BaseModel):
 
     @property
     def is_running(self) -> bool:
+        """On a GPU."""
         return self.phase is Phase.UP and self.started_epoch == self.epoch
+
+    @property
+    def is_served(self) -> bool:
+        """On a GPU or on the standby, by a writer that knows that it is."""
+        return self.phase in (Phase.UP, Phase.STANDBY) and self.started_epoch == self.epoch
+
+    @property
+    def is_on_standby(self) -> bool:
+        """The standby is the writer."""
+        return self.writer is not None and self.writer == self.standby
+
+    @property
+    def is_pairing(self) -> bool:
+        """Something about its standby is under way."""
+        is_waiting = self.standby is not None and self.mirror is None
+        asked = self.called or self.standby_not_before is not None
+        return is_waiting or asked or self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Its standby, or the address of one, is to go."""
+        has_one = self.standby is not None or self.address_region is not None
+        return self.drain is not None or (has_one and not self.spec.standby)
+
+    @property
+    def served_phase(self) -> Phase:
+        """Where it goes on when a freeze is called off."""
+        return Phase.STANDBY if self.is_on_standby else Phase.UP
+
+    @property
+    def is_covered(self) -> bool:
+        """The pointer was taken in the present epoch: no machine of an earlier one is needed (rule P3)."""
+        return self.pointer is not None and self.pointer.taken_epoch >= self.epoch
 
 
 def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = False) -> State:
@@ -345,6 +403,10 @@ def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = Fa
             return State.RUNNING if instance.is_running else State.RESTORING
         case Phase.FREEZING:
             return State.HIBERNATING if frozen else State.FREEZING
+        case Phase.STANDBY:
+            return State.ON_STANDBY
+        case Phase.HANDOVER:
+            return State.HANDING_OVER
     if instance.want is Want.UP:
         return State.REQUESTED
     if instance.failure:
@@ -355,8 +417,13 @@ def state_of(instance: Instance, rentals: Sequence[Rental], *, frozen: bool = Fa
 class Protection(StrEnum):
     UNPROTECTED = "unprotected"
     """No standby: the loss is at most the snapshot interval."""
+    SYNCING = "syncing"
+    """There is a standby, and it is not equal yet: the loss is at most the snapshot interval."""
     MIRRORED = "mirrored"
+    """The standby has everything up to its lag, and takes over when the GPU dies."""
 
 
 def protection_of(instance: Instance) -> Protection:
-    return Protection.MIRRORED if instance.mirror else Protection.UNPROTECTED
+    if instance.mirror and instance.drain is None:
+        return Protection.MIRRORED
+    return Protection.SYNCING if instance.standby and instance.drain is None else Protection.UNPROTECTED

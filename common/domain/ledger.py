@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.rental import POOL
 
 MICRO = Decimal(10**6)
@@ -16,10 +15,8 @@ HOUR = timedelta(hours=1)
 SECONDS_PER_HOUR = Decimal(3600)
 
 
-class LedgerEntry(BaseModel):
+class LedgerEntry(Model):
     """The document `ledger/<label>.<kind>.<hour>`, with `.pool` for what the warm pool pays."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     account: str

@@ -6,7 +6,9 @@ import math
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import Field, PlainSerializer
+
+from common.domain.model import Model
 
 Usd = Annotated[Decimal, PlainSerializer(str, return_type=str)]
 """Money and rates: Decimal in the domain, a string in documents and answers."""
@@ -21,10 +23,8 @@ PRICE_SLACK = Decimal("1.02")
 """A machine may cost so much more than was shown: marketplaces round, and prices move by the minute."""
 
 
-class Wanted(BaseModel):
+class Wanted(Model):
     """What to search for."""
-
-    model_config = ConfigDict(frozen=True)
 
     gpu: str
     """The model's name in every marketplace, for example `RTX 4090` or `H100 SXM`."""
@@ -39,10 +39,8 @@ class Wanted(BaseModel):
     limit: int = Field(default=64, ge=1, le=512)
 
 
-class Offer(BaseModel):
+class Offer(Model):
     """One machine slice for rent. Offer ids are unstable; (provider, machine_id, num_gpus) is what stays."""
-
-    model_config = ConfigDict(frozen=True)
 
     provider: str
     offer_id: str
@@ -98,10 +96,8 @@ class Offer(BaseModel):
         return shown if max_usd_per_hour is None else min(shown, max_usd_per_hour)
 
 
-class Survey(BaseModel):
+class Survey(Model):
     """What one marketplace has of one GPU model, in slices of every size."""
-
-    model_config = ConfigDict(frozen=True)
 
     offers: tuple[Offer, ...]
     is_whole: bool

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 
-class Operation(BaseModel):
+class Operation(Model):
     """The document `operations/<account>.<id>`; its status is derived from the instance."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str

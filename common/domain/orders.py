@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
+from common.domain.host import ClaimReport, HostPhase, HostRecord, Order, OrderResult, Wanted
 from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.snapshot import is_due
+from common.domain.standby import is_behind
 
 
 def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
@@ -18,10 +19,12 @@ def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
     if instance is None:
         return Wanted.WAIT if rental.account == POOL else Wanted.STOP
     if instance.serves(rental.label):
-        return Wanted.FREEZE if instance.phase is Phase.FREEZING else Wanted.SERVE
+        return Wanted.FREEZE if instance.phase in (Phase.FREEZING, Phase.HANDOVER) else Wanted.SERVE
     return Wanted.HOLD if rental.state is RentalState.HELD else Wanted.WAIT
 
 
+COPY_FAILED = "copy-"
+"""How the id of an order to fill a candidate begins."""
 HURRY_TIMES = 10
 """Snapshots that are less than so many settled heartbeats apart are reported as soon as they are there."""
 
@@ -34,6 +37,7 @@ def orders_of(
     snapshot_every_s: float,
     settled_s: float,
     now: datetime,
+    claim: ClaimReport | None = None,
 ) -> list[Order]:
     """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired).
 
@@ -41,22 +45,45 @@ def orders_of(
     the heartbeat `settled_s` later, and taken so much earlier: what is lost at most is `snapshot_every_s`.
     """
     if not instance.serves(label):
-        return []
+        return _pair_orders(instance, label, claim)
     if instance.started_epoch < instance.epoch:
-        key = instance.pointer.manifest_key if instance.pointer and instance.start == "restore" else None
+        if instance.start == "keep":
+            return [Order(id=keep_id(instance), kind="keep")]
+        key = instance.pointer.manifest_key if instance.pointer else None
         seq = instance.pointer.version.seq if instance.pointer else 0
         # a machine of the pool was created before anybody knew whose it would be
-        args = {"manifest_key": key, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
+        written = instance.pointer.version.epoch if instance.pointer else 0
+        args = {"manifest_key": key, "epoch": written, "seq": seq, "ssh_public_key": instance.spec.ssh_public_key}
         return [Order(id=restore_id(instance), kind="restore", args=args)]
     if instance.snapshot_not_before and now < instance.snapshot_not_before:
         return []
     if instance.phase is Phase.FREEZING:
+        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
+    is_waited_for = (instance.held is not None or instance.drain == "going") and not instance.is_covered
+    if is_waited_for and phase is HostPhase.SERVING:
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance))]
     last_at = instance.snapshot_due_from
     has_time = snapshot_every_s >= HURRY_TIMES * settled_s
     after_s = snapshot_every_s - settled_s if has_time else snapshot_every_s
     if phase is HostPhase.SERVING and last_at and is_due(last_at, after_s, now):
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance), hurry=not has_time)]
+    return []
+
+
+def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None) -> list[Order]:
+    """To a candidate: what the pointer holds, once that is the standby's own. To a claimant that lacks some: that."""
+    pointer = instance.pointer
+    if pointer is None:
+        return []
+    args = {"manifest_key": pointer.manifest_key, "epoch": pointer.version.epoch, "seq": pointer.version.seq}
+    if label == instance.cand and instance.phase is Phase.STANDBY and instance.is_covered:
+        args["ssh_public_key"] = instance.spec.ssh_public_key
+        return [Order(id=f"{COPY_FAILED}{instance.epoch}-{pointer.taken_epoch}", kind="copy", args=args)]
+    is_claimant = label == instance.standby and claim is not None and claim.epoch == instance.epoch
+    if is_claimant and claim is not None and is_behind(instance, claim):
+        return [
+            Order(id=f"rewind-{instance.epoch}-{pointer.version.epoch}-{pointer.version.seq}", kind="rewind", args=args)
+        ]
     return []
 
 
@@ -71,6 +98,10 @@ def _snapshot_args(instance: Instance) -> dict[str, Any]:
     return {"fz": instance.fz, "previous": previous, **caps}
 
 
+def keep_id(instance: Instance) -> str:
+    return f"keep-{instance.epoch}"
+
+
 def restore_id(instance: Instance) -> str:
     return f"restore-{instance.epoch}"
 
@@ -81,9 +112,10 @@ def snapshot_id(instance: Instance) -> str:
 
 
 def is_settled(instance: Instance, label: str, phase: HostPhase | None) -> bool:
-    """It serves, and is meant to."""
-    serves = instance.is_running and instance.want is Want.UP and instance.serves(label)
-    return serves and phase is HostPhase.SERVING
+    """It serves, or mirrors, and is meant to."""
+    if not instance.is_running or instance.want is not Want.UP or instance.is_pairing:
+        return False
+    return (instance.serves(label) and phase is HostPhase.SERVING) or label == instance.mirror
 
 
 def failed_snapshot(instance: Instance, host: HostRecord | None) -> OrderResult | None:

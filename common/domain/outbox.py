@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 FIRST_RETRY_S = 10.0
 RETRY_MAX_S = 3600.0
@@ -33,6 +33,10 @@ class Kind(StrEnum):
     RUNNING = "instance.running"
     HIBERNATED = "instance.hibernated"
     LOST = "instance.lost"
+    ON_STANDBY = "instance.on_standby"
+    HANDING_BACK = "instance.handing_back"
+    BACK = "instance.back"
+    UNPROTECTED = "instance.unprotected"
     FAILED = "instance.failed"
     RESTORED_OLDER = "instance.restored_older"
     SNAPSHOT_DAMAGED = "instance.snapshot_damaged"
@@ -52,10 +56,8 @@ class MessageState(StrEnum):
     DEAD = "dead"
 
 
-class Webhook(BaseModel):
+class Webhook(Model):
     """The document `webhooks/<account>.<id>`. Its secret is derived from the deployment's key, and not kept."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str
@@ -69,10 +71,8 @@ class Webhook(BaseModel):
         return not self.kinds or kind in self.kinds
 
 
-class Message(BaseModel):
+class Message(Model):
     """The document `outbox/<id>`: one message to one target."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str

@@ -13,9 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from common.domain import price, survival, waiting
+from common.domain.model import Model
 from common.domain.offer import Offer, Survey, Usd
 from common.domain.price import Bid, Forecast
 from common.domain.quotes import DECIMALS, hour_of, market_id, region_of
@@ -56,10 +55,8 @@ class Hour(NamedTuple):
 UNSEEN = Hour(None, None, None)
 
 
-class Past(BaseModel):
+class Past(Model):
     """One region, hour after hour without a hole: hours that nobody saw are UNSEEN."""
-
-    model_config = ConfigDict(frozen=True)
 
     first: int
     """Hours since 1970."""
@@ -94,10 +91,8 @@ class Past(BaseModel):
         return sum(looks) / len(looks) if looks else None
 
 
-class History(BaseModel):
+class History(Model):
     """The content of `market_history/<provider>.<gpu>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     provider: str
     gpu: str
@@ -155,10 +150,8 @@ def _last_offer(past: Past) -> int:
 # --- the present, and what comes
 
 
-class Cheapest(BaseModel):
+class Cheapest(Model):
     """What can be rented now: one GPU on demand, in USD per hour."""
-
-    model_config = ConfigDict(frozen=True)
 
     machine_id: str
     usd_per_hour: Usd
@@ -181,10 +174,8 @@ class Open(NamedTuple):
     p90: float
 
 
-class Score(BaseModel):
+class Score(Model):
     """How the forecasts that were served for one horizon have done. Errors are absolute differences of logarithms."""
-
-    model_config = ConfigDict(frozen=True)
 
     horizon_h: int
     n: int = 0
@@ -213,10 +204,8 @@ class Score(BaseModel):
         )
 
 
-class RegionOutlook(BaseModel):
+class RegionOutlook(Model):
     """One region: what its last look showed, and what was forecast in its present hour."""
-
-    model_config = ConfigDict(frozen=True)
 
     seen_at: datetime | None = None
     """The last look that found an offer."""
@@ -237,10 +226,8 @@ class RegionOutlook(BaseModel):
     scores: dict[int, Score] = {}
 
 
-class Outlook(BaseModel):
+class Outlook(Model):
     """The content of `outlooks/<provider>.<gpu>`: small, and all that a reader needs."""
-
-    model_config = ConfigDict(frozen=True)
 
     provider: str
     gpu: str

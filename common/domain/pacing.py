@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 Call = Literal["search", "create", "list", "get", "destroy", "credit", "charges"]
 """The calls of `ports.Market`."""
@@ -49,9 +49,7 @@ class Limit:
 Limits = Mapping[Call, Limit]
 
 
-class Waiter(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Waiter(Model):
     priority: Priority
     since: datetime
     until: datetime
@@ -61,10 +59,8 @@ class Waiter(BaseModel):
         return self.priority, self.since
 
 
-class Bucket(BaseModel):
+class Bucket(Model):
     """The document `pacing/<provider>.<bucket>`: tokens at a moment, and who was refused one."""
-
-    model_config = ConfigDict(frozen=True)
 
     tokens: float
     """Below zero after the vendor itself refused a call."""

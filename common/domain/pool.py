@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from common.domain.attempt import failure
 from common.domain.host import HostRecord
 from common.domain.instance import Spec, country_codes
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.ranking import Ranked
 from common.domain.reliability import Outcome
@@ -21,10 +22,10 @@ TRIED_KEPT = 16
 """Machines of the pool's last attempts, which are tried again only when there is no other."""
 
 
-class PoolTerms(BaseModel):
+class PoolTerms(Model):
     """What the pool holds, and its own budget: settings of the deployment, DUMONT_POOL_<NAME>."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     size: int = Field(default=0, ge=0, le=20)
     """Machines that wait or boot; 0 = no pool."""
@@ -62,10 +63,8 @@ class PoolTerms(BaseModel):
         )
 
 
-class PoolRecord(BaseModel):
+class PoolRecord(Model):
     """The document `pool/self`: serialises refills and numbers the pool's labels."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     n: int = 0

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.scores import Sample
 from common.domain.series import DAY_S, HOUR_S, Series
 
@@ -51,10 +50,8 @@ OUTBID_AT_MOST = 0.10
 """Accepted chance that a recommended bid is exceeded within a day."""
 
 
-class Forecast(BaseModel):
+class Forecast(Model):
     """One price `horizon_s` ahead, in USD per hour: 80 % of the prices should fall between p10 and p90."""
-
-    model_config = ConfigDict(frozen=True)
 
     horizon_s: int
     p10: float
@@ -69,10 +66,8 @@ class Forecast(BaseModel):
     """Only where skill is proven on this very series."""
 
 
-class Bid(BaseModel):
+class Bid(Model):
     """What to bid, and the chance that the market exceeds it; None = the series is too coarse to say."""
-
-    model_config = ConfigDict(frozen=True)
 
     usd_per_hour: float
     outbid_within_1h: float | None

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.offer import Offer, Survey
 from common.domain.series import HOUR_S
 
@@ -48,10 +47,8 @@ class Quote(NamedTuple):
     bid_floor_usd_per_hour: float | None
 
 
-class Slice(BaseModel):
+class Slice(Model):
     """One series: the quotes of (machine_id, num_gpus), in order of time; a look without a quote did not show it."""
-
-    model_config = ConfigDict(frozen=True)
 
     region: str
     reliability: float
@@ -59,10 +56,8 @@ class Slice(BaseModel):
     quotes: tuple[Quote, ...]
 
 
-class QuoteHour(BaseModel):
+class QuoteHour(Model):
     """The content of `quotes/<provider>.<gpu>.<hour>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     provider: str
     gpu: str

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict
-
 from common.domain.boot import boot_times
+from common.domain.model import Model
 from common.domain.offer import Offer, Usd
 
 IMAGE_GB = 6.0
@@ -26,20 +25,16 @@ BYTES_PER_GB = 10**9
 SECONDS_PER_HOUR = Decimal(3600)
 
 
-class Load(BaseModel):
+class Load(Model):
     """What a machine must fetch before it is ready."""
-
-    model_config = ConfigDict(frozen=True)
 
     disk_gb: int
     image_gb: float = IMAGE_GB
     snapshot_gb: float = 0.0
 
 
-class Ranked(BaseModel):
+class Ranked(Model):
     """One offer with its parts. `ready_s` = boot + both downloads; `rank_usd_per_hour` orders the list."""
-
-    model_config = ConfigDict(frozen=True)
 
     offer: Offer
     usd_per_hour: Usd

@@ -1,6 +1,19 @@
-"""Where a machine stands: marketplaces write free text, users ask for ISO 3166 alpha-2 country codes."""
+"""Where a machine stands: marketplaces write free text, users ask for ISO 3166 alpha-2 country codes, and a standby
+stands in the Google Cloud region that is nearest to it."""
 
 from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 COUNTRY_CODES = {
     "argentina": "AR", "armenia": "AM", "australia": "AU", "austria": "AT", "azerbaijan": "AZ", "bahrain": "BH",
@@ -29,3 +42,144 @@ def country_of(place: str | None) -> str | None:
     """The country of free text whose last comma part is a code or a name ("Quebec, CA"); None = it cannot be told."""
     last = (place or "").rpartition(",")[2].strip()
     return last.upper() if len(last) == 2 and last.isalpha() and last.isascii() else COUNTRY_CODES.get(last.lower())
+
+
+FIBRE_KM_PER_MS = 200.0
+"""Light in glass: the speed of light over a refractive index of about 1.47, there and back counted apart."""
+DETOUR = 1.5
+"""A cable's way over the great circle's: what measured paths between cities commonly come to (1.3 to 2)."""
+RTT_MS_MIN = 1.0
+"""Switches and access lines: no path is shown as faster."""
+EARTH_KM = 6371.0
+_SPACES = re.compile(r"\s+")
+
+
+class Place(BaseModel):
+    """A point for free text, and how much of the text it stands for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    latitude: float
+    longitude: float
+    precision: Literal["city", "subdivision", "country"]
+    """A country stands for its main city of data centres, a large one without such a city for its middle: what is
+    estimated from it may be a thousand kilometres off."""
+    country: str
+    """ISO 3166 alpha-2."""
+
+
+class Region(BaseModel):
+    """A Google Cloud region: the city it stands at, its zones, its prices as of `standby_price.PRICES_AS_OF`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    place: str
+    country: str
+    at: tuple[float, float]
+    """(latitude, longitude) of that city."""
+    zones: tuple[str, ...]
+    """Full names, `us-central1-a`."""
+    e2_medium: Decimal
+    """USD per hour."""
+    e2_medium_spot: Decimal
+    pd_standard: Decimal
+    """USD per GiB and month of 730 hours."""
+    pd_balanced: Decimal
+
+
+class Near(BaseModel):
+    """A region as seen from a place. `rtt_ms` is an ESTIMATE from the distance, and is shown as one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    region: Region
+    km: float
+    rtt_ms: float
+
+
+def place_of(text: str | None) -> Place | None:
+    """Where free text of a marketplace points, for example "Quebec, CA", "Dallas, Texas, USA" or ", US".
+
+    The last comma part names the country; of the others the first one that is known as a city there counts, else as a
+    subdivision, else the country itself. None = the country is not known, or the text contradicts it (a place of the
+    United States before another country's code: "Chicago, IL"): nothing is guessed.
+    """
+    country = country_of(text)
+    if country is None or country not in _places()["countries"]:
+        return None
+    parts = [part for part in map(_plain, (text or "").split(",")[:-1]) if part]
+    for precision, kind in (("city", "cities"), ("subdivision", "subdivisions")):
+        names = _places()[kind].get(country, {})
+        for part in parts:
+            if part in names:
+                return _place(names[part], precision, country)
+    if parts and country != "US" and _is_american(parts, _plain((text or "").rpartition(",")[2])):
+        return None
+    return _place(_places()["countries"][country], "country", country)
+
+
+def near(place: Place) -> tuple[Near, ...]:
+    """All regions, the nearest first."""
+    seen = (_seen(place, region) for region in regions().values())
+    return tuple(sorted(seen, key=lambda near: (near.km, near.region.name)))
+
+
+def nearest(place: Place) -> Near:
+    return near(place)[0]
+
+
+def region_of(zone: str) -> str:
+    """`us-central1-a` -> `us-central1`."""
+    return zone.rpartition("-")[0]
+
+
+def estimated_rtt_ms(km: float) -> float:
+    """There and back through fibre that takes DETOUR times the great circle: 2 x DETOUR x km / FIBRE_KM_PER_MS."""
+    return max(2 * DETOUR * km / FIBRE_KM_PER_MS, RTT_MS_MIN)
+
+
+def great_circle_km(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Haversine over (latitude, longitude) in degrees."""
+    (lat1, lon1), (lat2, lon2) = ((math.radians(lat), math.radians(lon)) for lat, lon in (one, other))
+    half = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
+    return 2 * EARTH_KM * math.asin(min(1.0, math.sqrt(half)))
+
+
+@cache
+def regions() -> Mapping[str, Region]:
+    """Google's regions by name (google_regions.json): those that any project can use and whose prices are known."""
+    rows = json.loads(resources.files("common.domain").joinpath("google_regions.json").read_text("utf-8"))
+    return {name: Region(**_region(name, row)) for name, row in rows.items()}
+
+
+def _region(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "name": name, "zones": tuple(f"{name}-{letter}" for letter in row["zones"])}
+
+
+def _seen(place: Place, region: Region) -> Near:
+    km = great_circle_km((place.latitude, place.longitude), region.at)
+    return Near(region=region, km=km, rtt_ms=estimated_rtt_ms(km))
+
+
+@cache
+def _places() -> dict[str, Any]:
+    """places.json: countries, subdivisions and cities by their plain names; coordinates of common knowledge."""
+    found: dict[str, Any] = json.loads(resources.files("common.domain").joinpath("places.json").read_text("utf-8"))
+    return found
+
+
+def _place(at: list[float], precision: Any, country: str) -> Place:
+    return Place(latitude=at[0], longitude=at[1], precision=precision, country=country)
+
+
+def _is_american(parts: list[str], last: str) -> bool:
+    """Is a place of the United States named where the last part is the code of another country, or `Georgia`?"""
+    cities, states = (_places()[kind]["US"] for kind in ("cities", "subdivisions"))
+    return (len(last) > 2 and last in states) or any(part in cities or part in states for part in parts)
+
+
+def _plain(name: str) -> str:
+    """Lower case, without accents."""
+    split = unicodedata.normalize("NFKD", name.strip().replace("ø", "o").replace("Ø", "O").replace("ł", "l"))
+    return _SPACES.sub(" ", "".join(c for c in split if not unicodedata.combining(c)).casefold())

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.rental import Loss
 
 HALF_LIFE = timedelta(days=14)
@@ -93,10 +92,8 @@ def says_something(outcome: Outcome) -> bool:
     return FAULT[outcome] in (Fault.NOBODY, Fault.HOST)
 
 
-class MachineRecord(BaseModel):
+class MachineRecord(Model):
     """The document `machines/<provider>.<machine_id>`; `good` and `bad` are as of `at` and decay from there."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     provider: str

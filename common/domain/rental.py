@@ -12,8 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.offer import Offer, Usd
 from common.errors import IllegalMove
 
@@ -65,9 +64,9 @@ class RentalState(StrEnum):
     CREATING = "creating"
     """The label is written; at most one create call was or will be made."""
     READY = "ready"
-    """Of the warm pool only: attested, waits for an owner."""
+    """Of the warm pool: attested, waits for an owner. Of a standby: up, whether it mirrors or writes."""
     SERVING = "serving"
-    """The instance's writer."""
+    """A GPU that is the instance's writer, or the candidate that a standby hands back to."""
     HELD = "held"
     """Fenced by the epoch, kept until a snapshot of the new epoch covers it."""
     LOST = "lost"
@@ -82,7 +81,8 @@ MOVES: Mapping[RentalState, frozenset[RentalState]] = {
     RentalState.CREATING: frozenset({RentalState.READY, RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
     RentalState.READY: frozenset({RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
     RentalState.SERVING: frozenset({RentalState.HELD, RentalState.LOST, RentalState.RELEASING}),
-    RentalState.HELD: frozenset({RentalState.LOST, RentalState.RELEASING}),
+    # held -> serving: the standby died before a snapshot covered what only the old writer has (rule W3)
+    RentalState.HELD: frozenset({RentalState.SERVING, RentalState.LOST, RentalState.RELEASING}),
     RentalState.LOST: frozenset({RentalState.RELEASING}),
     RentalState.RELEASING: frozenset({RentalState.RELEASED}),
     RentalState.RELEASED: frozenset(),
@@ -94,15 +94,15 @@ LIVE = frozenset(
 Loss = Literal["interrupted", "gone", "offline", "boot_failed"]
 
 
-class Meter(BaseModel):
+class Meter(Model):
     """When the machine's parts ran, by our own records; None = not yet."""
-
-    model_config = ConfigDict(frozen=True)
 
     disk_from: datetime | None = None
     gpu_from: datetime | None = None
     gpu_until: datetime | None = None
     disk_until: datetime | None = None
+    paused_s: float = 0.0
+    """Of the time from `gpu_from` on, stood still: a standby that was stopped and started again."""
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
 
@@ -120,15 +120,20 @@ class Meter(BaseModel):
         """The GPU no longer runs; the first word counts."""
         return self.model_copy(update={"gpu_until": self.gpu_until or (at if self.gpu_from else None)})
 
+    def resumed(self, at: datetime) -> Self:
+        """It runs again."""
+        if self.gpu_until is None or self.gpu_from is None:
+            return self
+        paused_s = self.paused_s + max(0.0, (at - self.gpu_until).total_seconds())
+        return self.model_copy(update={"gpu_until": None, "paused_s": paused_s})
+
     def ended(self, at: datetime) -> Self:
         """Nothing of it runs any more."""
         return self.stopped(at).model_copy(update={"disk_until": self.disk_until or (at if self.disk_from else None)})
 
 
-class Rental(BaseModel):
+class Rental(Model):
     """The document `rentals/<label>`; its id is the label."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     label: str
@@ -166,6 +171,10 @@ class Rental(BaseModel):
     """First listing, after the record was read, that lacked a live rental."""
     unreachable_at: datetime | None = None
     """Listed as running while its host is silent."""
+    stopped_at: datetime | None = None
+    """Of a standby: listed as stopped since then, its disk kept; it is started again."""
+    start_called_at: datetime | None = None
+    """The last time that it was."""
     loss: Loss | None = None
     message: str = ""
     """What the market last said about it, or why the attempt ended."""
@@ -190,13 +199,19 @@ class Rental(BaseModel):
         return self.to(RentalState.SERVING, at=at).model_copy(update=owner)
 
     def with_restlessness(self) -> Self:
-        """It rests while it serves, is listed and heard, and once its bill is closed."""
-        serves = self.state is RentalState.SERVING and self.unreachable_at is None and self.absent_at is None
+        """It rests while it serves or stands by, is listed and heard, and once its bill is closed."""
+        is_up = self.state is RentalState.SERVING or (self.is_standby and self.state is RentalState.READY)
+        is_there = self.unreachable_at is None and self.absent_at is None and self.stopped_at is None
+        serves = is_up and is_there
         return self.model_copy(update={"restless": not (self.settled or serves)})
 
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def is_standby(self) -> bool:
+        return self.kind == "standby"
 
     @property
     def is_overpriced(self) -> bool:
@@ -209,7 +224,7 @@ class Rental(BaseModel):
         meter = self.meter
         gpu_from, disk_from = (_later(start, since) for start in (meter.gpu_from, meter.disk_from))
         return {
-            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, meter.gpu_until or now),
+            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, meter.gpu_until or now, less_s=meter.paused_s),
             "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, meter.disk_until or now),
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
@@ -242,6 +257,6 @@ def _later(start: datetime | None, since: datetime | None) -> datetime | None:
     return max(start, since) if start and since else start
 
 
-def _hours(start: datetime | None, end: datetime) -> Decimal:
-    seconds = (end - start).total_seconds() if start else 0
+def _hours(start: datetime | None, end: datetime, *, less_s: float = 0.0) -> Decimal:
+    seconds = (end - start).total_seconds() - less_s if start else 0
     return Decimal(str(max(0, seconds))) / SECONDS_PER_HOUR

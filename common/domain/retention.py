@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from common.domain.model import Model
 from common.domain.snapshot import SnapshotRecord
 from common.domain.version import Version
 
@@ -14,10 +15,10 @@ DAMAGED_KEPT_FOR = timedelta(days=30)
 """A damaged snapshot stays so long after it was taken: parts of it may be what somebody misses."""
 
 
-class Retention(BaseModel):
+class Retention(Model):
     """How many of each kind stay. A snapshot stays when any of the four wants it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     last: int = Field(default=12, ge=1, le=1000)
     """The newest ones; never fewer than one."""

@@ -31,6 +31,8 @@ class View:
     """The writer is to stop writing (a hibernation, or a hand-over under way)."""
     is_draining: bool = False
     """The standby is on its way out: what it takes is not acknowledged."""
+    is_called: bool = False
+    """The standby is to take over although the GPU lives."""
 
 
 @dataclass(frozen=True, kw_only=True)

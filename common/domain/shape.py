@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 Shape = Mapping[str, frozenset[str]]
 """Path -> types: `offers[].geolocation` -> null, text. The whole answer is the path `answer`."""
@@ -20,10 +20,8 @@ ROWS_MAX = 200
 """Of a list that are looked at."""
 
 
-class AnswerShape(BaseModel):
+class AnswerShape(Model):
     """The document `answers/<market>.<call>`: everything that a marketplace's answers to one call have looked like."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     market: str

@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from common.domain.model import Model
 
 SLACK_ID = re.compile(r"[A-Z0-9]{1,32}")
 """Workspaces, users and channels."""
@@ -18,10 +18,8 @@ TARGET = "slack"
 """Of messages to a person in Slack: `slack:<workspace>.<user>`."""
 
 
-class Person(BaseModel):
+class Person(Model):
     """Somebody in a Slack workspace; its key is `<team>.<user>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     team: str
     user: str
@@ -37,10 +35,8 @@ class Person(BaseModel):
         return f"{TARGET}:{self.key}"
 
 
-class Link(BaseModel):
+class Link(Model):
     """The document `slack_links/<team>.<user>`: this person in Slack is that user of ours."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     person: Person
@@ -49,20 +45,16 @@ class Link(BaseModel):
     linked_at: datetime
 
 
-class LinkCode(BaseModel):
+class LinkCode(Model):
     """The document `slack_codes/<hash of the code>`: whoever signs in to us and shows the code is this person."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     person: Person
     expires_at: datetime
 
 
-class Reply(BaseModel):
+class Reply(Model):
     """The way back to the person who asked: Slack's response_url while it lasts, then a direct message."""
-
-    model_config = ConfigDict(frozen=True)
 
     response_url: str = ""
     until: datetime
@@ -90,10 +82,8 @@ class Reply(BaseModel):
         return self.model_copy(update={"channel": channel, "ts": ts})
 
 
-class Errand(BaseModel):
+class Errand(Model):
     """The body of a message that somebody sent us: done once by its operation id, then followed until it is settled."""
-
-    model_config = ConfigDict(frozen=True)
 
     person: Person
     ask: dict[str, Any]

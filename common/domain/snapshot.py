@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.version import Version
 
 PACKS_NAMED_MAX = 6000
 """In one record: a document of the store holds 1 MiB."""
 
 
-class SnapshotRecord(BaseModel):
+class SnapshotRecord(Model):
     """The document `snapshots/<instance key>.<epoch>-<seq>`: a snapshot that was verified."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     id: str
@@ -50,10 +47,8 @@ class SnapshotRecord(BaseModel):
         return self.damaged is None and self.given_up_at is None
 
 
-class DrillRecord(BaseModel):
+class DrillRecord(Model):
     """The document `drills/<instance key>`: the newest drill."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_version: int = 1
     at: datetime

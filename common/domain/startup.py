@@ -120,6 +120,7 @@ def environment(
     probe_url: str,
     glibc_floor: str,
     ssh_public_key: str | None,
+    kind: str = "gpu",
 ) -> Mapping[str, str]:
     """What a rental's container is given. The provider can read all of it: nothing here lives longer than minutes."""
     env = {
@@ -131,4 +132,5 @@ def environment(
         "DUMONT_PROBE_URL": probe_url,
         "DUMONT_GLIBC": glibc_floor,
     }
-    return env | ({"DUMONT_SSH_KEY": ssh_public_key} if ssh_public_key else {})
+    env |= {"DUMONT_SSH_KEY": ssh_public_key} if ssh_public_key else {}
+    return env | ({"DUMONT_KIND": kind} if kind != "gpu" else {})

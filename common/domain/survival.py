@@ -16,9 +16,10 @@ from importlib import resources
 from itertools import accumulate
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from common.domain import logistic
+from common.domain.model import Model
 
 FEATURES: Mapping[str, float] = {
     "log_age": 1.0,
@@ -72,10 +73,8 @@ class Row(NamedTuple):
     """None = not known: a gap, or the future."""
 
 
-class Model(BaseModel):
+class Hazard(Model):
     """Fitted coefficients for one horizon, with what they were fitted on; in the order of FEATURES."""
-
-    model_config = ConfigDict(frozen=True)
 
     horizon_h: int
     intercept: float
@@ -91,15 +90,13 @@ class Model(BaseModel):
         return logistic.Fit(self.intercept, self.weights, self.means, self.deviations).chance(row.features)
 
 
-class Coefficients(BaseModel):
+class Coefficients(Model):
     """The file that `dumont evaluate survival --fit` writes."""
-
-    model_config = ConfigDict(frozen=True)
 
     fitted_on: str
     fitted_at: str
     features: tuple[str, ...]
-    models: tuple[Model, ...]
+    models: tuple[Hazard, ...]
 
     @model_validator(mode="after")
     def _of_these_features(self) -> Self:
@@ -107,7 +104,7 @@ class Coefficients(BaseModel):
             raise ValueError(f"fitted on other features; this version has {', '.join(FEATURES)}")
         return self
 
-    def model(self, horizon_h: int) -> Model:
+    def model(self, horizon_h: int) -> Hazard:
         """Raises KeyError for a horizon that was not fitted."""
         return {model.horizon_h: model for model in self.models}[horizon_h]
 
@@ -119,7 +116,7 @@ def shipped() -> Coefficients:
     return Coefficients.model_validate(json.loads(text))
 
 
-def newest(places: Sequence[Place], model: Model) -> dict[str, float]:
+def newest(places: Sequence[Place], model: Hazard) -> dict[str, float]:
     """For each place that is up at the newest tick of them all, the chance that it outlives the model's horizon.
 
     The common rate that short histories begin with is the model's own where these places have none.
@@ -129,7 +126,7 @@ def newest(places: Sequence[Place], model: Model) -> dict[str, float]:
     return {row.place: model.chance(row) for row in found}
 
 
-def fit(train: Sequence[Row], *, horizon_h: int, step_s: float) -> Model:
+def fit(train: Sequence[Row], *, horizon_h: int, step_s: float) -> Hazard:
     """Raises ValueError without a row whose end is known."""
     known = [row for row in train if row.survived is not None]
     stride = max(1, math.ceil(len(known) / MAX_FIT_ROWS))
@@ -140,7 +137,7 @@ def fit(train: Sequence[Row], *, horizon_h: int, step_s: float) -> Model:
         penalties=tuple(FEATURES.values()),
         row_weight=min(1.0, stride * step_s / (horizon_h * 3600)),
     )
-    return Model(
+    return Hazard(
         horizon_h=horizon_h,
         intercept=fitted.intercept,
         weights=fitted.weights,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from common.domain.host import HostRecord
 from common.domain.idle import IDLE_GPU_PERCENT, ends_at, is_idle, is_warned, notice_s, warn_at
 from common.domain.instance import Instance, Want
+from common.domain.model import Model
 from common.domain.policy import IdlePolicy
 
 FRESH_PART = 0.5
@@ -24,10 +23,8 @@ class Act(StrEnum):
     """The policy `shadow`: write down that it would be hibernated now."""
 
 
-class Verdict(BaseModel):
+class Verdict(Model):
     """What is to be done now, and why; times are those that follow if nothing changes."""
-
-    model_config = ConfigDict(frozen=True)
 
     act: Act
     because: str

@@ -10,8 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
-
+from common.domain.model import Model
 from common.domain.scores import quantile
 from common.domain.series import DAY_S, Series
 
@@ -22,10 +21,8 @@ MIN_SEEN = 8
 """More than half of the days of the look-back: with fewer prices nothing is known about what is cheap, so buy."""
 
 
-class Advice(BaseModel):
+class Advice(Model):
     """Whether somebody who can wait should."""
-
-    model_config = ConfigDict(frozen=True)
 
     wait: bool
     cheap_usd_per_hour: float | None

@@ -125,6 +125,8 @@ class Agent:
     beats: int = 0
     told: Idleness = Idleness.BUSY
     """What the last report said that was answered."""
+    told_of_pair: tuple[object, ...] = ()
+    """The same of what it said of its pair."""
     dead_man: DeadMan = DeadMan.ARMED
 
     def __post_init__(self) -> None:
@@ -152,6 +154,8 @@ class Agent:
             self.work = None
         self._end_of_pause(now)
         self.programs.tend()
+        if self.memory.rev and self._said_of_pair() != self.told_of_pair:
+            self.next_beat_at = None  # a claim, or that both are equal now
         if self.memory.attest is None:
             self._attest()
         if self.next_beat_at is None or now >= self.next_beat_at:
@@ -197,7 +201,13 @@ class Agent:
             return Idleness.BUSY
         return Idleness.IDLE if is_idle(since, idle_for_s=self.idle_for_s, now=now) else Idleness.QUIET
 
+    def _said_of_pair(self) -> tuple[object, ...]:
+        """What the control plane should hear of at once: not a lag or a sequence number."""
+        sync = self.programs.sync() or Sync()
+        return claim_of(self.epoch), sync.is_whole, sync.peer, sync.epoch
+
     def _beat(self, now: datetime) -> None:
+        said_of_pair = self._said_of_pair()
         try:
             reply = self.control.beat(self._heartbeat(now), self.memory.token)
         except Unanswered:
@@ -208,6 +218,7 @@ class Agent:
             return
         self.heard_at, self.dead_man = now, DeadMan.ARMED
         self.signals, self.told, self.idle_for_s = {}, self._idleness(now), reply.idle_for_s
+        self.told_of_pair = said_of_pair
         self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
         if reply.rev >= self.memory.rev:
             self._obey(reply, now)
@@ -295,6 +306,9 @@ class Agent:
             self._carry_out(order, reply, now)
 
     def _carry_out(self, order: Order, reply: Reply, now: datetime) -> None:
+        if order.kind == "keep":
+            self._go_on(reply.epoch)
+            return
         if self.work or (self.memory.last and self.memory.last.id == order.id):
             return
         if order.kind == "restore":
@@ -309,6 +323,15 @@ class Agent:
         if reply.storage_credentials:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
         self._start(order, reply.epoch, reply.storage_credentials)
+
+    def _go_on(self, epoch: int) -> None:
+        """In a new epoch, with what is there: nothing is fetched and nothing dropped."""
+        if self.memory.started_epoch == epoch:
+            return
+        self._keep(started_epoch=epoch, seq=max(self.memory.seq, self.epoch.read().version.seq))
+        if not self.memory.frozen:
+            self.phase = HostPhase.SERVING
+        self.next_beat_at = None
 
     def _end_of_pause(self, now: datetime) -> None:
         """With the snapshot, or when it takes too long; a freeze that came meanwhile stays."""
@@ -347,11 +370,15 @@ class Agent:
         if ended.ok and order.kind == "snapshot":
             report = SnapshotReport.model_validate(result["snapshot"])
             self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
+        elif ended.ok and order.kind in ("copy", "rewind"):
+            version = Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))
+            self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)
+            self.epoch.restored(max(version, self.epoch.read().version))
         elif ended.ok:
             seq = int(order.args.get("seq") or 0)
             self._keep(last=ended, started_epoch=work.epoch, seq=seq, **traffic)
             if order.args.get("manifest_key") and pair.read(self.home):
-                self.epoch.restored(Version(epoch=int(order.args.get("version_epoch") or work.epoch), seq=seq))
+                self.epoch.restored(Version(epoch=int(order.args.get("epoch") or work.epoch), seq=seq))
             self.phase = self._phase_at_work()
         else:
             self._keep(last=ended, **traffic)

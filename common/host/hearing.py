@@ -43,6 +43,7 @@ def hear(epoch: Epoch, home: Path, label: str, reply: Reply) -> pair.Kept | None
             cand=said.cand,
             is_frozen=said.is_frozen,
             is_draining=said.is_draining,
+            is_called=said.is_called,
         )
     )
     return kept

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from common.domain.host import Attest, OrderResult, SnapshotReport, StorageCredentials
+from common.domain.model import Model
 
 
-class Place(BaseModel):
+class Place(Model):
     """What the last order came with: enough for a last snapshot when nobody answers any more."""
 
     epoch: int
@@ -19,7 +18,7 @@ class Place(BaseModel):
     credentials: StorageCredentials
 
 
-class Remembered(BaseModel):
+class Remembered(Model):
     """What survives a restart of the agent."""
 
     token: str

@@ -138,6 +138,7 @@ class GpuPrograms:
         if door is None or self.label not in (kept.writer, kept.cand) or self.tunnel_key() is None:
             return {}
         way = {"host": door["host"], "ssh_port": int(door["ssh_port"]), "user": door["user"]}
+        way |= {"inner_ports": door.get("inner_ports"), "sync_port": door.get("sync_port")}
         wanted = {"tunnel": tunnel.dial(self.home, self.label, **way, host_key=door["host_key"], ports=self.ports)}
         if is_writer and kept.key:
             wanted["beats"] = host_program("beats", str(self.home))
@@ -276,8 +277,17 @@ class StandbyPrograms:
         except (NotFound, OSError, subprocess.SubprocessError):
             return None
         host_key = " ".join(key.split()[:2])
-        where = {"ssh_port": self.ports.tunnel, "udp_port": self.ports.beats, "user": self.user}
-        return Door(host=self.address, host_key=host_key, **where)
+        inner = {service.name: service.inner_port for service in self.ports.services}
+        return Door(
+            host=self.address,
+            host_key=host_key,
+            ssh_port=self.ports.tunnel,
+            udp_port=self.ports.beats,
+            user=self.user,
+            user_port=self.ports.ssh.door_port,
+            inner_ports=inner,
+            sync_port=self.ports.sync,
+        )
 
     def farewell(self) -> None:
         """A standby that goes is missed by its silence."""

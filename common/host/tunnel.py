@@ -86,8 +86,13 @@ def dial(
     user: str,
     host_key: str,
     ports: Ports,
+    inner_ports: Mapping[str, int] | None = None,
+    sync_port: int | None = None,
 ) -> list[str]:
-    """The command that holds the tunnel; it ends when the tunnel breaks. Writes the one host key that it trusts."""
+    """The command that holds the tunnel; it ends when the tunnel breaks. Writes the one host key that it trusts.
+
+    `inner_ports`, `sync_port` = the standby's, where they are not the usual ones.
+    """
     name = host if ssh_port == 22 else f"[{host}]:{ssh_port}"
     write_secret(home / KNOWN_HOSTS, f"{name} {' '.join(host_key.split()[:2])}\n")
     options = {
@@ -105,8 +110,9 @@ def dial(
     words = [program("ssh"), "-F", "/dev/null", "-N", "-T", "-i", str(home / KEY), "-p", str(ssh_port)]
     words += [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
     for service in ports.services:
-        words += ["-R", f"{address_of(label)}:{service.inner_port}:127.0.0.1:{service.gpu_port}"]
-    words += ["-L", f"127.0.0.1:{ports.sync}:127.0.0.1:{ports.sync}"]
+        inner_port = (inner_ports or {}).get(service.name, service.inner_port)
+        words += ["-R", f"{address_of(label)}:{inner_port}:127.0.0.1:{service.gpu_port}"]
+    words += ["-L", f"127.0.0.1:{ports.sync}:127.0.0.1:{sync_port or ports.sync}"]
     return [*words, f"{user}@{host}"]
 
 

@@ -145,6 +145,7 @@ def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:
             progress=_progress_to(folder, counts),
             counts=counts,
             wanted=wishes,
+            keeps_newer=task["kind"] == "rewind",
             **_place(task, _endpoint(task)),
         )
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from blake3 import blake3
@@ -96,6 +96,21 @@ def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
             plan.symlinks.append(entry)
     _plan_packs(plan, manifest)
     return plan
+
+
+def older_in(tree: Tree, manifest: Manifest) -> Manifest:
+    """The manifest without the names that the tree holds as new as it, or as something else."""
+    there = tree.listing()
+
+    def is_older(entry: Entry) -> bool:
+        status = there.get(entry.path)
+        if status is None or entry.kind == "dir":
+            return status is None or stat.S_ISDIR(status.st_mode)
+        return IS_KIND[entry.kind](status.st_mode) and status.st_mtime_ns < entry.mtime_ns
+
+    kept = {entry.path for entry in manifest.entries if is_older(entry)}
+    entries = [e for e in manifest.entries if e.path in kept and (e.kind != "hardlink" or e.target in kept)]
+    return replace(manifest, entries=tuple(entries))
 
 
 def _plan_removals(plan: Plan, wanted: dict[bytes, Entry], there: dict[bytes, os.stat_result]) -> None:

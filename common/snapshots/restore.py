@@ -25,7 +25,7 @@ from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import Manifest
 from common.snapshots.packing import Counts, Progress
-from common.snapshots.plan import Plan, compare
+from common.snapshots.plan import Plan, compare, older_in
 from common.snapshots.scan import Stamp
 from common.snapshots.seal import unseal
 from common.snapshots.stage import STAGE_BYTES
@@ -89,8 +89,12 @@ def restore(
     wanted: Wanted = lambda: (),
     counts: Counts | None = None,
     manifest: Manifest | None = None,
+    keeps_newer: bool = False,
 ) -> Restored:
     """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
+
+    `keeps_newer`: a name that is there with the snapshot's time or a later one stays, and nothing is removed. That is
+    for two copies of one machine's files, each of which may hold what the other has not got.
 
     `manifest` is the one at `manifest_key` for who has it already; else it is fetched.
 
@@ -105,7 +109,9 @@ def restore(
     root.mkdir(parents=True, exist_ok=True)
     state.sweep()
     with _translated(), opened(bytes(root)) as tree, fetch_stage(state) as stage:
-        plan = compare(manifest, tree, keys_of(instance_key))
+        plan = compare(older_in(tree, manifest) if keeps_newer else manifest, tree, keys_of(instance_key))
+        if keeps_newer:
+            plan.extra.clear()
         _require_room(plan, root, stage)
         fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted, counts or Counts())
         if not plan.adds_only:
@@ -116,7 +122,8 @@ def restore(
             stamps |= fetching.run(endpoint)
         _finish(plan, tree)
         _flush(root)
-        _remember(state, manifest, tree, plan, stamps)
+        if not keeps_newer:
+            _remember(state, manifest, tree, plan, stamps)
     return Restored(
         manifest=manifest,
         files=manifest.files,

@@ -7,8 +7,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from common.domain.host import HostPhase, HostRecord
 from common.domain.instance import (
     Failure,
@@ -24,6 +22,7 @@ from common.domain.instance import (
     state_of,
 )
 from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
@@ -38,7 +37,7 @@ SNAPSHOTS_SHOWN = 50
 """Of the newest, among them."""
 
 
-class Address(BaseModel):
+class Address(Model):
     """How a person gets in; `direct` changes with the machine."""
 
     kind: Literal["direct", "standby"]
@@ -47,7 +46,7 @@ class Address(BaseModel):
     user: str = "root"
 
 
-class RentalOut(BaseModel):
+class RentalOut(Model):
     label: str
     provider: str
     state: RentalState
@@ -60,7 +59,7 @@ class RentalOut(BaseModel):
     message: str
 
 
-class Cost(BaseModel):
+class Cost(Model):
     """USD. `ledger` is what providers billed for settled machines; `metered` our own count for all of them so far."""
 
     ledger_usd: Usd
@@ -69,7 +68,7 @@ class Cost(BaseModel):
     """Right now."""
 
 
-class LoserOut(BaseModel):
+class LoserOut(Model):
     """A machine that lost the race: rented in vain for so long, for so much."""
 
     label: str
@@ -78,7 +77,7 @@ class LoserOut(BaseModel):
     usd: Usd
 
 
-class RaceOut(BaseModel):
+class RaceOut(Model):
     """How the present machine, or the last one, was won."""
 
     winner: str
@@ -89,7 +88,7 @@ class RaceOut(BaseModel):
     losers_usd: Usd
 
 
-class InstanceOut(BaseModel):
+class InstanceOut(Model):
     id: str
     name: str
     state: State
@@ -113,7 +112,7 @@ class InstanceOut(BaseModel):
     keep_until: datetime | None
 
 
-class OperationOut(BaseModel):
+class OperationOut(Model):
     id: str
     instance_id: str
     kind: str
@@ -123,13 +122,13 @@ class OperationOut(BaseModel):
     detail: str = ""
 
 
-class EventOut(BaseModel):
+class EventOut(Model):
     at: datetime
     kind: str
     text: str
 
 
-class WhyOut(BaseModel):
+class WhyOut(Model):
     """Why an instance runs on, or what is about to happen to it, and what led here."""
 
     id: str
@@ -221,6 +220,8 @@ def operation_out(app: App, operation: Operation) -> OperationOut:
 _Outcome = tuple[Literal["running", "succeeded", "failed"], float]
 _UP: dict[State, _Outcome] = {
     State.RUNNING: ("succeeded", 1.0),
+    State.ON_STANDBY: ("succeeded", 1.0),
+    State.HANDING_OVER: ("succeeded", 1.0),
     State.FAILED: ("failed", 1.0),
     State.HIBERNATED: ("failed", 1.0),
     State.TERMINATED: ("failed", 1.0),
@@ -234,11 +235,15 @@ _STATUS: dict[str, dict[State, _Outcome]] = {
         State.TERMINATED: ("succeeded", 1.0),
         State.FAILED: ("failed", 1.0),
     },
+    "failover": {State.ON_STANDBY: ("succeeded", 1.0), State.HANDING_OVER: ("succeeded", 1.0)},
+    "hand_back": {State.RUNNING: ("succeeded", 1.0)},
+    "standby": dict.fromkeys(State, ("succeeded", 1.0)),
     "terminate": {State.TERMINATED: ("succeeded", 1.0)},
     "purge": {State.TERMINATED: ("succeeded", 1.0)},
 }
 _WISHED: dict[str, frozenset[Want]] = {
-    **dict.fromkeys(("provision", "wake", "restore"), frozenset({Want.UP})),
+    **dict.fromkeys(("provision", "wake", "restore", "failover", "hand_back"), frozenset({Want.UP})),
+    "standby": frozenset(Want),
     "hibernate": frozenset({Want.DOWN, Want.GONE}),
     **dict.fromkeys(("terminate", "purge"), frozenset({Want.GONE})),
 }
@@ -267,7 +272,7 @@ def state_shown(world: World) -> State:
 
 def _out(app: App, world: World, now: datetime) -> InstanceOut:
     instance = world.instance.value
-    rentals = [kept.value for kept in world.rentals.values()]
+    rentals = [kept.value for kept in world.machines]
     of_it: list[Where] = [("instance_key", "==", instance.key)]
     ever = [Rental.model_validate(doc.data) for doc in every(app.store, "rentals", of_it)]
     return InstanceOut(
@@ -279,7 +284,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         since=instance.at,
         created_at=instance.created_at,
         spec=instance.spec,
-        address=_address(world.writer.value if world.writer else None),
+        address=_address(world),
         protection=protection_of(instance),
         epoch=instance.epoch,
         snapshot=instance.pointer,
@@ -294,7 +299,11 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
     )
 
 
-def _address(writer: Rental | None) -> Address | None:
+def _address(world: World) -> Address | None:
+    """The standby's, which stays the same whichever machine answers; else the machine's own."""
+    instance, writer = world.instance.value, world.writer.value if world.writer else None
+    if instance.door and instance.address and (instance.mirror or instance.is_on_standby):
+        return Address(kind="standby", host=instance.address, port=instance.door.user_port)
     if writer is None or writer.ssh_host is None or writer.ssh_port is None:
         return None
     return Address(kind="direct", host=writer.ssh_host, port=writer.ssh_port)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel
-
+from common.domain.model import Model
 from common.domain.reliability import BLOCKED_BELOW, MachineRecord, Outcome, success_bound
 from common.ports import App, Where
 
 
-class MachineOut(BaseModel):
+class MachineOut(Model):
     """One machine. The weights decay: an outcome counts half after 14 days."""
 
     provider: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from pydantic import BaseModel
-
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.outlook import Cheapest, Outlook, RegionOutlook, Score
 from common.domain.price import Bid, Forecast
@@ -32,7 +31,7 @@ class ServedForecast(Forecast):
     """Those whose hour nobody saw."""
 
 
-class SpotRow(BaseModel):
+class SpotRow(Model):
     """One GPU of one model in one region of one marketplace. Prices in USD per hour; what is not known is null."""
 
     gpu: str
@@ -64,7 +63,7 @@ class SpotRow(BaseModel):
     """Whether who can wait should, and what waiting saved in backtest."""
 
 
-class SpotMarket(BaseModel):
+class SpotMarket(Model):
     as_of: datetime | None
     """The oldest look in it; null = nothing is recorded yet."""
     recorded_gpus: list[str]

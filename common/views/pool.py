@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import BaseModel
-
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.pool import PoolTerms
 from common.domain.rental import POOL, Rental, RentalState
 from common.ports import App, every
 
 
-class PoolMachine(BaseModel):
+class PoolMachine(Model):
     label: str
     provider: str
     machine_id: str
@@ -27,7 +26,7 @@ class PoolMachine(BaseModel):
     message: str
 
 
-class PoolOut(BaseModel):
+class PoolOut(Model):
     terms: PoolTerms
     ready: int
     usd_per_hour: Usd

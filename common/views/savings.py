@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from pydantic import BaseModel
-
 from common.domain.instance import Instance
 from common.domain.ledger import LedgerEntry, hour_of, to_usd
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.rental import Rental
 from common.domain.savings import hibernated
@@ -19,14 +18,14 @@ from common.ports import App, Where, every
 HOUR = timedelta(hours=1)
 
 
-class SpanOut(BaseModel):
+class SpanOut(Model):
     """Nothing was rented for the instance from `start` to `end`."""
 
     start: datetime
     end: datetime
 
 
-class InstanceSavingsOut(BaseModel):
+class InstanceSavingsOut(Model):
     id: str
     name: str
     spent_usd: Usd
@@ -34,7 +33,7 @@ class InstanceSavingsOut(BaseModel):
     hibernated: list[SpanOut]
 
 
-class SavingsOut(BaseModel):
+class SavingsOut(Model):
     days: int
     since: datetime
     """A full UTC hour: the ledger counts in hours."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel
-
 from common.domain.instance import Instance
+from common.domain.model import Model
 from common.domain.retention import Retention
 from common.domain.snapshot import DrillRecord, SnapshotRecord
 from common.domain.version import Version
@@ -18,7 +17,7 @@ from common.snapshots import engine
 SNAPSHOTS_SHOWN = 200
 
 
-class SnapshotOut(BaseModel):
+class SnapshotOut(Model):
     """One verified snapshot. `id` = <epoch>-<sequence>, unique within its instance."""
 
     id: str
@@ -36,7 +35,7 @@ class SnapshotOut(BaseModel):
     """The one that the next machine starts from."""
 
 
-class TermsOut(BaseModel):
+class TermsOut(Model):
     """How an instance is kept, with the deployment's settings where it says nothing, and what was removed of it."""
 
     snapshot_every_s: float
@@ -52,13 +51,13 @@ class TermsOut(BaseModel):
     """The newest time that a snapshot was read back on a machine of ours."""
 
 
-class NamesOut(BaseModel):
+class NamesOut(Model):
     count: int
     listed: list[str]
     """The first of them."""
 
 
-class DifferenceOut(BaseModel):
+class DifferenceOut(Model):
     """In terms of content: another mode or time alone is no change."""
 
     older: str
@@ -68,7 +67,7 @@ class DifferenceOut(BaseModel):
     removed: NamesOut
 
 
-class CheckedOut(BaseModel):
+class CheckedOut(Model):
     """Every object is there with its size and checksum, and the manifest is authentic."""
 
     id: str

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common import auth
 from common.domain.account import RIGHTS, ApiKey, Caller, Right, Role, User
+from common.domain.model import Model
 from common.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from common.ports import App, Create, every
 from common.records import Kept, dump, read
@@ -20,20 +21,20 @@ REPEATABLE_LENGTH = 24
 """Hexadecimal digits: 96 bits for an id, three times as many for a secret."""
 
 
-class Login(BaseModel):
+class Login(Model):
     model_config = ConfigDict(extra="forbid")
 
     email: str = Field(max_length=254, examples=["ada@example.com"])
     password: str = Field(max_length=1024)
 
 
-class Session(BaseModel):
+class Session(Model):
     access_token: str
     token_type: str = "bearer"
     expires_in_s: int = int(auth.SESSION_FOR.total_seconds())
 
 
-class UserIn(BaseModel):
+class UserIn(Model):
     model_config = ConfigDict(extra="forbid")
 
     email: str = Field(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
@@ -41,14 +42,14 @@ class UserIn(BaseModel):
     role: Role = Role.MEMBER
 
 
-class UserOut(BaseModel):
+class UserOut(Model):
     id: str
     email: str
     role: Role
     created_at: datetime
 
 
-class ApiKeyIn(BaseModel):
+class ApiKeyIn(Model):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=64)
@@ -56,7 +57,7 @@ class ApiKeyIn(BaseModel):
     """None = your own role; never more than it."""
 
 
-class ApiKeyOut(BaseModel):
+class ApiKeyOut(Model):
     id: str
     name: str
     role: Role

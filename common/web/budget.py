@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.budget import Budget, Finding, Period, findings
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.web.routes import Call, Route
 from common.workflows import budgets
 
 
-class BudgetIn(BaseModel):
+class BudgetIn(Model):
     """null = no cap."""
 
     model_config = ConfigDict(extra="forbid")
@@ -20,7 +21,7 @@ class BudgetIn(BaseModel):
     usd_per_day: Usd | None = Field(default=None, ge=0, le=1_000_000)
 
 
-class BudgetOut(BaseModel):
+class BudgetOut(Model):
     usd_per_hour: Usd | None
     usd_per_day: Usd | None
     burn_usd_per_hour: Usd

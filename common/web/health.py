@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel
-
 from common.domain.account import Right
 from common.domain.health import Finding, Probe, failed, ok, warning
+from common.domain.model import Model
 from common.domain.shape import AnswerShape
 from common.errors import Forbidden
 from common.web.routes import Call, Route
 from common.workflows import answers, doctor, sweep, users
 
 
-class HealthOut(BaseModel):
+class HealthOut(Model):
     at: datetime
     findings: list[Finding]
     probes: list[Probe]

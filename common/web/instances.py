@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.boot import HEDGES_MAX
 from common.domain.instance import Instance, Spec, Want
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.ranking import Ranked
@@ -27,11 +28,11 @@ WISH_ATTEMPTS = 6
 """The lifecycle writes the same record; a wish that meets it is read and decided afresh so often."""
 
 
-class Accepted(BaseModel):
+class Accepted(Model):
     operation: OperationOut
 
 
-class PageQuery(BaseModel):
+class PageQuery(Model):
     limit: int = Field(default=50, ge=1, le=PAGE_LIMIT_MAX)
     cursor: str | None = Field(default=None, max_length=64, pattern=r"^[a-z0-9]+$")
 
@@ -43,28 +44,28 @@ class Provision(Spec):
         return Spec.model_validate(self.model_dump(exclude={"name"}))
 
 
-class Terminate(BaseModel):
+class Terminate(Model):
     model_config = ConfigDict(extra="forbid")
 
     discard: bool = False
     """Give up what no snapshot holds yet."""
 
 
-class Snooze(BaseModel):
+class Snooze(Model):
     model_config = ConfigDict(extra="forbid")
 
     minutes: int = Field(default=60, ge=1, le=24 * 60)
     """From now; the newest lease counts."""
 
 
-class KeepAlive(BaseModel):
+class KeepAlive(Model):
     model_config = ConfigDict(extra="forbid")
 
     minutes: int = Field(default=60, ge=0, le=7 * 24 * 60)
     """From now; the newest lease counts, and 0 ends it."""
 
 
-class Plan(BaseModel):
+class Plan(Model):
     """What a provision would rent now; nothing is spent."""
 
     offers: list[OfferOut]
@@ -84,7 +85,7 @@ class Plan(BaseModel):
     """At most: every racer until one is ready is counted for the boot timeout, the dearest for the hour."""
 
 
-class OfferOut(BaseModel):
+class OfferOut(Model):
     provider: str
     machine_id: str
     gpu: str
@@ -206,9 +207,9 @@ def provision_instance(call: Call) -> Accepted:
 Verb = Callable[[App, World, datetime, Sequence[Write]], Instance]
 
 
-def _verb(kind: str, call: Call, do: Verb) -> Accepted:
-    """One wish about one instance, recorded with its operation in one commit."""
-    id = call.ids["id"]
+def accepted_wish(kind: str, call: Call, do: Verb, *, id: str | None = None) -> Accepted:
+    """One wish about one instance (`id`, or the path's), recorded with its operation in one commit."""
+    id = id or call.ids["id"]
     mark = operations.fingerprint(kind, id, call.body.model_dump_json())
 
     def wish() -> tuple[Operation, Instance]:
@@ -261,7 +262,7 @@ def _first_price(found: Sequence[Ranked], spec: Spec) -> Decimal:
 
 
 def wake_instance(call: Call) -> Accepted:
-    return _verb("wake", call, _within_budget(restore.request_wake))
+    return accepted_wish("wake", call, _within_budget(restore.request_wake))
 
 
 def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instance]) -> Verb:
@@ -278,7 +279,7 @@ def _within_budget(do: Callable[[App, World, datetime, Sequence[Write]], Instanc
 
 def hibernate_instance(call: Call) -> Accepted:
     reason = f"asked by {call.caller.user_id}"
-    return _verb(
+    return accepted_wish(
         "hibernate",
         call,
         lambda app, world, now, also: hibernate.request(app, world, reason=reason, now=now, also=also),
@@ -314,7 +315,7 @@ def _leased(call: Call, kind: str) -> InstanceOut:
 
 def terminate_instance(call: Call) -> Accepted:
     discard = call.body.discard
-    return _verb(
+    return accepted_wish(
         "terminate",
         call,
         lambda app, world, now, also: terminate.request(app, world, discard=discard, now=now, also=also),
@@ -322,11 +323,11 @@ def terminate_instance(call: Call) -> Accepted:
 
 
 def restore_instance(call: Call) -> Accepted:
-    return _verb("restore", call, _within_budget(restore.request_restore))
+    return accepted_wish("restore", call, _within_budget(restore.request_restore))
 
 
 def purge_instance(call: Call) -> Accepted:
-    return _verb("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
+    return accepted_wish("purge", call, lambda app, world, now, also: terminate.request_purge(app, world, now, also))
 
 
 _WRITE = {"right": Right.WRITE, "status": 202, "tag": "instances", "errors": (402, 404, 409)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from common.domain.model import Model
 from common.views import machines as view
 from common.views import pool
 from common.views.machines import MachineOut
@@ -11,7 +12,7 @@ from common.views.pool import PoolOut
 from common.web.routes import PAGE_LIMIT_MAX, Call, Page, Route
 
 
-class HistoryQuery(BaseModel):
+class HistoryQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     provider: str | None = Field(default=None, max_length=32, pattern=r"^[a-z0-9]+$", examples=["vast"])

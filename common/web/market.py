@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.credit import Level, Runway
 from common.domain.instance import Spec
+from common.domain.model import Model
 from common.domain.offer import Usd
 from common.errors import Forbidden
 from common.records import read
@@ -19,7 +20,7 @@ from common.web.routes import Call, Page, Route
 from common.workflows import announcements, offers, sweep, users
 
 
-class OffersQuery(BaseModel):
+class OffersQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
@@ -28,7 +29,7 @@ class OffersQuery(BaseModel):
     max_usd_per_hour: Decimal | None = Field(default=None, gt=0)
 
 
-class SpotQuery(BaseModel):
+class SpotQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     gpu: str | None = Field(default=None, min_length=1, max_length=64, examples=["RTX 4090"])
@@ -36,7 +37,7 @@ class SpotQuery(BaseModel):
     provider: str | None = Field(default=None, pattern=r"^[a-z]{1,32}$", examples=["vast"])
 
 
-class MarketOut(BaseModel):
+class MarketOut(Model):
     """One marketplace account. What it does not tell is null."""
 
     name: str
@@ -49,7 +50,7 @@ class MarketOut(BaseModel):
     """Where it announces what happens; null = nothing is subscribed."""
 
 
-class WebhookOut(BaseModel):
+class WebhookOut(Model):
     url: str
 
 
@@ -71,7 +72,7 @@ def _market(call: Call, name: str) -> MarketOut:
     )
 
 
-class SweepOut(BaseModel):
+class SweepOut(Model):
     """What the next sweep would do."""
 
     listed: int

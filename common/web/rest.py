@@ -13,13 +13,27 @@ from werkzeug.exceptions import HTTPException
 
 from common.errors import DumontError, NotFound
 from common.ports import App
-from common.web import auth, budget, health, instances, machines, market, problem, savings, slack, snapshots, webhooks
+from common.web import (
+    auth,
+    budget,
+    health,
+    instances,
+    machines,
+    market,
+    problem,
+    savings,
+    slack,
+    snapshots,
+    standby,
+    webhooks,
+)
 from common.web.routes import mount, openapi
 
 ROUTES = (
     *auth.ROUTES,
     *instances.ROUTES,
     *snapshots.ROUTES,
+    *standby.ROUTES,
     *market.ROUTES,
     *machines.ROUTES,
     *budget.ROUTES,

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from common import auth
 from common.domain.account import ApiKey, Caller, Right, Role
+from common.domain.model import Model
 from common.errors import BadRequest, Forbidden, Unauthenticated
 from common.ports import App
 from common.records import read
@@ -25,7 +26,7 @@ Item = TypeVar("Item")
 PAGE_LIMIT_MAX = 200
 
 
-class Nothing(BaseModel):
+class Nothing(Model):
     """An empty body."""
 
     model_config = ConfigDict(extra="forbid")
@@ -136,7 +137,7 @@ def caller_of(app: App, request: Request, now: datetime) -> Caller:
 # --- OpenAPI ------------------------------------------------------------------------------------------------------
 
 
-class Problem(BaseModel):
+class Problem(Model):
     """application/problem+json (RFC 9457); `code` is stable."""
 
     type: str

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from common.domain.model import Model
 from common.views import savings as view
 from common.views.savings import SavingsOut
 from common.web.routes import Call, Route
 
 
-class SavingsQuery(BaseModel):
+class SavingsQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     days: int = Field(default=7, ge=1, le=90)

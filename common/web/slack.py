@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
+from common.domain.model import Model
 from common.domain.slack import Link
 from common.errors import NotFound
 from common.web.routes import Call, Page, Route
@@ -14,14 +15,14 @@ from common.workflows import outbox
 from common.workflows import slack as workflow
 
 
-class LinkIn(BaseModel):
+class LinkIn(Model):
     model_config = ConfigDict(extra="forbid")
 
     code: str = Field(min_length=1, max_length=64, examples=["k3v9x2m4q7ab"])
     """From `/gpu link`, within 10 minutes, once."""
 
 
-class LinkOut(BaseModel):
+class LinkOut(Model):
     id: str
     slack_name: str
     """As Slack showed it; compare it with your own."""

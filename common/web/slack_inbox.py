@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from common import auth
 from common.chatops import grammar, render
 from common.chatops.grammar import Ask, Confused, Verb
 from common.chatops.press import Press
 from common.domain.account import Right
+from common.domain.model import Model
 from common.domain.slack import CODE_FOR, SLACK_ID, Errand, Person, Reply
 from common.errors import BadRequest, DumontError, NotFound
 from common.ports import App
@@ -31,7 +32,7 @@ Answer = dict[str, Any]
 FAILED = render.problem("something went wrong on our side; nothing was lost, please try again")
 
 
-class Named(BaseModel):
+class Named(Model):
     id: str = Field(max_length=64)
     name: str = Field(default="", max_length=256)
 
@@ -40,11 +41,11 @@ class User(Named):
     username: str = Field(default="", max_length=256)
 
 
-class Action(BaseModel):
+class Action(Model):
     value: str = Field(default="", max_length=2000)
 
 
-class Interaction(BaseModel):
+class Interaction(Model):
     """A pressed button (`block_actions`); what else Slack may send here is acknowledged and nothing more."""
 
     type: str = Field(max_length=64)

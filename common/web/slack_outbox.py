@@ -32,7 +32,7 @@ from common.ports import App, Chat, every
 from common.records import dump
 from common.views import instances as view
 from common.views.instances import OperationOut
-from common.web import instances, market, savings
+from common.web import instances, market, savings, standby
 from common.web.problem import invalid
 from common.web.routes import Call, Nothing
 from common.workflows import operations, outbox, slack
@@ -253,6 +253,14 @@ def _hibernate(work: Work) -> Done:
     return _begun(instances.hibernate_instance(work.call(id=_one(work))))
 
 
+def _failover(work: Work) -> Done:
+    return _begun(standby.fail_over(work.call(body=standby.Which(instance_id=_one(work)))))
+
+
+def _back(work: Work) -> Done:
+    return _begun(standby.hand_back(work.call(body=standby.Which(instance_id=_one(work)))))
+
+
 def _snooze(work: Work) -> Done:
     wish = instances.Snooze(minutes=work.ask.minutes)
     return render.snoozed(_plain(instances.snooze_instance(work.call(id=_one(work), body=wish)))), None
@@ -285,6 +293,8 @@ VERBS: Mapping[Verb, tuple[Right, Callable[[Work], Done]]] = {
     Verb.DEPLOY: (Right.WRITE, _deploy),
     Verb.WAKE: (Right.WRITE, _wake),
     Verb.HIBERNATE: (Right.WRITE, _hibernate),
+    Verb.FAILOVER: (Right.WRITE, _failover),
+    Verb.BACK: (Right.WRITE, _back),
     Verb.SNOOZE: (Right.WRITE, _snooze),
     Verb.KEEP_ALIVE: (Right.WRITE, _keep_alive),
     Verb.WHY: (Right.READ, _why),

@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
+from common.domain.model import Model
 from common.domain.outbox import URL_LENGTH_MAX, Kind, Message, MessageState, Webhook
 from common.records import read
 from common.web.routes import PAGE_LIMIT_MAX, Call, Nothing, Page, Route
 from common.workflows import operations, outbox
 
 
-class WebhookIn(BaseModel):
+class WebhookIn(Model):
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://hooks.example.com/dumont"])
@@ -23,7 +24,7 @@ class WebhookIn(BaseModel):
     """Empty = all."""
 
 
-class WebhookOut(BaseModel):
+class WebhookOut(Model):
     id: str
     url: str
     kinds: tuple[Kind, ...]
@@ -32,7 +33,7 @@ class WebhookOut(BaseModel):
     """Shown once. `Dumont-Signature: t=<unix>,v1=<hex HMAC-SHA256(secret, "<t>.<body>")>`; `Dumont-Id` tells doubles."""
 
 
-class MessageOut(BaseModel):
+class MessageOut(Model):
     id: str
     kind: Kind | Literal["slack.errand"]
     """slack.errand: not told but asked, by somebody in Slack."""
@@ -44,7 +45,7 @@ class MessageOut(BaseModel):
     error: str
 
 
-class MessagesQuery(BaseModel):
+class MessagesQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     state: MessageState = MessageState.DEAD

@@ -63,7 +63,8 @@ def stop_booting(app: App, world: World, now: datetime) -> bool:
 
 
 def choose_winner(app: App, world: World, now: datetime) -> bool:
-    """boot -> up: the first ready rental becomes the writer and all others are retired, in one commit."""
+    """boot -> up: the first ready rental becomes the writer (on the standby, the candidate) and all others are retired,
+    in one commit."""
     instance = world.instance.value
     ready = [label for label in instance.race if _is_ready(world, label, now)]
     if not ready:
@@ -75,7 +76,9 @@ def choose_winner(app: App, world: World, now: datetime) -> bool:
     result = RaceResult(
         winner=label, losers=tuple(name for name in instance.race if name != label), ready_after_s=took_s
     )
-    up = instance.taken_by(result, at=now)
+    # on the standby the winner is the candidate, to which the role goes back once it is equal
+    is_replaced = instance.phase is Phase.STANDBY
+    up = instance.having(cand=label, race=(), won=result) if is_replaced else instance.taken_by(result, at=now)
     serving = won.value.to(RentalState.SERVING, at=now).model_copy(update={"ready_at": now})
     writes: list[Write] = [world.instance.becomes(up), won.becomes(serving)]
     writes += retire(app, ends(losers, Outcome.LOST_RACE, "lost the race"), now)
@@ -178,9 +181,8 @@ def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: dateti
 def due_at(world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
-    if instance.phase is not Phase.BOOT or any(
-        world.hosts[label].value.phase for label in instance.race if label in world.hosts
-    ):
+    is_sought = instance.phase is Phase.BOOT or (instance.phase is Phase.STANDBY and instance.cand is None)
+    if not is_sought or any(world.hosts[label].value.phase for label in instance.race if label in world.hosts):
         return None
     waiting = [
         kept.value.not_before
@@ -193,7 +195,7 @@ def due_at(world: World) -> datetime | None:
 def plan_round(app: App, world: World, now: datetime) -> bool:
     """Nobody is racing: search afresh and record the next round, or give up."""
     instance = world.instance.value
-    if instance.race:
+    if instance.race or instance.cand is not None or instance.want is not Want.UP:
         return False
     is_next_due = instance.not_before is None or now >= instance.not_before
     if not instance.recovering and (_is_hopeless(instance) or (is_next_due and instance.rounds >= ROUNDS_MAX)):

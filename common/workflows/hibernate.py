@@ -117,7 +117,7 @@ def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datet
 def freeze(app: App, world: World, now: datetime) -> bool:
     """up -> freezing, with a nonce that only this freeze can answer."""
     instance = world.instance.value
-    if instance.want is Want.UP or not instance.is_running:
+    if instance.want is Want.UP or not instance.is_served:
         return False
     frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
     app.store.commit(
@@ -131,7 +131,7 @@ def unfreeze(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if instance.want is not Want.UP:
         return False
-    up = instance.to(Phase.UP, at=now).having(fz=None)
+    up = instance.to(instance.served_phase, at=now).having(fz=None)
     app.store.commit([world.instance.becomes(up), event(app, instance, "unfreeze", "wanted again", now)])
     return True
 
@@ -141,7 +141,7 @@ def look_again(app: App, world: World, now: datetime) -> bool:
     instance, host = world.instance.value, world.writer_host
     if host is None or not host.vetoes or host.last_seen_at < instance.at or not _is_going_down_idle(instance):
         return False
-    up = instance.to(Phase.UP, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
+    up = instance.to(instance.served_phase, at=now).having(fz=None, want=Want.UP, reason="in use", idle_warned_at=None)
     text = f"not idle after all: {', '.join(host.vetoes)}"
     app.store.commit([world.instance.becomes(up), event(app, instance, "in_use", text, now)])
     return True
@@ -241,9 +241,8 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
     older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
     ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
     if is_final(instance, report):
-        moved = moved.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
-        assert world.writer
-        ended.append(End(world.writer, Outcome.SERVED, "hibernated"))
+        moved = _without_machines(moved, now)
+        ended = [End(kept, Outcome.SERVED, "hibernated") for kept in world.rentals.values()]
     writes: list[Write] = [
         *retire(app, ended, now),
         world.instance.becomes(moved),
@@ -254,6 +253,12 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         body = {"instance_id": instance.id, "name": instance.name, "text": f"hibernated: {instance.reason}"}
         writes += tell(app, instance.account, Kind.HIBERNATED, body, now)
     app.store.commit(writes)
+
+
+def _without_machines(instance: Instance, now: datetime) -> Instance:
+    """down: no machine writes, and none is on its way to. The standby keeps the address, and mirrors nobody."""
+    down = instance.to(Phase.DOWN, at=now)
+    return down.having(writer=None, mirror=None, cand=None, race=(), held=None, epoch=instance.epoch + 1, fz=None)
 
 
 def is_final(instance: Instance, report: SnapshotReport) -> bool:
@@ -289,7 +294,8 @@ def _failed(instance: Instance, why: str, now: datetime) -> Instance:
     )
     if instance.phase is Phase.FREEZING and instance.want is Want.DOWN and failures >= SNAPSHOT_FAILURES_MAX:
         failure = Failure(code="snapshot_failed", detail=why)
-        return failed.to(Phase.UP, at=now).having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
+        served = failed.to(instance.served_phase, at=now)
+        return served.having(fz=None, want=Want.UP, failure=failure, snapshot_due_from=now)
     return failed
 
 
@@ -299,7 +305,9 @@ def give_up_freezing(app: App, world: World, now: datetime) -> bool:
     limit = timedelta(seconds=app.settings.timing.dead_man_s)
     if now - instance.at < limit or (host and host.silent_for_s(now) < limit.total_seconds()):
         return False
-    down = instance.to(Phase.DOWN, at=now).having(writer=None, mirror=None, epoch=instance.epoch + 1, fz=None)
+    if instance.is_on_standby:
+        return False  # its machine is kept: whatever it has, it still has when it answers
+    down = _without_machines(instance, now)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)
     writes += world.still_silent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -9,9 +10,11 @@ from common import auth
 from common.domain.host import (
     Boot,
     Booted,
+    ClaimReport,
     Heartbeat,
     HostPhase,
     HostRecord,
+    Pair,
     Reply,
     StorageCredentials,
     Wanted,
@@ -19,10 +22,11 @@ from common.domain.host import (
     facts_of,
 )
 from common.domain.idle import is_idle
-from common.domain.instance import Instance
+from common.domain.instance import Instance, Phase
 from common.domain.liveness import DURABLE_PART, REFRESH_TIMES, Recorded
 from common.domain.orders import is_settled, orders_of, wanted_of
 from common.domain.rental import Rental
+from common.domain.standby import pair_of
 from common.errors import Exists, Missing, NotFound, ObjectStoreError, Stale, Unauthenticated
 from common.ports import App, expiring
 from common.records import Kept, World, dump, manifest_key_of, prefix_of, read
@@ -99,6 +103,15 @@ def receive(app: App, beat: Heartbeat, token: str, now: datetime) -> tuple[Reply
     return (answer(app, report, None, now), report if report.is_news else None)
 
 
+def note_claim(app: App, label: str, claim: ClaimReport) -> None:
+    """A claim that came faster than the next report. Late, it is of an epoch that is over, and nobody heeds it."""
+    kept = read(app, "hosts", label, HostRecord)
+    if kept is None or kept.value.claim == claim:
+        return
+    with contextlib.suppress(Stale, Missing):  # a report came first: it says the same, or knows better
+        app.store.cas(kept.doc, dump(kept.value.model_copy(update={"claim": claim})))
+
+
 def answer(app: App, report: Report, world: World | None, now: datetime) -> Reply:
     """The reply to a report that was taken in. `world` = the instance at rest after the lifecycle looked at the news.
 
@@ -113,7 +126,8 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
     is_heeded = not report.is_news or world is not None or rental.instance_key is None
     recorded = Recorded(rental.instance_key, beat.beat, report.facts, written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
-    return _reply(app, rental.label, wanted, report.host.phase, instance, recorded if is_recorded else None, now)
+    trusted, claim = recorded if is_recorded else None, report.host.claim
+    return _reply(app, rental.label, wanted, report.host.phase, instance, trusted, now, claim)
 
 
 def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -> bool:
@@ -145,7 +159,8 @@ def _noted(app: App, beat: Heartbeat, recorded: Recorded, instance: Kept[Instanc
     """That it was heard is kept; what it serves is its instance's writer, and so lives (no read of its rental)."""
     liveness.note(app, beat.label, now, next_in_s=app.settings.timing.heartbeat_settled_s)
     renewed = replace(recorded, beat=beat.beat, durable_at=_durable_at(app, recorded, beat.label))
-    return _reply(app, beat.label, Wanted.SERVE, beat.phase, instance, renewed, now)
+    wanted = Wanted.SERVE if instance.value.serves(beat.label) else Wanted.WAIT
+    return _reply(app, beat.label, wanted, beat.phase, instance, renewed, now)
 
 
 def _durable_at(app: App, recorded: Recorded, label: str) -> datetime:
@@ -218,6 +233,9 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         progress=beat.progress,
         samples=beat.samples or (before.samples if before else {}),
         attest=beat.attest or (before.attest if before else None),
+        claim=beat.claim,
+        door=beat.door or (before.door if before else None),
+        tunnel_key=beat.tunnel_key or (before.tunnel_key if before else None),
     )
 
 
@@ -245,6 +263,7 @@ def _reply(
     instance: Kept[Instance] | None,
     recorded: Recorded | None,
     now: datetime,
+    claim: ClaimReport | None = None,
 ) -> Reply:
     """Who was not recorded is asked to call again soon."""
     timing = app.settings.timing
@@ -252,8 +271,10 @@ def _reply(
     every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
     settled_s = timing.heartbeat_settled_s
     orders = (
-        orders_of(record, label, phase, snapshot_every_s=every_s, settled_s=settled_s, now=now) if record else []
-    )  # fmt: skip
+        orders_of(record, label, phase, snapshot_every_s=every_s, settled_s=settled_s, now=now, claim=claim)
+        if record
+        else []
+    )
     credentials = _credentials(app, record, now) if record and orders else None
     if credentials is None:
         orders = []  # nothing could come of them: the store has no credentials for it now
@@ -272,14 +293,28 @@ def _reply(
         rev=instance.doc.rev if instance else 0,
         phase_wanted=wanted,
         epoch=epoch if serves else 0,
-        fz=record.fz if record and wanted is Wanted.FREEZE else None,
+        fz=_nonce(record) if record and wanted is Wanted.FREEZE else None,
         orders=orders,
+        pair=_pair(app, record, label, now) if record and record.standby else None,
         token=auth.host_token(label, epoch, secret=app.settings.jwt_secret, now=now, recorded=recorded),
         storage_credentials=credentials,
         idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
         next_in_s=settled_s if rests else timing.heartbeat_busy_s,
     )
+
+
+def _nonce(instance: Instance) -> str | None:
+    """Of a freeze; of a hand-over, the candidate's label is the nonce: it is never used again."""
+    return instance.cand if instance.phase is Phase.HANDOVER else instance.fz
+
+
+def _pair(app: App, instance: Instance, label: str, now: datetime) -> Pair | None:
+    """A key for what the two say to each other, of this epoch; and one that both show to the user, of the instance."""
+    deployment = app.deployment()
+    key = deployment.derive("pair", f"{instance.key}.{instance.epoch}")
+    shown = auth.ssh_private_key(deployment.derive("sshd", instance.key))
+    return pair_of(instance, label, key=key, ssh_host_key=shown, now=now)
 
 
 def _credentials(app: App, instance: Instance, now: datetime) -> StorageCredentials | None:

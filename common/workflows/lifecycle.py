@@ -18,8 +18,10 @@ from common.workflows import (
     deploy,
     failover,
     hibernate,
+    mirror,
     rentals,
     restore,
+    standby,
     sweep,
     terminate,
     warm_pool,
@@ -33,8 +35,20 @@ FOLLOW_S = 50.0
 Step: TypeAlias = Callable[[App, World, datetime], bool]
 """True = something was written: load again. Raises `Stale` when somebody wrote first."""
 
+CARE: tuple[Step, ...] = (
+    standby.note_ready,
+    standby.note_keys,
+    standby.give_up_stopped,
+    standby.start_again,
+    standby.reserve_address,
+    standby.create,
+    standby.let_go,
+    standby.release_address,
+)
+"""Of the standby's machine, in every phase."""
+
 STEPS: Mapping[Phase, tuple[Step, ...]] = {
-    Phase.DOWN: (failover.release_left_over, deploy.begin, terminate.end),
+    Phase.DOWN: (failover.release_left_over, *CARE, deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
         rentals.look_due,
@@ -45,8 +59,10 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         deploy.hedge,
         failover.drop_lost_held,
         deploy.plan_round,
+        *CARE,
     ),
     Phase.UP: (
+        mirror.take_over,
         failover.replace_lost,
         failover.fence_silent,
         terminate.discard,
@@ -57,8 +73,16 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         hibernate.accept_snapshot,
         hibernate.retry_failed,
         failover.drop_lost_held,
+        mirror.drain,
+        mirror.end_drain,
+        mirror.attach,
+        standby.plan,
+        *CARE,
     ),
     Phase.FREEZING: (
+        mirror.take_over,
+        mirror.give_back,
+        mirror.restart_from_pointer,
         failover.replace_lost,
         terminate.discard,
         hibernate.unfreeze,
@@ -67,6 +91,36 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         hibernate.retry_failed,
         hibernate.give_up_freezing,
         failover.drop_lost_held,
+        restore.note_started,
+        *CARE,
+    ),
+    Phase.STANDBY: (
+        mirror.give_back,
+        mirror.restart_from_pointer,
+        terminate.discard,
+        restore.note_started,
+        hibernate.freeze,
+        hibernate.accept_snapshot,
+        hibernate.retry_failed,
+        failover.drop_lost_held,
+        mirror.drop_candidate,
+        rentals.look_due,
+        deploy.choose_winner,
+        deploy.drop_failed,
+        rentals.create_due,
+        deploy.hedge,
+        deploy.plan_round,
+        mirror.announce_hand_back,
+        mirror.begin_handover,
+        *CARE,
+    ),
+    Phase.HANDOVER: (
+        mirror.give_back,
+        mirror.restart_from_pointer,
+        terminate.discard,
+        mirror.hand_back,
+        mirror.drop_candidate,
+        *CARE,
     ),
     Phase.ENDED: (terminate.purge,),
 }
@@ -74,9 +128,9 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
 
 RENTAL_STEPS: Mapping[RentalState, str] = {
     RentalState.CREATING: "rentals.create_due, look_due, deploy.choose_winner, drop_failed; of the pool: warm_pool.run",
-    RentalState.READY: "warm_pool.assign, warm_pool.run, sweep (lost)",
-    RentalState.SERVING: "sweep (lost), failover, hibernate, terminate",
-    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, failover.release_left_over",
+    RentalState.READY: "warm_pool.assign, warm_pool.run, sweep (lost); a standby's: standby.let_go",
+    RentalState.SERVING: "sweep (lost), failover, hibernate, terminate, mirror.drop_candidate",
+    RentalState.HELD: "hibernate.accept_snapshot, failover.drop_lost_held, release_left_over, mirror.give_back",
     RentalState.LOST: "failover.replace_lost, failover.drop_lost_held, failover.release_left_over, deploy.drop_failed",
     RentalState.RELEASING: "rentals.destroy_due, sweep (confirmed)",
     RentalState.RELEASED: "settle.run",
@@ -131,7 +185,7 @@ def _one_step(app: App, world: World) -> End | None:
             # no information: the step ends, and the next advance looks again (rule E4)
             app.log("unknown", instance=world.instance.value.id, step=step.__name__, error=str(error))
             return End.UNKNOWN
-    is_released = any(_release(app, kept, now) for kept in world.in_state(RentalState.RELEASING))
+    is_released = any(_release(app, kept, now) for kept in world.machines if kept.value.state is RentalState.RELEASING)
     return None if is_released else End.RESTS
 
 
@@ -221,8 +275,9 @@ def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
 
 def due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
-    times = [deploy.due_at(world)]
-    if world.instance.value.phase is Phase.BOOT:
+    times = [deploy.due_at(world), standby.due_at(world), mirror.hand_back_due_at(world)]
+    if world.instance.value.phase in (Phase.BOOT, Phase.STANDBY):
         times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
-    times += [rentals.destroy_due_at(app, kept.value) for kept in world.in_state(RentalState.RELEASING)]
+    retired = [kept.value for kept in world.machines if kept.value.state is RentalState.RELEASING]
+    times += [rentals.destroy_due_at(app, rental) for rental in retired]
     return min((at for at in times if at is not None), default=None)

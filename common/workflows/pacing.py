@@ -24,9 +24,9 @@ CONTENDED_RETRY_S = 1.0
 
 def market(app: App, provider: str, priority: Priority, *, who: str) -> Paced:
     """The account's marketplace as one caller may use it. `who` waits for turns: a label, an instance's key, a job."""
-    if provider not in app.markets:
+    if provider not in app.sellers:
         raise SettingError(f"no credentials for {provider}: set {provider.upper()}_API_KEY")
-    return Paced(app, app.markets[provider], priority, who)
+    return Paced(app, app.seller(provider), priority, who)
 
 
 def announcing(app: App, provider: str) -> Announcing:

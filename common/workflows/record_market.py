@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from common.domain import survival
+from common.domain.model import Model
 from common.domain.offer import Survey
 from common.domain.outlook import SURVIVAL_H, History, Outlook, look_ahead
 from common.domain.pacing import Priority
 from common.domain.quotes import RECORDED_GPUS, QuoteHour, due, hour_of
 from common.domain.scores import brier
 from common.domain.series import HOUR_S
-from common.domain.survival import Coefficients, Model, Place, Row
+from common.domain.survival import Coefficients, Place, Row
 from common.errors import Exists, MarketError, QuotaExceeded, Stale, Throttled
 from common.ports import App, Cas, Create, Data, Doc, Write, every, expiring
 from common.records import dump
@@ -40,7 +41,7 @@ PLACES_MAX = 100
 COEFFICIENTS = "survival"
 
 
-class Seen(BaseModel):
+class Seen(Model):
     """What one run did."""
 
     looked: list[str] = []
@@ -50,10 +51,8 @@ class Seen(BaseModel):
     """Marketplaces that gave no answer."""
 
 
-class Refusal(BaseModel):
+class Refusal(Model):
     """The document `surveys/<provider>`: a quota that is used up is not asked again before it is a new one."""
-
-    model_config = ConfigDict(frozen=True)
 
     until: datetime
     why: str
@@ -168,7 +167,7 @@ def refitted(places: Sequence[Place], present: Coefficients, now: datetime) -> C
     )
 
 
-def _better(places: Sequence[Place], present: Model) -> Model | None:
+def _better(places: Sequence[Place], present: survival.Hazard) -> survival.Hazard | None:
     rows = [row for row in survival.rows(places, present.horizon_h) if row.survived is not None]
     if not rows:
         return None
@@ -186,7 +185,7 @@ def _lost(rows: Sequence[Row]) -> int:
     return sum(row.survived is False for row in rows)
 
 
-def _brier(model: Model, rows: Sequence[Row]) -> float:
+def _brier(model: survival.Hazard, rows: Sequence[Row]) -> float:
     return brier([(model.chance(row), bool(row.survived)) for row in rows])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
 from common import auth
 from common.domain import startup
@@ -21,6 +22,7 @@ from common.errors import (
     MarketRefused,
     MarketUnknown,
     NoCredit,
+    NotFound,
     OfferGone,
     QuotaExceeded,
     SettingError,
@@ -56,14 +58,26 @@ class Owner:
     max_usd_per_hour: Decimal | None
     instance_id: str | None = None
     instance_key: str | None = None
+    kind: Literal["gpu", "standby"] = "gpu"
 
 
 def plan(
     app: App, kept: Kept[Instance], offers: Sequence[Offer], now: datetime
 ) -> tuple[list[str], list[Write]]:  # fmt: skip
     """The next attempts of an instance, as `plan_for` says."""
-    instance, spec = kept.value, kept.value.spec
-    owner = Owner(
+    return plan_for(app, _owner(kept.value), offers, now)
+
+
+def plan_standby(app: App, kept: Kept[Instance], offer: Offer, now: datetime) -> tuple[str, list[Write]]:
+    """The next standby of an instance: its disk is as large as the GPU's."""
+    owner = replace(_owner(kept.value), kind="standby", image="", max_usd_per_hour=None)
+    (label,), writes = plan_for(app, owner, [offer], now)
+    return label, writes
+
+
+def _owner(instance: Instance) -> Owner:
+    spec = instance.spec
+    return Owner(
         id=instance.id,
         n=instance.n,
         account=instance.account,
@@ -73,7 +87,6 @@ def plan(
         instance_id=instance.id,
         instance_key=instance.key,
     )
-    return plan_for(app, owner, offers, now)
 
 
 def plan_for(app: App, owner: Owner, offers: Sequence[Offer], now: datetime) -> tuple[list[str], list[Write]]:
@@ -85,6 +98,7 @@ def plan_for(app: App, owner: Owner, offers: Sequence[Offer], now: datetime) -> 
         label = Label.make(deployment=deployment.id, owner=owner.id, n=owner.n + index, key=deployment.key)
         rental = Rental(
             label=str(label),
+            kind=owner.kind,
             account=owner.account,
             instance_id=owner.instance_id,
             instance_key=owner.instance_key,
@@ -175,6 +189,8 @@ def _told(app: App, instance: Instance | None, kind: str, text: str, now: dateti
 
 def _rented(rental: Rental) -> str:
     price = rental.offer.usd_per_hour(rental.disk_gb)
+    if rental.is_standby:
+        return f"a standby in {rental.offer.machine_id} for {price:.4f} USD/h"
     return f"rented {rental.offer.gpu} on {rental.provider}:{rental.offer.machine_id} for {price:.4f} USD/h"
 
 
@@ -191,6 +207,7 @@ def _launch(app: App, rental: Rental, instance: Instance | None, now: datetime) 
         probe_url=app.objects.presign_put(PROBE_KEY, Attest.PROBE_UPLOAD_BYTES, BUNDLE_URL_FOR_S),
         glibc_floor=app.settings.bundle_glibc,
         ssh_public_key=instance.spec.ssh_public_key if instance else None,
+        kind=rental.kind,
     )
     return Launch(
         label=rental.label,
@@ -199,7 +216,27 @@ def _launch(app: App, rental: Rental, instance: Instance | None, now: datetime) 
         env=env,
         start_script=startup.script(),
         max_usd_per_hour=str(rental.cap_usd_per_hour) if rental.cap_usd_per_hour is not None else None,
+        address=instance.address if instance and rental.is_standby else None,
     )
+
+
+def start(app: App, kept: Kept[Rental], now: datetime) -> None:
+    """Have a stopped standby started on its own disk; what came of it, a listing tells."""
+    rental = kept.value
+    assert app.standbys is not None, "a standby without Google"
+    app.store.cas(kept.doc, dump(rental.model_copy(update={"start_called_at": now})))
+    if rental.provider_id is None:
+        return
+    try:
+        app.standbys.start(rental.provider_id)
+    except (MarketError, NotFound) as error:
+        app.log("start_failed", label=rental.label, error=str(error))
+
+
+def as_lost(rental: Rental, why: str, now: datetime) -> Rental:
+    """A machine that we give up: it may still be there, and is destroyed once it is retired."""
+    lost = rental.to(RentalState.LOST, at=now, message=why)
+    return lost.model_copy(update={"loss": rental.loss or "gone", "meter": rental.meter.stopped(now)})
 
 
 def look_due(app: App, world: World, now: datetime) -> bool:

@@ -48,6 +48,11 @@ def note_started(app: App, world: World, now: datetime) -> bool:
         return False
     if host.phase not in (HostPhase.SERVING, HostPhase.FROZEN) or host.epoch != instance.epoch:
         return False
+    if instance.start == "keep":
+        # the machine goes on with what it has, and whoever is told of that was told when it was decided
+        kept_on = instance.having(started_epoch=instance.epoch, snapshot_failures=0, snapshot_not_before=None)
+        app.store.commit([world.instance.becomes(kept_on)])
+        return True
     running = instance.having(
         started_epoch=instance.epoch,
         snapshot_failures=0,
@@ -58,7 +63,7 @@ def note_started(app: App, world: World, now: datetime) -> bool:
         recovering=False,
         failure=None,
     )
-    if instance.pointer and instance.start == "restore":
+    if instance.pointer:
         running = running.woken(now)
     text = "the workspace is back on another machine" if instance.recovering else "the workspace is ready"
     told = announce(app, instance, Kind.RUNNING, "running", text, now, is_back=instance.recovering)

@@ -25,7 +25,7 @@ from common.workflows import pacing
 def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
     """Settle the bills of released machines; returns how many rentals were settled for good."""
     settled = 0
-    for name in app.markets:
+    for name in app.sellers:
         released = [k for k in unsettled if k.value.provider == name and k.value.state is RentalState.RELEASED]
         if not released:
             continue

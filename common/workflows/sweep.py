@@ -69,7 +69,7 @@ def orphan_bound_s(rentals: int) -> float:
 def look(app: App) -> Summary:
     """A dry run: what the next sweep would destroy or alarm about. Nothing is written, nothing is destroyed."""
     summary = Summary()
-    for name in app.markets:
+    for name in app.sellers:
         try:
             rows = pacing.market(app, name, Priority.POLL, who="sweep").list()
         except MarketError as error:
@@ -115,7 +115,7 @@ def run(
 def _listings(app: App, only: str | None, summary: Summary) -> dict[str, Mapping[str, Listed]]:
     """Our machines by label, of each market that gave a whole answer."""
     listings: dict[str, Mapping[str, Listed]] = {}
-    for name in [name for name in app.markets if only in (None, name)]:
+    for name in [name for name in app.sellers if only in (None, name)]:
         try:
             rows = pacing.market(app, name, Priority.POLL, who="sweep").list()
         except MarketError as error:
@@ -183,6 +183,8 @@ def _note(
         ended = rentals.began(rental).meter.ended(rental.destroy_called_at or now)
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
+    elif rental.is_standby and rental.is_live and row is not None and rental.state is not RentalState.LOST:
+        _keep(app, kept, _standby(rental, row, now), summary)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:
         row = _in_full(app, market, rental, row) if row else None
         heard_at = heard.get(rental.label)
@@ -211,7 +213,10 @@ def _note_serving(
     Its record is read only now, after the listing: that it is absent is a note, which the next pass reads first.
     """
     kept = read(app, "rentals", label, Rental)
-    if kept is None or kept.value.state is not RentalState.SERVING or kept.value.provider not in listings:
+    if kept is None or kept.value.provider not in listings:
+        return
+    is_up = kept.value.state is RentalState.SERVING or (kept.value.is_standby and kept.value.state is RentalState.READY)
+    if not is_up:
         return
     if row is not None:
         _note(app, kept, row, heard, summary, now)
@@ -247,6 +252,18 @@ def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
     if rental.state is RentalState.CREATING and row.message:
         update["message"] = row.message[:MESSAGE_KEPT]
     return rentals.looked_at(rentals.exists(rental.model_copy(update=update)), row, now)
+
+
+def _standby(rental: Rental, row: Listed, now: datetime) -> Rental:
+    """A standby that Google stopped keeps its disk and is started again: it is not lost by that."""
+    seen = rentals.exists(rental.model_copy(update={"provider_id": row.provider_id, "absent_at": None}))
+    meter = seen.meter
+    if row.status == "stopped":
+        return seen.model_copy(update={"stopped_at": rental.stopped_at or now, "meter": meter.stopped(now)})
+    if row.status == "running":
+        runs = meter.resumed(now) if rental.stopped_at else meter.begun(now, bills_gpu=True)
+        return seen.model_copy(update={"stopped_at": None, "meter": runs})
+    return seen
 
 
 def _absent(app: App, market: Paced, rental: Rental, host: HostRecord | None, now: datetime) -> Rental:

@@ -43,7 +43,7 @@ def discard(app: App, world: World, now: datetime) -> bool:
     if not (instance.want is Want.GONE and instance.discard):
         return False
     down = instance.to(Phase.DOWN, at=now).having(
-        writer=None, mirror=None, held=None, fz=None, epoch=instance.epoch + 1
+        writer=None, mirror=None, cand=None, race=(), held=None, fz=None, epoch=instance.epoch + 1
     )
     served = world.writer if instance.is_running else None
     outcomes = [(kept, Outcome.SERVED if kept is served else Outcome.CANCELLED) for kept in world.rentals.values()]
@@ -55,8 +55,10 @@ def discard(app: App, world: World, now: datetime) -> bool:
 def end(app: App, world: World, now: datetime) -> bool:
     """down -> ended, once no machine of it is live."""
     instance = world.instance.value
-    if instance.want is not Want.GONE or any(kept.value.is_live for kept in world.rentals.values()):
+    if instance.want is not Want.GONE or any(kept.value.is_live for kept in world.machines):
         return False
+    if instance.address_region is not None:
+        return False  # `standby.release_address` comes first
     keep_until = now + timedelta(days=app.settings.keep_after_terminate_days)
     ended = instance.to(Phase.ENDED, at=now).having(ended_at=now, keep_until=keep_until)
     text = f"terminated; snapshots are kept until {keep_until:%Y-%m-%d %H:%M} UTC"

@@ -24,6 +24,7 @@ from flask import Flask, Response, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from common.adapters.s3 import S3
+from infra.demo.gcp.compute import ComputeSim
 from infra.demo.http_face import HttpFace
 from infra.demo.rental import Process, Rental
 from infra.demo.s3_server import s3_server
@@ -35,9 +36,10 @@ from infra.demo.vast_webhooks import Delivery
 from infra.demo.wire import Contract, Effect, Marketplace
 from infra.demo.workspace import Workspace
 from infra.gpu_host import bundle
-from infra.local.config import BUCKET, Local
+from infra.local.config import BUCKET, GOOGLE_PROJECT, Local
 
 TICK_S = 0.2
+GOOGLE_OPERATION_S = 1.0
 NOTICE_S = 3.0
 """Between a rental's SIGTERM and its SIGKILL."""
 WEBHOOK_WITHIN_S = 10.0
@@ -61,8 +63,8 @@ class World:
         self._lock = threading.RLock()
         self._local = local
         self._rentals: dict[str, Rental] = {}
-        self.vast, tensordock = self._come_back()
-        self._markets: tuple[Marketplace, ...] = (self.vast, tensordock)
+        self.vast, self.google, *others = self._come_back()
+        self._markets: tuple[Marketplace, ...] = (self.vast, *others, *([self.google] if local.gcp_port else []))
         self.workspace = Workspace(local, self._folder, _now)
         self.uplink = Uplink(self._groups)
         self.faces = {
@@ -71,18 +73,23 @@ class World:
 
     # --- state
 
-    def _come_back(self) -> tuple[VastSim, TensorDockSim]:
+    def _come_back(self) -> tuple[VastSim, ComputeSim, TensorDockSim]:
         local, rng = self._local, random.Random(self._local.seed)
         journal = self._folder / "journal.json"
+        google = ComputeSim(rng=random.Random(f"google:{local.seed}"), project=GOOGLE_PROJECT)
+        google.slow(GOOGLE_OPERATION_S)
         if not journal.exists():
             vast = VastSim(rng=rng, api_key=local.vast_api_key)
-            return vast, TensorDockSim(rng=rng, api_key=local.tensordock_api_key)
+            return vast, google, TensorDockSim(rng=rng, api_key=local.tensordock_api_key)
         kept = json.loads(journal.read_text())
         for label, process in kept["processes"].items():
             rental = self._rental(label)
             rental.process = Process(**process)  # one that died meanwhile is found dead at the next tick
+        if "gcp" in kept["markets"]:
+            google = ComputeSim.from_json(kept["markets"]["gcp"], rng=random.Random(f"google:{local.seed}"))
         return (
             VastSim.from_json(kept["markets"]["vast"], rng=rng),
+            google,
             TensorDockSim.from_json(kept["markets"]["tensordock"], rng=rng),
         )
 
@@ -349,6 +356,8 @@ def main() -> None:
         world.uplink.forward(local.host_s3_port, local.s3_port)
         _serve(local.vast_port, world.faces["vast"])
         _serve(local.tensordock_port, world.faces["tensordock"])
+        if local.gcp_port:
+            _serve(local.gcp_port, world.faces["gcp"])
         _serve(local.slack_port, world.workspace.face)
         _serve(local.world_port, control_face(world))
         print(json.dumps({"message": "world_ready", "port": local.world_port}), file=sys.stderr, flush=True)

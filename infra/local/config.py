@@ -27,11 +27,14 @@ DEMO_TIMING: dict[str, float] = {
     "boot_timeout_s": 60,
     "round_backoff_s": 2,
     "round_backoff_max_s": 10,
+    "hand_back_notice_s": 3,
+    "hand_back_idle_s": 10,
     "late_create_s": 15,
     "destroy_again_s": 5,
     "settle_after_s": 2,
 }
 BUCKET = "dumont-demo"
+GOOGLE_PROJECT = "demo-project"
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Local:
     bundle_glibc: str = ""
     store_url: str = ""
     """Empty = a file of this directory."""
+    gcp_port: int = 0
+    """Of the simulated Google; 0 = there is none, and instances have no standby."""
     as_deployed: bool = False
     """The functions run from the archive that a deploy uploads, a process each."""
 
@@ -77,12 +82,13 @@ class Local:
         seed: int,
         store_url: str = "",
         as_deployed: bool = False,
+        with_google: bool = True,
     ) -> Self:
         """The directory's own settings, or new ones."""
         path = state / "config.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        free = free_ports(8)
+        free = free_ports(9)
         return cls(
             state=str(state),
             api_port=port or free[0],
@@ -105,6 +111,7 @@ class Local:
             slack_bot_token=f"xoxb-{secrets.token_hex(24)}",
             slack_signing_secret=secrets.token_hex(16),
             store_url=store_url,
+            gcp_port=free[8] if with_google else 0,
             as_deployed=as_deployed,
         )
 
@@ -145,8 +152,15 @@ class Local:
             "SLACK_SIGNING_SECRET": self.slack_signing_secret,
             "SLACK_URL": f"http://127.0.0.1:{self.slack_port}/api",
             "DUMONT_LOCAL_TICKER": "true",
+            **self._google_env(),
             **times,
         }
+
+    def _google_env(self) -> dict[str, str]:
+        if not self.gcp_port:
+            return {}
+        url = f"http://127.0.0.1:{self.gcp_port}"
+        return {"GCP_CREDENTIALS": "anonymous", "GCP_PROJECT": GOOGLE_PROJECT, "GCP_URL": url}
 
     def with_bundle(self, bundle: Bundle) -> None:
         self.bundle_sha256, self.bundle_glibc = bundle.sha256, bundle.glibc
@@ -166,6 +180,7 @@ class Local:
             "vast_api_key": self.vast_api_key,
             "tensordock": f"http://127.0.0.1:{self.tensordock_port}",
             "tensordock_api_key": self.tensordock_api_key,
+            "gcp": f"http://127.0.0.1:{self.gcp_port}" if self.gcp_port else None,
             "slack_url": f"http://127.0.0.1:{self.api_port}/slack",
             "slack_signing_secret": self.slack_signing_secret,
             # for programs that sign commands of their own; with /anything after it, it is a fresh one

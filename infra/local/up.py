@@ -44,17 +44,25 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the simulated market.")] = 1,
     store: Annotated[str, typer.Option(help="Another store than a file of this directory.")] = "",
     as_deployed: Annotated[bool, typer.Option("--as-deployed", help="Run the archive that a deploy uploads.")] = False,
+    google: Annotated[bool, typer.Option(help="With a simulated Google, so that instances have standbys.")] = True,
 ) -> None:
     """Run everything on this machine: the simulated world and the control plane."""
     try:
-        run(state, port=port, as_json=json_, seed=seed, store_url=store, as_deployed=as_deployed)
+        run(state, port=port, as_json=json_, seed=seed, store_url=store, as_deployed=as_deployed, google=google)
     except SettingError as error:
         print(f"dumont up: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def run(
-    state: Path, *, port: int, as_json: bool, seed: int = 1, store_url: str = "", as_deployed: bool = False
+    state: Path,
+    *,
+    port: int,
+    as_json: bool,
+    seed: int = 1,
+    store_url: str = "",
+    as_deployed: bool = False,
+    google: bool = True,
 ) -> None:
     """Until SIGTERM or SIGINT; every program it started ends with it. Raises `SettingError`."""
     if os.environ.get("DEMO_MODE", "true").lower() not in ("1", "true", "yes"):
@@ -62,7 +70,15 @@ def run(
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     with _only_one(state):
-        local = Local.at(state, port=port, timing=DEMO_TIMING, seed=seed, store_url=store_url, as_deployed=as_deployed)
+        local = Local.at(
+            state,
+            port=port,
+            timing=DEMO_TIMING,
+            seed=seed,
+            store_url=store_url,
+            as_deployed=as_deployed,
+            with_google=google,
+        )
         local.with_bundle(bundle.build())
         local.save()
         supervisor = Supervisor(local)

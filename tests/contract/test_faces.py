@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -13,17 +16,22 @@ import httpx
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from common.adapters.gcp import GcpCompute
 from common.adapters.slack import Slack
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
 from common.chatops import blocks
 from common.domain.offer import Wanted
+from common.domain.standby_price import Terms, standby_offer
 from common.errors import DumontError
 from common.ports import Launch, Market
+from infra.demo.gcp.compute import ComputeSim
 from infra.demo.http_face import HttpFace
 from infra.demo.slack import CHANNEL, RESPONSE_URL_FOR, RESPONSE_URL_USES, SlackSim
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import INTERVALS, VastSim
+from infra.demo.wire import Answer, Request
+from tests.gcp_rig import Carrier, service_account_key
 from tests.hand_cranked import SimTransport
 
 KEY = "sim-key"
@@ -60,6 +68,20 @@ RAW_OF_SLACK = (
     ("POST", "/response/nobodys/own", '{"text": "hello"}'),
     ("POST", "/response/nobodys", "half of {"),
     ("GET", "/response/nobodys/own", ""),
+    ("GET", "/no/such/endpoint", ""),
+)
+
+
+PROJECT = "/compute/v1/projects/demo-project"
+RAW_OF_GOOGLE: tuple[tuple[str, str, str], ...] = (
+    ("POST", f"{PROJECT}/zones/us-east1-b/instances", "half of {"),
+    ("POST", f"{PROJECT}/zones/us-east1-b/instances", "{}"),
+    ("POST", f"{PROJECT}/zones/mars-north1-a/instances", '{"name": "é"}'),
+    ("GET", f"{PROJECT}/aggregated/instances?filter=nonsense", ""),
+    ("GET", f"{PROJECT}/zones/us-east1-b/operations/nobody", ""),
+    ("POST", f"{PROJECT}/regions/us-east1/operations/nobody/wait", ""),
+    ("POST", f"{PROJECT}/zones/us-east1-b/instances/nobody/stop", ""),
+    ("GET", "/compute/v1/projects/another/zones/us-east1-b/instances/nobody", ""),
     ("GET", "/no/such/endpoint", ""),
 )
 
@@ -159,6 +181,73 @@ def _live(market: Market, face: Face) -> None:
     assert market.get(id) is None
     market.charges(START, START + HOUR)
     face.after(BOOTED_S)
+
+
+def test_both_faces_of_googles_compute_engine_answer_alike() -> None:
+    near, far = (Face(ComputeSim(rng=random.Random(1), key_id=KEY, requests_per_minute=60)) for _ in range(2))
+
+    _rent_standbys(near, "http://google.sim")
+    with _served(far) as url, httpx.HTTPTransport() as loopback:
+        _rent_standbys(far, url, loopback.handle_request)
+
+    assert far.transcript == near.transcript
+    assert {200, 400, 401, 403, 404, 409} <= {exchange.status for exchange in near.transcript}
+
+
+def _rent_standbys(face: Face, url: str, send: Callable[[httpx.Request], httpx.Response] | None = None) -> None:
+    """A standby's life through Google's own client, which speaks `requests`; what is refused; what nobody sends."""
+    transport = face.recorded(send or SimTransport(face).handle_request)
+    with httpx.Client(base_url=url, transport=transport) as wire:
+        gcp = GcpCompute(service_account_key(KEY), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked)))
+        wrong = GcpCompute(
+            service_account_key("wrong"), base_url=url, carrier=Carrier(lambda asked: _passed_on(wire, asked))
+        )
+        _live_as_a_standby(gcp, face)
+        _in_vain(wrong.list)
+        for method, target, body in RAW_OF_GOOGLE:
+            raw = Request(method, target, {}, {"Authorization": f"Bearer {_token(KEY)}"}, body.encode())
+            _passed_on(wire, raw)
+        for _ in range(HURRIED):
+            _in_vain(gcp.addresses)
+
+
+def _live_as_a_standby(gcp: GcpCompute, face: Face) -> None:
+    offer = standby_offer(Terms(zone="us-east1-b"))
+    launch = Launch(label="dumont-a-b-1-00000000", image="", disk_gb=30, env={"A": "it's b"}, start_script="echo up\n")
+    gcp.reserve("dumont-a-b", "us-east1")
+    face.after(BOOTED_S)
+    address = gcp.reserve("dumont-a-b", "us-east1")
+    id = gcp.create(offer, replace(launch, address=address.ip))
+    _in_vain(lambda: gcp.create(offer, replace(launch, label="dumont-a-b-2-00000000", address="198.51.100.7")))
+    face.after(BOOTED_S)
+    face.sim.book.request_ids.clear()
+    _in_vain(lambda: gcp.create(offer, launch))
+    assert [row.status for row in gcp.list()] == ["running"]
+    _in_vain(lambda: gcp.release("dumont-a-b", "us-east1"))
+    face.sim.outbid(id, face.now)
+    face.after(60)
+    gcp.operation(gcp.start(id))
+    face.after(BOOTED_S)
+    assert [work.kind for work in gcp.operations(id)] == ["start", "preempted", "insert"]
+    face.sim.quota(0)
+    _in_vain(lambda: gcp.create(offer, replace(launch, label="dumont-a-b-3-00000000")))
+    gcp.destroy(id)
+    face.after(BOOTED_S)
+    gcp.destroy(id)
+    assert gcp.get(id) is None
+    gcp.release("dumont-a-b", "us-east1")
+    face.after(BOOTED_S)
+
+
+def _passed_on(wire: httpx.Client, asked: Request) -> Answer:
+    kept = {name: value for name, value in asked.headers.items() if name.lower() in ("authorization", "content-type")}
+    said = wire.request(asked.method, asked.path, params=asked.query or None, headers=kept, content=asked.body)
+    return Answer(said.status_code, said.content, said.headers["content-type"])
+
+
+def _token(key_id: str) -> str:
+    """The head of a token is all that the simulated Google reads."""
+    return base64.urlsafe_b64encode(json.dumps({"kid": key_id}).encode()).decode() + ".x.x"
 
 
 def test_both_faces_of_slack_answer_alike() -> None:

@@ -16,6 +16,7 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import TypeVar
 
+from common.domain.model import Model
 from common.domain.strategy import Strategy
 from tests.simulation.faults import Faults, Hit
 from tests.simulation.knobs import OF_SLACK
@@ -120,7 +121,15 @@ def in_parallel(work: Callable[[A], B], items: Iterable[A], *, chunk: int = 8) -
 def forked(*, one_task_each: bool = False) -> Pool:
     """Processes that look for garbage a few times a run, and never among what was there before they began."""
     context = multiprocessing.get_context("fork")
+    _build_models()
     return context.Pool(PROCESSES, initializer=_look_for_little, maxtasksperchild=1 if one_task_each else None)
+
+
+def _build_models(model: type[Model] = Model) -> None:
+    """Here once, which each process would have to do for itself."""
+    for each in model.__subclasses__():
+        each.model_rebuild()
+        _build_models(each)
 
 
 def _look_for_little() -> None:

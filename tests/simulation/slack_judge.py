@@ -62,6 +62,8 @@ class Said:
     user: str
     about: str
     blocks: list[Any]
+    since: float
+    """When the attempt that says it began: it looked after that."""
 
 
 @dataclass
@@ -251,7 +253,7 @@ class Judge:
         doc = self._world.store.docs.get("outbox", {}).get(id)
         body = doc.data["body"] if doc else {}
         about = str(body.get("instance_id") or body.get("ask", {}).get("instance") or "")
-        said = self._said[id] = Said(id, user, about, message["blocks"])
+        said = self._said[id] = Said(id, user, about, message["blocks"], self._since())
         if isinstance(task, Task):
             task.facts["said"] = said
         words = json.dumps([message["text"], message["blocks"]], ensure_ascii=False)
@@ -285,23 +287,23 @@ class Judge:
         if said is None or shown is None or said.blocks != shown.blocks:
             self._violate("S6", f"{id} ({after['kind']}) is done, and its last words were not shown")
         operation = after["body"].get("operation_id")
-        if operation:
+        if operation and said:
             doc = self._world.store.docs["operations"][f"{after['account']}.{operation}"]
-            self._done[id] = doc.data["instance_key"], self._world.loop.now
+            self._done[id] = doc.data["instance_key"], said.since
 
     # --- at rest
 
     def judge_the_end(self) -> None:
         if self._sim.refusals:
             self._violate("S7", f"Slack refused: {self._sim.refusals[:3]}")
-        for id, (key, done_at) in self._done.items():
+        for id, (key, looked_at) in self._done.items():
             shown, said = self._shown[id], self._said[id]
             if id in self._overtaken:
                 continue
             if shown.blocks != said.blocks:
                 self._violate("S6", f"what {id} said last was overtaken by older words")
             record = self._world.record(key)
-            if record and self._wished_at.get(key, 0.0) <= done_at:
+            if record and self._wished_at.get(key, 0.0) <= looked_at:
                 self._still_holds(key, record["phase"], json.dumps(shown.blocks, ensure_ascii=False))
 
     def _still_holds(self, key: str, phase: str, words: str) -> None:

@@ -51,6 +51,23 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
         Settings.from_env(GOOD | {name: value})
 
 
+def test_without_google_credentials_there_are_no_standbys() -> None:
+    for env in ({}, {"GCP_CREDENTIALS": ""}):
+        assert bootstrap.standbys_of(Settings.from_env(GOOD | env)) is None
+
+
+def test_google_credentials_are_a_key_its_file_or_the_accounts_own() -> None:
+    env = {"GCP_CREDENTIALS": "anonymous", "GCP_PROJECT": "my-project", "GCP_URL": "http://127.0.0.1:1"}
+    standbys = bootstrap.standbys_of(Settings.from_env(GOOD | env))
+
+    assert standbys
+    assert standbys.name == "gcp"
+    assert "secret" not in repr(Settings.from_env(GOOD | {"GCP_CREDENTIALS": '{"secret": 1}'}))
+    for wrong in ({"GCP_CREDENTIALS": "/no/such/file"}, {"GCP_URL": "https://compute.googleapis.com"}):
+        with pytest.raises(SettingError, match="GCP_CREDENTIALS"):
+            bootstrap.standbys_of(Settings.from_env(GOOD | env | wrong))
+
+
 def test_slack_is_set_up_as_a_whole_and_its_channels_are_ids() -> None:
     both = {"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_SIGNING_SECRET": "0123456789abcdef"}
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-AROUND = re.compile(r"\.markets(\[|\.(get|values|items)\b)")
+AROUND = re.compile(r"app\.markets(\[|\.(get|values|items)\b)|\.seller\(")
 
 
 def test_only_pacing_reaches_a_market() -> None:

@@ -73,16 +73,36 @@ class Trouble:
     times: int = 1
 
 
-class GoogleSim:
+class Routes:
+    """Paths with {names} and what answers them. The first route that fits is taken."""
+
+    def __init__(self) -> None:
+        self._routes: list[tuple[str, re.Pattern[str], str | None, Handler]] = []
+
+    def on(self, method: str, path: str, handler: Handler, *, api: str | None) -> None:
+        """`api` = the interface that must be on."""
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/:]+)", re.escape(path))
+        pattern = re.sub(r"\\{(\w+)=\\\*\\\*\\}", r"(?P<\1>.+)", pattern)
+        self._routes.append((method, re.compile(pattern + r"\Z"), api, handler))
+
+    def find(self, method: str, path: str) -> tuple[str | None, Handler, dict[str, str]] | None:
+        """(api, handler, what the path named)."""
+        for known, pattern, api, handler in self._routes:
+            if known == method and (match := pattern.match(path)):
+                return api, handler, match.groupdict()
+        return None
+
+
+class GoogleSim(Routes):
     """One project. What each interface does is added by `infra.demo.gcp.{project,database,code}`."""
 
     def __init__(self, project: str, region: str, *, operation_s: float = 12, settle_s: float = 4) -> None:
+        super().__init__()
         self.project, self.region = project, region
         self.operation_s, self.settle_s = operation_s, settle_s
         self.calls: list[tuple[str, str]] = []
         """(method, path) of every request."""
         self.trouble: list[Trouble] = []
-        self.routes: list[tuple[str, re.Pattern[str], str | None, Handler]] = []
         self.operations: dict[str, Slow] = {}
         self.enabled: dict[str, datetime] = {}
         """Interface -> since when it is on."""
@@ -93,12 +113,6 @@ class GoogleSim:
 
     def table(self, name: str) -> dict[str, Any]:
         return self.state.setdefault(name, {})
-
-    def on(self, method: str, path: str, handler: Handler, *, api: str | None) -> None:
-        """`path` with {names}; `api` = the interface that must be on. The first route that fits is taken."""
-        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/:]+)", re.escape(path))
-        pattern = re.sub(r"\\{(\w+)=\\\*\\\*\\}", r"(?P<\1>.+)", pattern)
-        self.routes.append((method, re.compile(pattern + r"\Z"), api, handler))
 
     def handle(self, request: Request, now: datetime) -> Answer:
         self.calls.append((request.method, request.path))
@@ -147,14 +161,15 @@ class GoogleSim:
                 raise trouble.refused
 
     def _route(self, request: Request, now: datetime) -> Any:
-        for method, pattern, api, handler in self.routes:
-            if method == request.method and (match := pattern.match(request.path)):
-                self._demand(api, now)
-                body = {} if "/upload/" in request.path or request.path == TOKEN_PATH else json_body(request)
-                if body is None:
-                    raise Refused(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")
-                return handler(Ask(method, match.groupdict(), body, request.query, request.body, now))
-        raise Refused(404, "NOT_FOUND", f"no such method: {request.method} {request.path}")
+        found = self.find(request.method, request.path)
+        if found is None:
+            raise Refused(404, "NOT_FOUND", f"no such method: {request.method} {request.path}")
+        api, handler, names = found
+        self._demand(api, now)
+        body = {} if "/upload/" in request.path or request.path == TOKEN_PATH else json_body(request)
+        if body is None:
+            raise Refused(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")
+        return handler(Ask(request.method, names, body, request.query, request.body, now))
 
     def _demand(self, api: str | None, now: datetime) -> None:
         """An interface that was just switched on is not known everywhere for a while."""

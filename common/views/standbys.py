@@ -1,0 +1,173 @@
+"""What a user sees of the standbys: whether each one is in sync, how far it lags, where it stands and what it costs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from common.domain.host import HostRecord, Sync
+from common.domain.instance import Instance, Phase, Protection, Want, protection_of
+from common.domain.model import Model
+from common.domain.offer import Usd
+from common.domain.region import estimated_rtt_ms, great_circle_km, place_of, region_of, regions
+from common.domain.rental import Rental, RentalState
+from common.domain.standby_price import StandbyCost, monthly_cost, terms_of
+from common.ports import App, every
+from common.records import Kept, World, load
+
+
+class Part(StrEnum):
+    """What a standby is doing."""
+
+    NONE = "none"
+    STARTING = "starting"
+    STOPPED = "stopped"
+    """Google took the machine; its disk is kept, and it is started again."""
+    SYNCING = "syncing"
+    MIRROR = "mirror"
+    SEALED = "sealed"
+    """It gave the GPU up, and waits for the record to agree."""
+    WRITER = "writer"
+    HANDING_BACK = "handing_back"
+    WAITING = "waiting"
+    """The instance hibernates: the address is kept."""
+    LEAVING = "leaving"
+
+
+class StandbyOut(Model):
+    """One instance's standby; without one, why not."""
+
+    instance_id: str
+    name: str
+    part: Part
+    protection: Protection
+    in_sync: bool
+    """Proven by both sides, in the present epoch. Where it is false, the loss is at most the snapshot interval."""
+    why: str
+    """In a sentence, what the user should know."""
+    epoch: int
+    zone: str | None = None
+    address: str | None = None
+    distance_km: float | None = None
+    """From the GPU, by great circle."""
+    estimated_rtt_ms: float | None = None
+    measured_rtt_ms: float | None = None
+    """By the heartbeats between the two; None = not yet."""
+    lag_s: float | None = None
+    """Age of the oldest change that the other side has not confirmed, as it was last reported."""
+    backlog_bytes: int = 0
+    backlog_files: int = 0
+    seq: int = 0
+    root: str | None = None
+    """Hash over the tree, of the last pass that compared both."""
+    usd_per_hour: Usd | None = None
+    month: StandbyCost | None = None
+    """Of 730 hours, by part."""
+    usd_per_month: Usd | None = None
+
+
+def standbys(app: App, account: str, now: datetime, *, only: str | None = None) -> list[StandbyOut]:
+    """Of every instance of the account that lives, or of the one."""
+    found = (load(app, doc.id) for doc in every(app.store, "instances", [("account", "==", account)]))
+    return [
+        show(app, world, now)
+        for world in found
+        if world.instance.value.phase is not Phase.ENDED and only in (None, world.instance.value.id)
+    ]
+
+
+def show(app: App, world: World, now: datetime) -> StandbyOut:
+    instance, kept = world.instance.value, world.standby
+    host, gpu = world.host(instance.standby), world.rental(instance.cand or instance.writer)
+    part = _part(instance, kept.value if kept else None, host)
+    sync = _sync(world)
+    base = StandbyOut(
+        instance_id=instance.id,
+        name=instance.name,
+        part=part,
+        protection=protection_of(instance),
+        in_sync=instance.mirror is not None and instance.drain is None,
+        why=_why(app, instance, part, now),
+        epoch=instance.epoch,
+        address=instance.address,
+        lag_s=sync.lag_s,
+        backlog_bytes=sync.backlog_bytes,
+        backlog_files=sync.backlog_files,
+        seq=sync.seq,
+        root=sync.root,
+        measured_rtt_ms=sync.rtt_ms,
+    )
+    return base.model_copy(update=_machine(kept, gpu)) if kept else base
+
+
+def _sync(world: World) -> Sync:
+    """As who sends told it last: the GPU of its mirror, the standby of its candidate."""
+    instance = world.instance.value
+    host = world.host(instance.writer)
+    return host.sync if host and host.sync.epoch == instance.epoch else Sync()
+
+
+def _part(instance: Instance, rental: Rental | None, host: HostRecord | None) -> Part:
+    if rental is None or instance.standby is None:
+        return Part.NONE
+    if instance.drain is not None or not rental.is_live:
+        return Part.LEAVING
+    if instance.is_on_standby:
+        return Part.HANDING_BACK if instance.phase is Phase.HANDOVER or instance.hand_back_at else Part.WRITER
+    if rental.stopped_at is not None:
+        return Part.STOPPED
+    if rental.state is RentalState.CREATING:
+        return Part.STARTING
+    if host is not None and host.claim is not None:
+        return Part.SEALED
+    if instance.mirror:
+        return Part.MIRROR
+    return Part.SYNCING if instance.writer else Part.WAITING
+
+
+_SENTENCES = {
+    Part.STARTING: "the standby is being started: unprotected until it is in sync",
+    Part.STOPPED: "Google stopped the standby and kept its disk; it is started again: unprotected until then",
+    Part.SYNCING: "the standby is not in sync yet: a GPU that dies now goes back to the newest snapshot",
+    Part.MIRROR: "what a barrier returned for is on the standby; other closed files follow within the lag",
+    Part.SEALED: "the standby gave the GPU up and serves the user; the record follows",
+    Part.WRITER: "you work on the standby; what you write there is durable with its next snapshot",
+    Part.HANDING_BACK: "going back to a GPU",
+    Part.WAITING: "the instance hibernates; its address is kept",
+    Part.LEAVING: "the standby is on its way out",
+}
+
+
+def _why(app: App, instance: Instance, part: Part, now: datetime) -> str:
+    if part is not Part.NONE:
+        return _SENTENCES[part]
+    if app.standbys is None:
+        return "unprotected: no credentials of Google's are set (GCP_CREDENTIALS)"
+    if not instance.spec.standby:
+        return "unprotected: this instance was asked for without a standby"
+    if instance.want is not Want.UP or instance.writer is None:
+        return "a standby is rented once the instance runs"
+    later = instance.standby_not_before
+    if later is not None and later > now:
+        return f"unprotected: the last standby was lost; the next is rented at {later:%H:%M:%S} UTC"
+    return "unprotected: nobody can tell where the GPU stands, so no standby is near it" if not instance.standby else ""
+
+
+def _machine(kept: Kept[Rental], gpu: Kept[Rental] | None) -> dict[str, object]:
+    """Where it stands, how far from the GPU, and what it costs."""
+    rental = kept.value
+    zone = rental.offer.machine_id
+    month = monthly_cost(terms_of(rental.offer.offer_id), rental.disk_gb)
+    told: dict[str, object] = {
+        "zone": zone,
+        "usd_per_hour": rental.offer.usd_per_hour(rental.disk_gb),
+        "month": month,
+        "usd_per_month": month.usd_per_month.quantize(Decimal("0.01")),
+    }
+    place = place_of(gpu.value.offer.geolocation) if gpu and not gpu.value.is_standby else None
+    if place is not None:
+        region = regions()[region_of(zone)]
+        km = great_circle_km((place.latitude, place.longitude), region.at)
+        told |= {"distance_km": round(km), "estimated_rtt_ms": round(estimated_rtt_ms(km), 1)}
+    return told

@@ -1,0 +1,254 @@
+"""The GPU dies and the user keeps working: the records' side of it, on a clock that only the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.adapters.s3 import S3
+from common.domain.instance import Instance, Phase, Protection, State
+from common.domain.rental import RentalState
+from common.records import load
+from common.workflows import hibernate, lifecycle, mirror, restore, terminate
+from infra.demo.s3_server import S3Server
+from tests.hand_cranked import ACCOUNT, Machine, World
+
+
+@pytest.fixture
+def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
+    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
+    yield made
+    made.close()
+
+
+def mirrored(world: World) -> str:
+    """An instance that runs on a GPU and is mirrored."""
+    id = world.provision()
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+    return id
+
+
+def of(world: World, id: str) -> Instance:
+    return world.record(id)
+
+
+def standby(world: World, id: str) -> Machine:
+    return world.machines[of(world, id).standby or ""]
+
+
+def write(world: World, id: str, name: str, text: str) -> None:
+    (world.workspace(id) / name).write_text(text)
+
+
+def lose_gpu(world: World, id: str) -> str:
+    """The GPU's machine is gone from one second to the next; its label."""
+    label = of(world, id).writer or ""
+    row = next(c for c in world.sim.contracts() if c.label == label)
+    world.sim.lose(row.id, world.now)
+    return label
+
+
+def lose_standby(world: World, id: str) -> None:
+    world.google.lose(world.google.contract_of(of(world, id).standby), world.now)
+
+
+def wish(world: World, id: str, what) -> None:
+    what(load(world.app, f"{ACCOUNT}.{id}"))
+    lifecycle.hint(world.app, f"{ACCOUNT}.{id}")
+
+
+def states(world: World, id: str) -> dict[str, RentalState]:
+    return {kept.value.label: kept.value.state for kept in load(world.app, f"{ACCOUNT}.{id}").machines}
+
+
+def test_an_instance_gets_a_standby_near_its_gpu_and_its_address_stays(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    shown = world.show(id)
+    assert shown.protection is not Protection.MIRRORED
+
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+
+    shown, record = world.show(id), of(world, id)
+    assert shown.address is not None
+    assert (shown.address.kind, shown.address.host) == ("standby", record.address)
+    assert record.mirror == record.standby
+    assert record.writer != record.standby
+    (address,) = world.standbys.addresses()
+    assert address.ip == record.address
+
+
+def test_the_gpu_dies_and_the_user_works_on_until_another_gpu_has_everything(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "paper.txt", "written on the GPU\n")
+    world.pass_time(2)
+    before = of(world, id)
+    lost = lose_gpu(world, id)
+
+    took_s = world.until(lambda: world.show(id).state is State.ON_STANDBY)
+
+    assert took_s < 10, "the claim comes with the standby's next words, not with the market's listing"
+    on_standby = of(world, id)
+    assert on_standby.writer == before.standby
+    assert on_standby.epoch == before.epoch + 1
+    assert on_standby.held == lost
+    assert (world.workspace(id) / "paper.txt").read_text() == "written on the GPU\n"
+    assert world.show(id).address.host == before.address
+
+    write(world, id, "paper.txt", "written on the standby\n")
+    world.until(lambda: of(world, id).cand is not None)
+    world.until(lambda: world.show(id).state is State.RUNNING)
+
+    back = of(world, id)
+    assert back.writer not in (lost, before.standby)
+    assert back.mirror == before.standby
+    assert back.epoch == before.epoch + 2
+    assert (world.workspace(id) / "paper.txt").read_text() == "written on the standby\n"
+    world.until(lambda: lost not in states(world, id) or states(world, id)[lost] is RentalState.RELEASED)
+
+
+def test_a_gpu_that_is_only_cut_off_is_held_until_a_snapshot_of_the_standby_covers_it(world: World) -> None:
+    id = mirrored(world)
+    gpu = of(world, id).writer or ""
+    world.machines[gpu].cut = True
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    assert states(world, id)[gpu] is RentalState.HELD
+    pointer = of(world, id).pointer
+
+    world.until(lambda: states(world, id).get(gpu) is not RentalState.HELD)
+    assert of(world, id).pointer != pointer
+    assert of(world, id).is_covered
+
+
+def test_a_gpu_that_comes_back_is_held_still_and_cannot_write(world: World) -> None:
+    id = mirrored(world)
+    label = of(world, id).writer or ""
+    gpu = world.machines[label]
+    gpu.cut = True
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    on_standby = world.workspace(id) / "later.txt"
+    on_standby.write_text("of the standby\n")
+
+    gpu.cut = False
+    (gpu.agent.workspace / "later.txt").write_text("of the fenced GPU\n")
+    world.pass_time(10)
+
+    assert gpu.writers.frozen or label not in world.machines
+    assert on_standby.read_text() == "of the standby\n"
+
+
+def test_the_standby_that_is_stopped_by_google_is_started_again_with_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    world.google.preempt(before.standby, world.now)
+
+    world.until(lambda: before.standby not in world.machines)
+    assert world.show(id).state is State.RUNNING
+    world.until(lambda: before.standby in world.machines)
+    world.pass_time(120)
+
+    after = of(world, id)
+    assert (after.standby, after.mirror, after.address) == (before.standby, before.standby, before.address)
+
+
+def test_a_standby_that_is_lost_leaves_only_after_a_snapshot_and_another_one_takes_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    lose_standby(world, id)
+
+    world.until(lambda: of(world, id).drain == "going")
+    assert of(world, id).epoch == before.epoch + 1
+    assert world.show(id).protection is Protection.UNPROTECTED
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+
+    after = of(world, id)
+    assert after.standby != before.standby
+    assert after.address == before.address
+    assert after.pointer.taken_epoch > before.epoch
+
+
+def test_both_die_and_the_newest_snapshot_comes_back(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "kept.txt", "in the snapshot\n")
+    world.until(lambda: of(world, id).pointer is not None)
+    first = of(world, id).pointer
+    world.until(lambda: of(world, id).pointer != first, within_s=2400)
+    lose_standby(world, id)
+    lose_gpu(world, id)
+
+    world.until(lambda: world.show(id).state is not State.RUNNING)
+    world.until(lambda: world.show(id).state is State.RUNNING, within_s=3600)
+
+    assert (world.workspace(id) / "kept.txt").read_text() == "in the snapshot\n"
+
+
+def test_the_standby_dies_before_its_first_snapshot_and_the_role_goes_back(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    gpu = world.machines[before.writer or ""]
+    gpu.cut = True
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.machines[before.standby or ""].cut = True  # before it has reported a snapshot
+    lose_standby(world, id)
+    gpu.cut = False
+
+    world.until(lambda: of(world, id).phase is Phase.UP)
+
+    assert of(world, id).writer == before.writer
+    assert of(world, id).start == "keep"
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    assert not gpu.writers.frozen
+
+
+def test_the_user_moves_to_the_standby_and_back(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "work.txt", "here\n")
+    world.pass_time(2)
+    wish(world, id, lambda loaded: mirror.request_failover(world.app, loaded, now=world.now))
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    assert (world.workspace(id) / "work.txt").read_text() == "here\n"
+    world.until(lambda: of(world, id).cand is not None)
+    wish(world, id, lambda loaded: mirror.request_hand_back(world.app, loaded, now=world.now))
+
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    assert (world.workspace(id) / "work.txt").read_text() == "here\n"
+
+
+def test_an_instance_hibernates_from_its_standby_and_wakes_with_what_was_written_there(world: World) -> None:
+    id = mirrored(world)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    write(world, id, "last.txt", "of the standby\n")
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+    assert of(world, id).standby is not None
+    wish(world, id, lambda loaded: restore.request_wake(world.app, loaded, world.now))
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+    assert (world.workspace(id) / "last.txt").read_text() == "of the standby\n"
+
+
+def test_a_terminated_instance_leaves_neither_standby_nor_address(world: World) -> None:
+    id = mirrored(world)
+    wish(world, id, lambda loaded: terminate.request(world.app, loaded, discard=False, now=world.now))
+
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+
+    world.until(lambda: not world.google.contracts())
+    world.until(lambda: not world.standbys.addresses())
+
+
+def test_without_googles_credentials_everything_else_works(
+    tmp_path: Path, s3_on_loopback: S3Server, objects: S3
+) -> None:
+    world = World(tmp_path, s3_on_loopback, objects)
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    world.pass_time(120)
+    assert world.show(id).protection is Protection.UNPROTECTED
+    assert world.show(id).address.kind == "direct"
+    world.close()
