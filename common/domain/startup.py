@@ -62,7 +62,7 @@ if [ -n "$DUMONT_SSH_KEY" ]; then
 fi
 i=0
 while [ $i -lt @STARTS@ ]; do
-  agent/agent $DUMONT_VERB && exit 0
+  agent/agent $DUMONT_KIND && exit 0
   i=$((i+1)); sleep 1
 done
 """
@@ -78,7 +78,7 @@ def script() -> str:
 STANDBY_PACKAGES = "haproxy openssh-server openssh-client rsync ca-certificates curl"
 STANDBY_HEAD = r"""#!/bin/sh
 # Dumont: what a standby runs, then the host bundle. Runs as root at every boot, after a preemption too.
-export DUMONT_KIND=standby DUMONT_VERB=standby
+export DUMONT_KIND=standby
 have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 i=0
 until have haproxy && have sshd && have ssh && have rsync; do

@@ -74,6 +74,8 @@ class Reason(StrEnum):
     SILENT = "silent"
     REFUSED = "refused"
     STOPPING = "stopping"
+    CALLED = "called"
+    """The record asks the standby to take over from a GPU that may well live."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,8 @@ class Watch:
     label: str
     since_s: float
     lease: Lease = field(default_factory=Lease)
+    is_called: bool = False
+    """The record's word: take over."""
     _beat_s: float | None = field(default=None, init=False)
     """When the last beat came, moved on by the time for which this machine itself stood still."""
     _alive_s: float = field(default=0.0, init=False)
@@ -202,6 +206,8 @@ class Watch:
     def look(self, now_s: float) -> Verdict | None:
         """The GPU is dead, or nothing can be said against it."""
         self._forget_own_sleep(now_s)
+        if self.is_called:
+            return self._verdict(Reason.CALLED, now_s)
         if not self.is_armed:
             is_over = now_s - self.since_s >= FIRST_BEAT_S
             return self._verdict(Reason.SILENT, now_s) if is_over else None

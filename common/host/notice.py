@@ -28,6 +28,7 @@ WHY: Mapping[str | None, str] = {
     Reason.SILENT: "the GPU machine has gone silent",
     Reason.REFUSED: "the GPU machine's processes are gone",
     Reason.STOPPING: "the GPU machine is being stopped",
+    Reason.CALLED: "you were moved, as it was asked for",
     None: "the GPU machine is gone",
 }
 
@@ -50,6 +51,8 @@ class Status:
     lease_s: float | None = None
     is_watched: bool = False
     """The GPU beats, and its death would be seen."""
+    rtt_ms: float | None = None
+    """Of the tether's handshake: the way to the GPU and back."""
     is_whole: bool = False
     """The copy here equals what the GPU had at its version."""
 
@@ -62,12 +65,16 @@ def state_of(role: Role) -> str:
     return "gpu" if side_of(role) is Side.GPU else "none"
 
 
-def message_of(state: str, role: Role, reason: str | None) -> str:
+def message_of(state: str, role: Role, reason: str | None, hand_back_in_s: float | None = None) -> str:
     match state:
         case "provisional":
             return f"{_capital(WHY.get(reason, WHY[None]))}. You are on the standby: go on, your files are here."
         case "standby" if role.view.is_frozen:
             return "Your work moves back to a GPU machine now; processes that run here are ended."
+        case "standby" if hand_back_in_s is not None:
+            return (
+                f"A GPU machine is ready: you move to it in {hand_back_in_s:.0f} s, and processes here are ended then."
+            )
         case "standby":
             return "You are on the standby: your files are here, there is no GPU until a new one is ready."
         case "gpu":

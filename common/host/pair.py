@@ -31,6 +31,8 @@ class Kept:
     door: Mapping[str, Any] | None = None
     tunnel_keys: Mapping[str, str] = field(default_factory=dict)
     ssh_host_key: str = ""
+    hand_back_in_s: float | None = None
+    """To a standby, when it was heard: the role goes back to a GPU."""
 
 
 def keep(home: Path, kept: Kept) -> None:

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.domain.host import Door, Sync
 from common.errors import NotFound
-from common.host import tunnel
+from common.host import notice, tunnel
 from common.host.children import Children, started
 from common.host.epoch import Epoch
 from common.host.pair import Kept
@@ -101,6 +101,12 @@ def host_program(*words: str) -> list[str]:
     """The bundle's own program, or this interpreter's module when not in a bundle."""
     program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "common.host.main"]
     return [*program, *words]
+
+
+def livesync(verb: str, workspace: Path, home: Path, label: str, port: int) -> list[str]:
+    """The words of one end of the live sync: `livesync-send` or `livesync-receive`."""
+    where = ["--workspace", str(workspace), "--home", str(home), "--label", label, "--port", str(port)]
+    return host_program(verb, *where)
 
 
 def standing(home: Path) -> Sync | None:
@@ -262,7 +268,8 @@ class StandbyPrograms:
     def sync(self) -> Sync | None:
         """The content's version is what is on the disk, whatever the receiver said last."""
         role, said = Epoch(self.home, self.label).read(), standing(self.home) or Sync()
-        version = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+        version: dict[str, Any] = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+        version["rtt_ms"] = notice.read(self.home).get("rtt_ms")
         return said.model_copy(update={**version, "peer": role.view.writer})
 
     def mark(self, above: int) -> int:

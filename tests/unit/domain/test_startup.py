@@ -33,7 +33,7 @@ def test_the_script_needs_one_of_three_downloaders_only() -> None:
 
 
 def test_the_bootstrap_token_does_not_stay_in_the_agents_environment() -> None:
-    assert script().index("unset DUMONT_BOOTSTRAP") < script().index("agent/agent $DUMONT_VERB && exit 0")
+    assert script().index("unset DUMONT_BOOTSTRAP") < script().index("agent/agent $DUMONT_KIND && exit 0")
 
 
 def test_a_standbys_script_brings_what_it_runs_before_the_bundle_and_parses_in_a_plain_shell() -> None:
@@ -56,7 +56,7 @@ def run_head(folder: Path, *, programs: Sequence[str], env: Mapping[str, str]) -
         (folder / name).symlink_to(shutil.which(name) or name)
     head = standby_script().removesuffix(script()).replace("/usr/sbin/", "/nosuch/").replace("sleep 6", "exit 7")
     done = subprocess.run(
-        ["/bin/sh", "-c", head + 'echo "$DUMONT_VERB $DUMONT_ADDRESS"'],
+        ["/bin/sh", "-c", head + 'echo "$DUMONT_KIND $DUMONT_ADDRESS"'],
         env={"PATH": str(folder), **env},
         capture_output=True,
         text=True,

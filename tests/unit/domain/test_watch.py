@@ -147,6 +147,16 @@ def test_a_machine_whose_ssh_answers_lives_though_its_beats_are_missing(world: W
     assert world.now_s - stopped_s <= 2 * LEASE_FLOOR_S
 
 
+def test_a_standby_that_is_called_takes_over_from_a_gpu_that_lives(world: World) -> None:
+    assert world.run(1.0) is None
+    world.watch.is_called = True
+
+    verdict = world.run(1.0)
+
+    assert verdict
+    assert verdict.reason is Reason.CALLED
+
+
 def test_a_notice_is_heeded_at_once(world: World) -> None:
     world.watch.heard(beat(world.seq + 1, state=State.STOPPING), world.now_s)
 
