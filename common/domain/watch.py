@@ -45,6 +45,8 @@ class State(StrEnum):
     UP = "up"
     STOPPING = "stopping"
     """The machine was told that it is being stopped; the user is better off on the standby from now on."""
+    LEAVING = "leaving"
+    """The record wants it no more, and its standby is about to hear so too: the silence that follows is no death."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +177,8 @@ class Watch:
         self._seq, self._beat_s, self._alive_s = beat.seq, now_s, now_s
         self._is_refused = False
         self._is_stopping = self._is_stopping or beat.state is State.STOPPING
+        if beat.state is State.LEAVING:
+            self._beat_s, self.since_s, self._probes_s = None, now_s, []
         return True
 
     def tether_broke(self, now_s: float) -> None:

@@ -6,7 +6,6 @@ nothing secret. Terminals are those in `/dev/pts` that belong to somebody who ma
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -14,10 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.domain.role import Role
 from common.domain.watch import Reason, Side, side_of
+
+if TYPE_CHECKING:
+    import asyncio
 
 STATUS, MOTD = "status.json", "motd"
 REQUEST_BYTES_MAX, REQUEST_S = 8192, 2.0
@@ -136,6 +138,7 @@ def tell_terminals(message: str, folder: Path = TERMINALS) -> int:
 
 async def serve(home: Path, port: int) -> asyncio.Server:
     """On loopback alone. `port` 0 = any free one."""
+    import asyncio  # the agent reads what is written here, and does without
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+LEAVE = signal.SIGUSR1
+"""Ends the heartbeat by the record's word."""
 FILE = "pair.json"
 """Holds secrets; for root alone."""
 

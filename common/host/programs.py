@@ -21,7 +21,7 @@ from common.errors import NotFound
 from common.host import notice, tunnel
 from common.host.children import Children, started
 from common.host.epoch import Epoch
-from common.host.pair import Kept
+from common.host.pair import LEAVE, Kept
 from common.host.ports import Ports
 from common.host.writers import Processes
 
@@ -130,8 +130,7 @@ class GpuPrograms:
     _sshd_due_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        # SIGTERM to the heartbeat is the notice: who is no more the writer has none to give
-        self._children = Children(self.home, self.clock, killed=frozenset({"beats"}))
+        self._children = Children(self.home, self.clock, ends={"beats": LEAVE})
 
     def follow(self, kept: Kept) -> None:
         self._kept = kept

@@ -194,7 +194,7 @@ class Watchdog:
         was_armed = self.watch.is_armed
         if not self.watch.heard(beat, self._clock()):
             return None
-        if not was_armed:
+        if was_armed != self.watch.is_armed:
             self._show()
         return beat
 
