@@ -435,6 +435,13 @@ class Standbys(Market, Protocol):
         Raises `NotFound` when the machine is definitely gone.
         """
 
+    def detach(self, provider_id: str) -> str:
+        """Take its address from a machine, also from a stopped one, so that another can be created with it.
+
+        Returns the operation's name; once it is done, `Address.used_by` is None. Raises `NotFound`, and `MarketRefused`
+        for a machine that has none.
+        """
+
     def operation(self, name: str) -> Operation | None:
         """How it stands; None = the provider no longer knows it (it keeps them for weeks)."""
 

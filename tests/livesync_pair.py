@@ -1,4 +1,4 @@
-"""A GPU and its standby on one machine: two directories, two roles, a real socket between a real sender and receiver."""
+"""A GPU and its standby on one machine: two directories, two roles, a real socket between real ends."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def tree(root: Path, *, times: bool = True) -> dict[bytes, tuple[Any, ...]]:
             status = entry.stat(follow_symlinks=False)
             path, mode = entry.path[len(os.fsencode(root)) + 1 :], stat.S_IMODE(status.st_mode)
             if entry.is_symlink():
-                found[path] = ("link", os.readlink(entry.path))
+                found[path] = ("link", os.fsencode(Path(os.fsdecode(entry.path)).readlink()))
             elif entry.is_dir():
                 found[path] = ("dir", mode)
                 waiting.append(entry.path)

@@ -2,7 +2,7 @@
 programs of a machine of a pair.
 
 httpx is loaded where it is first needed: it takes as long as all the rest, and two of the three do without. Nor do the
-programs of a pair (`beats`, `standby`, `watchdog`, `users`) load more than they need: they are to start in no time.
+programs of a pair (`beats`, `standby`, `watchdog`, `users`, the ends of the live sync) load more than they need.
 """
 
 from __future__ import annotations
@@ -186,6 +186,10 @@ def main() -> None:
         from common.host import standby
 
         raise SystemExit(standby.command(sys.argv[1:], os.environ))
+    elif len(sys.argv) > 1 and sys.argv[1].startswith("livesync-"):
+        from common.host.livesync import command
+
+        command.main(sys.argv[1:])
     elif len(sys.argv) > 1 and sys.argv[1:] != ["agent"]:
         raise SystemExit(f"dumont-host {sys.argv[1]}: there is no such verb; see dumont-host --help")
     else:

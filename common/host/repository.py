@@ -26,8 +26,9 @@ from common.errors import (
     SnapshotRefused,
 )
 from common.host import wanted
+from common.host.livesync.errors import NotInSync
 
-VERBS = ("backup", "restore", "verify", "list", "prune", "want")
+VERBS = ("backup", "restore", "verify", "list", "prune", "want", "sync")
 EXIT_CODES = {
     0: "done",
     1: "failed for another reason",
@@ -37,6 +38,7 @@ EXIT_CODES = {
     5: "no such snapshot, object, repository or file",
     6: "the object store did not answer or refused",
     7: "no room on the disk",
+    8: "not everything is on the standby",
 }
 CODE_OF: tuple[tuple[type[DumontError], int], ...] = (
     (SnapshotDamaged, 3),
@@ -45,6 +47,7 @@ CODE_OF: tuple[tuple[type[DumontError], int], ...] = (
     (NotFound, 5),
     (ObjectStoreError, 6),
     (DiskFull, 7),
+    (NotInSync, 8),
 )
 HOME = "~/.cache/dumont-host"
 AGENT_HOME = "/opt/dumont"
@@ -102,7 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     want = verbs.add_parser("want", help="while this machine's workspace comes back: have these fetched next")
     want.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     want.add_argument("--wait-s", type=float, default=600, metavar="S", help="until they are there; 0 = not at all")
-    want.add_argument("--agent", type=Path, default=Path(os.environ.get("DUMONT_HOME", AGENT_HOME)))
+    sync = verbs.add_parser("sync", help="how this machine's standby stands")
+    sync.add_argument("--wait", action="store_true", help="until everything saved before this is on the standby")
+    sync.add_argument("--timeout", type=float, default=60, metavar="S", help="for --wait; then it fails")
+    sync.add_argument("--compare", action="store_true", help="with --wait: everything, for what maps files to memory")
+    for verb in (want, sync):
+        verb.add_argument("--agent", type=Path, default=Path(os.environ.get("DUMONT_HOME", AGENT_HOME)))
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one line of JSON on stdout")
         verb.add_argument("--home", type=Path, default=Path(HOME).expanduser(), help=f"what is remembered ({HOME})")
@@ -116,6 +124,12 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
         if missing and args.wait_s:
             raise NotFound(f"{missing[0]} is not there after {args.wait_s:.0f} s, or the restore ended without it")
         return {"missing": list(map(str, missing)), "seconds": round(time.monotonic() - started, 3)}
+    if args.verb == "sync":
+        from common.host.livesync import control
+
+        started = time.monotonic()
+        answer = control.ask(args.agent, wait_s=args.timeout if args.wait else None, compares=args.compare)
+        return {**answer, "seconds": round(time.monotonic() - started, 3)}
     from common.snapshots.repository import back_up, open_repository
     from common.snapshots.transfer import Endpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUSY_PERCENT = 80
+APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Words that run a command as the first process of a machine of its own: what leaves for another session, as an sshd
+does, ends with it all the same."""
 INIT = 'export DUMONT_INIT_PID=$$; cd "$HOME" && exec sh "$0"'
 """The tree's root knows its own pid, as a container's init is 1."""
 
@@ -37,6 +41,15 @@ def started_ticks(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+@functools.cache
+def can_be_apart() -> bool:
+    """Only root makes namespaces, and not in every container. Without them a machine is one process group."""
+    try:
+        return subprocess.run([*APART, "true"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 @dataclass
@@ -68,7 +81,7 @@ class Rental:
         }
         with open(self.folder / "log", "ab") as log:
             child = subprocess.Popen(
-                ["sh", "-c", INIT, str(self.folder / "onstart.sh")],
+                [*(APART if can_be_apart() else ()), "sh", "-c", INIT, str(self.folder / "onstart.sh")],
                 env={**container, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,6 +93,10 @@ class Rental:
     @property
     def machine_file(self) -> Path:
         return self.folder / "machine.json"
+
+    @property
+    def ports_file(self) -> Path:
+        return self.folder / "ports.json"
 
     @property
     def gpu_file(self) -> Path:
@@ -96,10 +113,23 @@ class Rental:
         return self.process is not None and self.process.alive
 
     def signal(self, what: signal.Signals) -> None:
-        """To the whole tree: it is one process group."""
+        """To the whole machine: one process group, and where it has one, a process namespace."""
         if self.process and self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, what)
+            for pid in self._pids_apart():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, what)
+
+    def _pids_apart(self) -> list[int]:
+        """Of its own namespace; none where it has none."""
+        assert self.process
+        try:
+            first = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0]
+            own, ours = (Path(f"/proc/{pid}/ns/pid").readlink() for pid in (first, "self"))
+        except (OSError, IndexError):
+            return []
+        return [] if own == ours else [pid for pid in _pids() if _namespace(pid) == own]
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -116,3 +146,14 @@ class Rental:
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(trash)
             threading.Thread(target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True}, daemon=True).start()
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _namespace(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/ns/pid").readlink()
+    except OSError:
+        return None

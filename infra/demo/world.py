@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import random
 import signal
 import sys
@@ -37,6 +38,7 @@ from infra.demo.wire import Contract, Effect, Marketplace
 from infra.demo.workspace import Workspace
 from infra.gpu_host import bundle
 from infra.local.config import BUCKET, GOOGLE_PROJECT, Local
+from infra.local.ports import free_ports
 
 TICK_S = 0.2
 GOOGLE_OPERATION_S = 1.0
@@ -62,6 +64,8 @@ class World:
         (self._folder / "rentals").mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._local = local
+        self._blocks = 0
+        """Of ports that machines were given."""
         self._rentals: dict[str, Rental] = {}
         self.vast, self.google, *others = self._come_back()
         self._markets: tuple[Marketplace, ...] = (self.vast, *others, *([self.google] if local.gcp_port else []))
@@ -82,6 +86,7 @@ class World:
             vast = VastSim(rng=rng, api_key=local.vast_api_key)
             return vast, google, TensorDockSim(rng=rng, api_key=local.tensordock_api_key)
         kept = json.loads(journal.read_text())
+        self._blocks = kept.get("blocks", 0)
         for label, process in kept["processes"].items():
             rental = self._rental(label)
             rental.process = Process(**process)  # one that died meanwhile is found dead at the next tick
@@ -102,7 +107,7 @@ class World:
         journal = self._folder / "journal.json"
         new = journal.with_suffix(".new")
         markets = {market.name: market.to_json() for market in self._markets}
-        new.write_text(json.dumps({"markets": markets, "processes": processes}))
+        new.write_text(json.dumps({"markets": markets, "processes": processes, "blocks": self._blocks}))
         new.replace(journal)
 
     def _rental(self, label: str) -> Rental:
@@ -180,14 +185,37 @@ class World:
             self._keep()
 
     def _container(self, market: Marketplace, effect: Effect) -> dict[str, str]:
-        """What a marketplace itself adds to a machine's environment."""
+        """What a marketplace itself adds to a machine's environment, and what machines that share one computer need."""
+        env = self._network(effect.label) if self._local.gcp_port else {}
+        if market is self.google:
+            address = self.google.address_of(effect.label)
+            return {**env, "DUMONT_ADDRESS": address, "DUMONT_LISTEN": address}
         if not isinstance(market, VastSim):
-            return {}
+            return env
         return {
+            **env,
             "CONTAINER_ID": str(effect.contract_id),
             "CONTAINER_API_KEY": market.container_key(int(effect.contract_id)),
             "VAST_URL": f"http://127.0.0.1:{self._local.vast_port}",
         }
+
+    def _network(self, label: str) -> dict[str, str]:
+        """Ports of its own on this computer's loopback, and its own list of who may log in."""
+        rental = self._rental(label)
+        if not rental.ports_file.exists():
+            self._blocks += 1
+            free = iter(free_ports(13, after=self._blocks))
+            ports: dict[str, object] = {
+                name: {"door_port": next(free), "gpu_port": next(free), "inner_port": next(free)}
+                for name in ("ssh", "jupyter", "http")
+            }
+            ports |= {name: next(free) for name in ("tunnel", "beats", "status", "sync")}
+            rental.folder.mkdir(parents=True, exist_ok=True)
+            rental.ports_file.write_text(json.dumps(ports))
+        keys = rental.folder / "home" / ".ssh" / "authorized_keys"
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        ports_set = rental.ports_file.read_text()
+        return {"DUMONT_PORTS": ports_set, "DUMONT_AUTHORIZED_KEYS": str(keys), "DUMONT_TUNNEL_USER": user}
 
     # --- the control face
 

@@ -11,14 +11,14 @@ BLOCKS = 1_400
 """10,000 to 32,399: below the ports that Linux gives to outgoing connections and to whoever asks for any (32,768)."""
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` (at most BLOCK) ports of 127.0.0.1 on which nothing listens.
+def free_ports(count: int, *, after: int = 0) -> list[int]:
+    """`count` (at most BLOCK) ports of 127.0.0.1 on which nothing listens. `after` = blocks that this process took.
 
     Two processes that choose at the same time must not choose alike, though neither listens yet: each begins to look
     at the block of its own process id. Raises `OSError` if no block is free.
     """
     assert count <= BLOCK
-    for step in range(BLOCKS):
+    for step in range(after, BLOCKS + after):
         first = FIRST_PORT + (os.getpid() + step) % BLOCKS * BLOCK
         if all(_is_free(port) for port in range(first, first + count)):
             return list(range(first, first + count))

@@ -526,6 +526,14 @@ def test_a_scope_that_only_warns_is_no_listing_either(alone: Rig) -> None:
         alone.answering(with_a_warning).list()
 
 
+def test_a_listing_that_names_what_it_could_not_reach_is_no_listing(alone: Rig) -> None:
+    def without_a_warning(request: Request) -> Answer:
+        return json_answer(200, json.loads(alone.handle(request).body) | {"unreachables": ["zones/us-east1-b"]})
+
+    with pytest.raises(MarketUnknown):
+        alone.answering(without_a_warning).list()
+
+
 @pytest.mark.parametrize(
     "row", [{}, {"name": LABEL}, {"name": LABEL, "zone": "x/zones/z"}, {"zone": "z", "status": "RUNNING"}]
 )
@@ -551,11 +559,15 @@ def test_a_status_that_google_adds_is_unknown(alone: Rig) -> None:
 
 
 def test_pages_without_end_are_refused(alone: Rig) -> None:
-    def for_ever(_: Request) -> Answer:
+    asked: list[Request] = []
+
+    def for_ever(request: Request) -> Answer:
+        asked.append(request)
         return json_answer(200, {"kind": "compute#instanceAggregatedList", "items": {}, "nextPageToken": "more"})
 
     with pytest.raises(MarketUnknown):
         alone.answering(for_ever).list()
+    assert len(asked) == answers.PAGES_MAX + 1
 
 
 # --- addresses
@@ -604,6 +616,27 @@ def test_a_new_machine_takes_over_the_address_of_one_that_was_destroyed(rig: Rig
     second = rig.running("dumont-abc123-i1-8-00000000", address=ip)
 
     assert (row := rig.market.get(second)) and row.ssh_host == ip
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_machine_gives_its_address_to_another_before_it_is_destroyed(rig: Rig, is_stopped: bool) -> None:
+    ip = rig.reserved()
+    id = rig.running(address=ip)
+    if is_stopped:
+        rig.sim.preempt(LABEL, rig.now)
+        rig.after(NOTICE_S)
+
+    name = rig.market.detach(id)
+    assert rig.market.reserve(ADDRESS, REGION).used_by == id
+    rig.after(OPERATION_S)
+
+    assert (done := rig.market.operation(name)) and done.is_done
+    assert rig.market.reserve(ADDRESS, REGION).used_by is None
+    second = rig.running("dumont-abc123-i1-8-00000000", address=ip)
+    assert rig.market.reserve(ADDRESS, REGION).used_by == second
+    assert (old := rig.market.get(id)) and old.ssh_host is None
+    with pytest.raises(MarketRefused):
+        rig.market.detach(id)
 
 
 def test_an_address_of_nowhere_is_refused_at_once(rig: Rig) -> None:

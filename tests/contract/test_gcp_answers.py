@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Standbys], Any]] = {
     "destroy": lambda market: market.destroy(f"{ZONE}/{LABEL}"),
     "create": lambda market: market.create(offers()[0], launch_of()),
     "start": lambda market: market.start(f"{ZONE}/{LABEL}"),
+    "detach": lambda market: market.detach(f"{ZONE}/{LABEL}"),
     "operation": lambda market: market.operation(f"zones/{ZONE}/operations/operation-1"),
     "operations": lambda market: market.operations(f"{ZONE}/{LABEL}"),
     "reserve": lambda market: market.reserve(ADDRESS, REGION),
@@ -91,7 +92,9 @@ def test_every_call_has_its_time(alone: Rig, call: str) -> None:
     else:
         CALLS[call](alone.market)
 
-    assert alone.carrier.timeouts_s == [compute.CALL_TIMEOUT_S]  # and each is one request
+    (timeout_s,) = alone.carrier.timeouts_s  # one request each; what went by since the call began is taken off
+    assert timeout_s
+    assert 0 < timeout_s <= compute.CALL_TIMEOUT_S
 
 
 def _say(status: int, body: bytes, kind: str = "application/json", **headers: str) -> Handle:
@@ -171,6 +174,20 @@ def test_a_definite_refusal_has_its_own_error(alone: Rig, refusal: str) -> None:
     say, kind = REFUSALS[refusal]
 
     assert _ends(alone.answering(say)) == dict.fromkeys(CALLS, kind)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_redirect_is_not_followed(alone: Rig, call: str) -> None:
+    asked: list[str] = []
+
+    def elsewhere(request: Request) -> Answer:
+        asked.append(request.path)
+        return Answer(302, b"{}", headers={"Location": "http://google.sim/elsewhere"})
+
+    with pytest.raises(MarketUnknown):
+        CALLS[call](alone.answering(elsewhere))
+
+    assert len(asked) == 1
 
 
 def test_how_long_to_wait_is_googles_word(alone: Rig) -> None:

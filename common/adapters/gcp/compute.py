@@ -49,6 +49,8 @@ TAG = "dumont-standby"
 """The network tag for which the deployer opens the firewall."""
 PREFIX = "dumont-"
 """Of every label and every address of ours. What a project holds beside them is nobody's business here."""
+ACCESS = "External NAT"
+"""Of a machine's way to the internet."""
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 STARTS = "# what was asked for starts here"
 """Line of the start-up script that ends its own part."""
@@ -144,14 +146,10 @@ class GcpCompute:
 
     def destroy(self, provider_id: str) -> bool:
         """Its disk goes with it; a reserved address stays."""
-        zone, name = _split(provider_id)
         try:
-            with answers(f"destroy {provider_id}", missing=f"/instances/{name}'"):
-                request = {"project": self._project, "zone": zone, "instance": name}
-                asked = self._instances.delete_unary(request=request, **ONCE)
-        except Missing:
+            self._change(provider_id, "destroy", lambda one: self._instances.delete_unary(request=one, **ONCE))
+        except NotFound:
             return False
-        operation_name(asked)
         return True
 
     def credit_usd(self) -> str | None:
@@ -165,11 +163,22 @@ class GcpCompute:
     # --- the standbys
 
     def start(self, provider_id: str) -> str:
+        return self._change(provider_id, "start", lambda machine: self._instances.start_unary(request=machine, **ONCE))
+
+    def detach(self, provider_id: str) -> str:
+        access = {"access_config": ACCESS, "network_interface": "nic0"}
+        return self._change(
+            provider_id,
+            "detach",
+            lambda machine: self._instances.delete_access_config_unary(request={**machine, **access}, **ONCE),
+        )
+
+    def _change(self, provider_id: str, verb: str, ask: Callable[[Json], Any]) -> str:
+        """The name of the operation that a call on one machine began."""
         zone, name = _split(provider_id)
         try:
-            with answers(f"start {provider_id}", missing=f"/instances/{name}'"):
-                request = {"project": self._project, "zone": zone, "instance": name}
-                return operation_name(self._instances.start_unary(request=request, **ONCE))
+            with answers(f"{verb} {provider_id}", missing=f"/instances/{name}'"):
+                return operation_name(ask({"project": self._project, "zone": zone, "instance": name}))
         except Missing as error:
             raise NotFound(f"google has no machine {provider_id}") from error
 
@@ -252,7 +261,7 @@ class GcpCompute:
             "on_host_maintenance": "TERMINATE",
         }
         standard = {"provisioning_model": "STANDARD", "automatic_restart": True, "on_host_maintenance": "MIGRATE"}
-        access = {"name": "External NAT", "type_": "ONE_TO_ONE_NAT", "network_tier": "PREMIUM"}
+        access = {"name": ACCESS, "type_": "ONE_TO_ONE_NAT", "network_tier": "PREMIUM"}
         rights = [{"email": self._service_account, "scopes": [SCOPE]}] if self._service_account else []
         place = f"zones/{terms.zone}"
         return {

@@ -22,11 +22,11 @@ from blake3 import blake3
 
 from common.domain.host import Sync
 from common.domain.role import Role
-from common.errors import DumontError
 from common.host.epoch import Epoch
 from common.host.livesync import frames
 from common.host.livesync.book import CHANGES_MAX, Book
 from common.host.livesync.content import Source
+from common.host.livesync.errors import NotInSync, TurnedAway
 from common.host.livesync.frames import (
     VERSION,
     Ack,
@@ -62,17 +62,6 @@ SEQS_RESERVED = 1 << 20
 SEQ_FILE = "livesync-seq"
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-
-
-class NotInSync(DumontError):
-    """The barrier was not passed: the sentence says why. What it was to wait for may be lost with this machine."""
-
-    code = "not_in_sync"
-    status = 503
-
-
-class TurnedAway(Exception):
-    """The receiver does not take our frames; the reason is its own."""
 
 
 @dataclass

@@ -137,6 +137,12 @@ class ComputeSim:
             raise self._not_ready(id)
         return self.book.begin(f"zones/{vm.zone}", "stop", f"instances/{vm.name}", now)
 
+    def detach(self, id: str, access: str | None, now: datetime) -> dict[str, Any]:
+        vm = self.vm(id)
+        if access != "External NAT" or not vm.ip:
+            raise ComputeRefused(400, "invalid", f"Invalid value for field 'accessConfig': '{access}'. Does not exist.")
+        return self.book.begin(f"zones/{vm.zone}", "deleteAccessConfig", f"instances/{vm.name}", now)
+
     def delete(self, id: str, now: datetime) -> dict[str, Any]:
         vm = self.vm(id)
         if self.deletes_fail > 0:
@@ -268,6 +274,8 @@ class ComputeSim:
             vm.ended_at = now  # it never was, and its disk neither
         elif work.kind == "stop" and work.error is None:
             self._halt(vm, now)
+        elif work.kind == "deleteAccessConfig" and work.error is None:
+            vm.ip = ""
         elif work.kind == "delete" and work.error is None:
             self._vanish(vm, now)
 
@@ -369,6 +377,10 @@ class ComputeSim:
         self.tick(now)
         if self._vms[id].listed:
             self._vanish(self._vms[id], now)
+
+    def address_of(self, label: str) -> str:
+        """Where the machine of that label is reached. Raises KeyError."""
+        return next(vm.ip for vm in self._vms.values() if vm.label == label and vm.listed)
 
     # --- the journal
 

@@ -113,6 +113,7 @@ def add_routes(api: Api, sim: ComputeSim) -> None:
     on("GET", machine, lambda a: sim.vm_shown(sim.vm(id(a))))
     on("DELETE", machine, lambda a: sim.delete(id(a), a.now))
     on("POST", machine + "/start", lambda a: sim.start(id(a), a.now))
+    on("POST", machine + "/deleteAccessConfig", lambda a: sim.detach(id(a), a.query.get("accessConfig"), a.now))
     on("POST", machine + "/stop", lambda a: sim.stop(id(a), a.now))
     on("GET", PROJECT + "/aggregated/instances", lambda a: _aggregated(sim, a, "instance", _machines(sim)))
     on(
