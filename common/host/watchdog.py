@@ -79,6 +79,8 @@ class Watchdog:
         self._tether: asyncio.StreamWriter | None = None
         self._open = 0
         self._turns = asyncio.Lock()
+        self._trouble = ""
+        """What was wrong with the door last; said once, for it is looked at ten times a second."""
         self._seal_due_s = 0.0
         self._hand_back_s: float | None = None
         self._rtt_ms: float | None = None
@@ -262,9 +264,13 @@ class Watchdog:
             self._stands = await self.door.state()
             if self._stands != self._wanted():
                 await self._turn()
+            trouble = ""
         except Unavailable as error:
             self._door_due_s = self._clock() + DOOR_AGAIN_S
-            log.warning("the door: %s", error)
+            trouble = str(error)
+        if trouble != self._trouble:
+            log.warning("the door: %s", trouble or "stands again")
+        self._trouble = trouble
 
     async def _turn(self) -> None:
         """One at a time, and to where it is wanted when its turn comes: no older wish overtakes a newer one."""

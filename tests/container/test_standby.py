@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from common.host.epoch import Epoch
 from infra.gpu_host import image as images
 from infra.gpu_host.image import CannotBuild, run_command
 from infra.standby import image as standby_image
-from tests.pair_world import loopback_ports
+from tests.pair_world import free_ports, loopback_ports
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 RUN_S, WITHIN_S = 120, 60.0
@@ -149,9 +149,11 @@ def test_a_gpu_host_and_its_standby_find_each_other_and_a_frozen_one_is_answered
         env = {"DUMONT_URL": url, "DUMONT_PORTS": json.dumps(asdict(ports))}
         more = {"DUMONT_LABEL": STANDBY, "DUMONT_ADDRESS": "127.0.0.1", "DUMONT_LISTEN": "127.0.0.1"}
         more["DUMONT_LEASE_S"] = "1.0"
+        own_sync = replace(ports, sync=free_ports(1)[0])  # two machines here share one loopback
+        of_gpu = {"DUMONT_LABEL": GPU, "DUMONT_PORTS": json.dumps(asdict(own_sync))}
         home = sides["standby"][0]
         with container(image, "standby", *sides["standby"], keys, env | more), container(
-            image, "agent", *sides["gpu"], keys, env | {"DUMONT_LABEL": GPU}
+            image, "agent", *sides["gpu"], keys, env | of_gpu
         ) as gpu:  # fmt: skip
             until(lambda: record.last.get(GPU) and record.last[GPU].epoch == 1, "the GPU host does not serve")
             until(lambda: record._of(STANDBY, "door"), "the standby names no door")
