@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.host import pair, standby
 from common.host.ports import ports_of
-from common.host.programs import GpuPrograms
+from common.host.programs import GpuPrograms, livesync
 
 LOOK_EVERY_S = 0.05
 
@@ -33,9 +33,9 @@ async def answering(name: str, host: str, port: int) -> asyncio.Server:
 
 async def gpu(home: Path) -> None:
     ports = ports_of(os.environ)
-    programs = GpuPrograms(
-        home, os.environ["DUMONT_LABEL"], ports, time.monotonic, keys=os.environ["DUMONT_AUTHORIZED_KEYS"]
-    )
+    label, workspace = os.environ["DUMONT_LABEL"], Path(os.environ["DUMONT_WORKSPACE"])
+    sender = livesync("livesync-send", workspace, home, label, ports.sync) if os.environ.get("SYNCS") else []
+    programs = GpuPrograms(home, label, ports, time.monotonic, sender, os.environ["DUMONT_AUTHORIZED_KEYS"])
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     followed = None

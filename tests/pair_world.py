@@ -35,6 +35,7 @@ USERS = """root:x:0:0:root:/root:/bin/sh
 sshd:x:65534:65534::/run/sshd:/usr/sbin/nologin
 """
 """Of each side: sshd insists on a user of that name, and not every machine that runs tests has one."""
+RECEIVER = ("livesync-receive",)
 WITHIN_S = 30.0
 
 
@@ -157,6 +158,8 @@ class PairWorld:
     door_ssh_port: int | None = None
     door_udp_port: int | None = None
     url: str = "http://127.0.0.1:9"
+    syncs: bool = False
+    """The workspace is mirrored by the product's live sync; else both sides hold what the test puts there."""
     rev: int = 0
     epoch: int = 0
 
@@ -178,11 +181,11 @@ class PairWorld:
         host_public = (self.folder / "pair_key.pub").read_text().split()[:2]
         (self.folder / "known_hosts").write_text(f"box {' '.join(host_public)}\n")
         (self.folder / "known_hosts").chmod(0o644)
-        env = {"DUMONT_AUTHORIZED_KEYS": str(keys)}
+        env = {"DUMONT_AUTHORIZED_KEYS": str(keys), **({"SYNCS": "1"} if self.syncs else {})}
         more = {
             "DUMONT_URL": self.url,
             "DUMONT_TUNNEL_USER": "root",
-            "DUMONT_PROGRAMS": "haproxy,tunnel-sshd,users,watchdog",
+            "DUMONT_PROGRAMS": ",".join(("haproxy", "tunnel-sshd", "users", "watchdog", *RECEIVER[: self.syncs])),
             "DUMONT_TERMINALS": str(self.folder / "pts"),
             **({"DUMONT_LEASE_S": str(self.lease_s)} if self.lease_s else {}),
         }
@@ -201,10 +204,10 @@ class PairWorld:
 
     # --- the record's words
 
-    def attach(self, *, is_whole: bool = True) -> None:
+    def attach(self) -> None:
         """A new epoch in which the GPU writes and the standby mirrors it; both hear of it."""
         self.say(writer=GPU, mirror=STANDBY)
-        if is_whole:
+        if not self.syncs:
             Epoch(self.standby.home, STANDBY).restored(Version(epoch=self.epoch, seq=1))
 
     def say(self, *, writer: str | None, mirror: str | None, next_epoch: bool = True) -> None:
@@ -235,6 +238,15 @@ class PairWorld:
     def until_watched(self) -> None:
         """The GPU beats, its tunnel stands, and the door leads to it."""
         until(lambda: self.status.get("epoch") == self.epoch and self.status.get("is_watched"), why="no beat came")
+
+    def until_whole(self) -> None:
+        """The live sync has proven that both workspaces are equal in this epoch."""
+
+        def is_whole() -> bool:
+            role = Epoch(self.standby.home, STANDBY).read()
+            return role.is_whole and role.version.epoch == self.epoch
+
+        until(is_whole, why="the copy is not whole")
 
     def ssh(
         self, *words: str, host: str = "127.0.0.1", network: Sequence[str] = (), timeout_s: float = 10.0

@@ -75,6 +75,41 @@ def script() -> str:
     return text
 
 
+STANDBY_PACKAGES = "haproxy openssh-server openssh-client rsync ca-certificates curl"
+STANDBY_HEAD = r"""#!/bin/sh
+# Dumont: what a standby runs, then the host bundle. Runs as root at every boot, after a preemption too.
+export DUMONT_KIND=standby
+have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+i=0
+until have haproxy && have sshd && have ssh && have rsync; do
+  i=$((i+1)); [ $i -gt @TRIES@ ] && { echo "dumont: no packages" >&2; exit 1; }
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends @PACKAGES@ || sleep 6
+done
+# their own services would hold the ports that the front door listens on
+if command -v systemctl >/dev/null; then
+  for unit in haproxy.service ssh.service ssh.socket; do systemctl disable --now $unit 2>/dev/null; done
+fi
+if [ -z "$DUMONT_TUNNEL_USER" ] && ! grep -q ^tunnel: /etc/passwd; then
+  useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tunnel
+  usermod -p '*' tunnel  # no password fits, and unlike a locked one it may use its key
+fi
+if [ -z "$DUMONT_ADDRESS" ]; then
+  where=http://metadata.google.internal/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip
+  DUMONT_ADDRESS=$(curl -fsS --max-time 5 -H Metadata-Flavor:Google $where) && export DUMONT_ADDRESS
+fi
+"""
+"""Before the script of every host. No more than one address is asked of Google, and only where none was given."""
+STANDBY_TRIES_MAX = 10
+"""Of installing packages, 6 s apart: a mirror that is being updated is whole again after that."""
+
+
+def standby_script() -> str:
+    """Of a standby, whose market takes longer ones; idempotent, for it runs at every boot."""
+    head = STANDBY_HEAD.replace("@TRIES@", str(STANDBY_TRIES_MAX)).replace("@PACKAGES@", STANDBY_PACKAGES)
+    return head + script()
+
+
 def environment(
     *,
     url: str,

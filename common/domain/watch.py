@@ -45,6 +45,8 @@ class State(StrEnum):
     UP = "up"
     STOPPING = "stopping"
     """The machine was told that it is being stopped; the user is better off on the standby from now on."""
+    LEAVING = "leaving"
+    """The record wants it no more, and its standby is about to hear so too: the silence that follows is no death."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ class Reason(StrEnum):
     SILENT = "silent"
     REFUSED = "refused"
     STOPPING = "stopping"
+    CALLED = "called"
+    """The record asks the standby to take over from a GPU that may well live."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +142,8 @@ class Watch:
     label: str
     since_s: float
     lease: Lease = field(default_factory=Lease)
+    is_called: bool = False
+    """The record's word: take over."""
     _beat_s: float | None = field(default=None, init=False)
     """When the last beat came, moved on by the time for which this machine itself stood still."""
     _alive_s: float = field(default=0.0, init=False)
@@ -171,6 +177,8 @@ class Watch:
         self._seq, self._beat_s, self._alive_s = beat.seq, now_s, now_s
         self._is_refused = False
         self._is_stopping = self._is_stopping or beat.state is State.STOPPING
+        if beat.state is State.LEAVING:
+            self._beat_s, self.since_s, self._probes_s = None, now_s, []
         return True
 
     def tether_broke(self, now_s: float) -> None:
@@ -202,6 +210,8 @@ class Watch:
     def look(self, now_s: float) -> Verdict | None:
         """The GPU is dead, or nothing can be said against it."""
         self._forget_own_sleep(now_s)
+        if self.is_called:
+            return self._verdict(Reason.CALLED, now_s)
         if not self.is_armed:
             is_over = now_s - self.since_s >= FIRST_BEAT_S
             return self._verdict(Reason.SILENT, now_s) if is_over else None

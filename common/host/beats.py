@@ -2,8 +2,8 @@
 
     dumont-host beats <home>
 
-follows the folder's `pair.json` (`host.pair`): its door and its key. SIGTERM is the notice: `stopping` is said several
-times, for any one of them may be lost, and then it ends. Datagram and tether go to the same port of the door.
+follows the folder's `pair.json` (`host.pair`): its door and its key. SIGTERM is the notice (`stopping`), SIGUSR1 the
+end by the record's word (`leaving`). Datagrams and tether go to the same port of the door.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ HEAD = struct.Struct("!4sBBQQB")
 LENGTH = struct.Struct("!H")
 """Before the one beat that a tether begins with; the standby answers it with one byte, and neither says more."""
 MAGIC = b"DMB1"
-STATES = (State.UP, State.STOPPING)
+STATES = (State.UP, State.STOPPING, State.LEAVING)
 LABEL_BYTES_MAX = 63
 CODE_BYTES = hashlib.sha256().digest_size
 BEAT_BYTES_MAX = HEAD.size + LABEL_BYTES_MAX + CODE_BYTES
-STOPPING_TIMES = 5
+LAST_TIMES = 5
+"""A last word is said so often, for any one of them may be lost."""
 RUNS_FILE = "beats.runs"
 TETHER_AGAIN_S, TETHER_AGAIN_MAX_S = 0.1, 5.0
 CONNECT_S = 5.0
@@ -103,9 +104,9 @@ class Sender:
         self._state = State.UP
         self._is_over = asyncio.Event()
 
-    def stop(self) -> None:
-        """The machine is being stopped: say so, and end."""
-        self._state = State.STOPPING
+    def end(self, last: State) -> None:
+        """Say why, and end."""
+        self._state = last
         self._is_over.set()
 
     async def run(self) -> None:
@@ -117,9 +118,9 @@ class Sender:
                     self._beat(line)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._is_over.wait(), BEAT_EVERY_S)
-                for _ in range(STOPPING_TIMES):
+                for _ in range(LAST_TIMES):
                     self._beat(line)
-                    await asyncio.sleep(BEAT_EVERY_S / STOPPING_TIMES)
+                    await asyncio.sleep(BEAT_EVERY_S / LAST_TIMES)
         finally:
             tether.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -183,7 +184,9 @@ async def follow(home: Path) -> None:
     if bond is None:
         raise SystemExit(f"{home} names no standby that this machine beats to")
     sender = Sender(bond, next_run(home))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, sender.stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, sender.end, State.STOPPING)
+    loop.add_signal_handler(pair.LEAVE, sender.end, State.LEAVING)
     running = asyncio.create_task(sender.run())
     while not running.done():
         await asyncio.wait([running], timeout=FOLLOW_EVERY_S)

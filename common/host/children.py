@@ -58,8 +58,8 @@ class Children:
 
     home: Path
     clock: Callable[[], float]
-    killed: frozenset[str] = frozenset()
-    """Names of those that are ended by SIGKILL: SIGTERM means something else to them."""
+    ends: Mapping[str, signal.Signals] = field(default_factory=dict)
+    """Names of those that are ended by another signal than SIGTERM, which means something else to them."""
     wanted: dict[str, list[str]] = field(default_factory=dict)
     _running: dict[str, Running] = field(default_factory=dict, init=False)
     _ending: list[tuple[Running, float]] = field(default_factory=list, init=False)
@@ -152,7 +152,7 @@ class Children:
     def _end(self, name: str, running: Running, now_s: float) -> None:
         """The next one of this name may start at once: it is of other words."""
         del self._running[name]
-        _signal(running, signal.SIGKILL if name in self.killed else signal.SIGTERM)
+        _signal(running, self.ends.get(name, signal.SIGTERM))
         self._ending.append((running, now_s + STOP_S))
 
 

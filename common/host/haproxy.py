@@ -20,6 +20,8 @@ RUNTIME = "haproxy.sock"
 """In the agent's folder; unix sockets have short names."""
 ASK_S = 1.0
 """HAProxy answers its runtime socket within a millisecond, or not at all."""
+CONNECTIONS_MAX = 400
+"""Two descriptors each: what a container is granted at least, 1,024, is not to be raised for."""
 RUNNING = "2"
 """`srv_op_state` (HAProxy's management guide, "show servers state")."""
 NOBODY = "127.0.0.1"
@@ -37,7 +39,7 @@ def config(*, runtime: Path, services: Sequence[Service], host: str = "", user: 
     return f"""# Written by `dumont-host standby`. No checks: one watchdog turns all ports over the runtime socket.
 global
     stats socket {runtime} mode 600 level admin
-    maxconn 2000{drop}
+    maxconn {CONNECTIONS_MAX}{drop}
 
 defaults
     mode tcp

@@ -31,6 +31,7 @@ def hear(epoch: Epoch, home: Path, label: str, reply: Reply) -> pair.Kept | None
         door=said.door.model_dump() if said.door else None,
         tunnel_keys=said.tunnel_keys,
         ssh_host_key=said.ssh_host_key,
+        hand_back_in_s=said.hand_back_in_s,
     )
     pair.keep(home, kept)
     epoch.hear(

@@ -6,7 +6,6 @@ nothing secret. Terminals are those in `/dev/pts` that belong to somebody who ma
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -14,10 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.domain.role import Role
 from common.domain.watch import Reason, Side, side_of
+
+if TYPE_CHECKING:
+    import asyncio
 
 STATUS, MOTD = "status.json", "motd"
 REQUEST_BYTES_MAX, REQUEST_S = 8192, 2.0
@@ -28,6 +30,7 @@ WHY: Mapping[str | None, str] = {
     Reason.SILENT: "the GPU machine has gone silent",
     Reason.REFUSED: "the GPU machine's processes are gone",
     Reason.STOPPING: "the GPU machine is being stopped",
+    Reason.CALLED: "you were moved, as it was asked for",
     None: "the GPU machine is gone",
 }
 
@@ -50,6 +53,8 @@ class Status:
     lease_s: float | None = None
     is_watched: bool = False
     """The GPU beats, and its death would be seen."""
+    rtt_ms: float | None = None
+    """Of the tether's handshake: the way to the GPU and back."""
     is_whole: bool = False
     """The copy here equals what the GPU had at its version."""
 
@@ -62,12 +67,16 @@ def state_of(role: Role) -> str:
     return "gpu" if side_of(role) is Side.GPU else "none"
 
 
-def message_of(state: str, role: Role, reason: str | None) -> str:
+def message_of(state: str, role: Role, reason: str | None, hand_back_in_s: float | None = None) -> str:
     match state:
         case "provisional":
             return f"{_capital(WHY.get(reason, WHY[None]))}. You are on the standby: go on, your files are here."
         case "standby" if role.view.is_frozen:
             return "Your work moves back to a GPU machine now; processes that run here are ended."
+        case "standby" if hand_back_in_s is not None:
+            return (
+                f"A GPU machine is ready: you move to it in {hand_back_in_s:.0f} s, and processes here are ended then."
+            )
         case "standby":
             return "You are on the standby: your files are here, there is no GPU until a new one is ready."
         case "gpu":
@@ -129,6 +138,7 @@ def tell_terminals(message: str, folder: Path = TERMINALS) -> int:
 
 async def serve(home: Path, port: int) -> asyncio.Server:
     """On loopback alone. `port` 0 = any free one."""
+    import asyncio  # the agent reads what is written here, and does without
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+LEAVE = signal.SIGUSR1
+"""Ends the heartbeat by the record's word."""
 FILE = "pair.json"
 """Holds secrets; for root alone."""
 
@@ -31,6 +34,8 @@ class Kept:
     door: Mapping[str, Any] | None = None
     tunnel_keys: Mapping[str, str] = field(default_factory=dict)
     ssh_host_key: str = ""
+    hand_back_in_s: float | None = None
+    """To a standby, when it was heard: the role goes back to a GPU."""
 
 
 def keep(home: Path, kept: Kept) -> None:

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.domain.host import Door, Sync
 from common.errors import NotFound
-from common.host import tunnel
+from common.host import notice, tunnel
 from common.host.children import Children, started
 from common.host.epoch import Epoch
-from common.host.pair import Kept
+from common.host.pair import LEAVE, Kept
 from common.host.ports import Ports
 from common.host.writers import Processes
 
@@ -103,6 +103,12 @@ def host_program(*words: str) -> list[str]:
     return [*program, *words]
 
 
+def livesync(verb: str, workspace: Path, home: Path, label: str, port: int) -> list[str]:
+    """The words of one end of the live sync: `livesync-send` or `livesync-receive`."""
+    where = ["--workspace", str(workspace), "--home", str(home), "--label", label, "--port", str(port)]
+    return host_program(verb, *where)
+
+
 def standing(home: Path) -> Sync | None:
     try:
         return Sync.model_validate_json((home / STANDING_FILE).read_bytes())
@@ -124,8 +130,7 @@ class GpuPrograms:
     _sshd_due_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        # SIGTERM to the heartbeat is the notice: who is no more the writer has none to give
-        self._children = Children(self.home, self.clock, killed=frozenset({"beats"}))
+        self._children = Children(self.home, self.clock, ends={"beats": LEAVE})
 
     def follow(self, kept: Kept) -> None:
         self._kept = kept
@@ -262,7 +267,8 @@ class StandbyPrograms:
     def sync(self) -> Sync | None:
         """The content's version is what is on the disk, whatever the receiver said last."""
         role, said = Epoch(self.home, self.label).read(), standing(self.home) or Sync()
-        version = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+        version: dict[str, Any] = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+        version["rtt_ms"] = notice.read(self.home).get("rtt_ms")
         return said.model_copy(update={**version, "peer": role.view.writer})
 
     def mark(self, above: int) -> int:

@@ -25,7 +25,7 @@ from common.errors import NotFound
 from common.host import haproxy, notice, tunnel
 from common.host.children import Children
 from common.host.ports import Ports, ports_of
-from common.host.programs import StandbyPrograms, host_program
+from common.host.programs import StandbyPrograms, host_program, livesync
 from common.host.watchdog import Watchdog, poster
 
 LOOK_EVERY_S = 0.1
@@ -95,7 +95,7 @@ def prepare(setting: Setting) -> dict[str, list[str]]:
         "tunnel-sshd": [*sshd, str(outer)],
         "users": host_program("users", *sshd, str(inner)),
         "watchdog": host_program("watchdog"),
-        "livesync-receive": host_program("livesync-receive", str(home), setting.label, str(setting.workspace)),
+        "livesync-receive": livesync("livesync-receive", setting.workspace, home, setting.label, ports.sync),
         "agent": host_program("agent"),
     }
 

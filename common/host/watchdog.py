@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import socket
+import struct
 import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ POST_S = 20.0
 HELLO_S = 5.0
 TETHERS_MAX = 16
 """Open at a time, those that have not yet shown the key included."""
+TCPI_RTT = struct.Struct("68xI")
 DATAGRAMS_PER_LOOK_MAX = 1000
 
 log = logging.getLogger("dumont.watchdog")
@@ -77,7 +79,11 @@ class Watchdog:
         self._tether: asyncio.StreamWriter | None = None
         self._open = 0
         self._turns = asyncio.Lock()
+        self._trouble = ""
+        """What was wrong with the door last; said once, for it is looked at ten times a second."""
         self._seal_due_s = 0.0
+        self._hand_back_s: float | None = None
+        self._rtt_ms: float | None = None
         self._status = notice.last(self.home)
 
     async def run(self) -> None:
@@ -134,10 +140,14 @@ class Watchdog:
         elif self.watch is None or (self.watch.epoch, self.watch.label) != (view.epoch, view.writer):
             assert view.writer is not None
             self.watch = Watch(view.epoch, view.writer, self._clock(), self._lease)
+        if self.watch:
+            self.watch.is_called = view.is_called
         if self.watch is not before and self._tether:
             self._tether.close()
         if self._stands != self._wanted():
             self._door_due_s = 0.0
+        back_in_s = self._kept.hand_back_in_s if self._kept else None
+        self._hand_back_s = None if back_in_s is None else self._hand_back_s or back_in_s  # said once, as heard first
         self._show()
 
     def _show(self) -> None:
@@ -146,13 +156,14 @@ class Watchdog:
         writer = view.writer if view.writer != self.label else None
         said = notice.Status(
             state=state,
-            message=notice.message_of(state, self.role, reason),
+            message=notice.message_of(state, self.role, reason, self._hand_back_s),
             since=self._status.since if state == self._status.state else notice.now_iso(),
             epoch=view.epoch,
             label=writer,
             reason=reason if state == "provisional" else None,
             lease_s=self._lease.seconds,
             is_watched=self.watch is not None and self.watch.is_armed,
+            rtt_ms=self._rtt_ms,
             is_whole=self.role.is_whole,
         )
         if said == self._status:
@@ -185,7 +196,7 @@ class Watchdog:
         was_armed = self.watch.is_armed
         if not self.watch.heard(beat, self._clock()):
             return None
-        if not was_armed:
+        if was_armed != self.watch.is_armed:
             self._show()
         return beat
 
@@ -205,6 +216,7 @@ class Watchdog:
             before, self._tether = self._tether, writer
             if before:
                 before.close()
+            self._rtt_ms = _rtt_ms(writer.get_extra_info("socket"))
             writer.write(b"\n")
             with contextlib.suppress(OSError):
                 await reader.read(1)
@@ -252,9 +264,13 @@ class Watchdog:
             self._stands = await self.door.state()
             if self._stands != self._wanted():
                 await self._turn()
+            trouble = ""
         except Unavailable as error:
             self._door_due_s = self._clock() + DOOR_AGAIN_S
-            log.warning("the door: %s", error)
+            trouble = str(error)
+        if trouble != self._trouble:
+            log.warning("the door: %s", trouble or "stands again")
+        self._trouble = trouble
 
     async def _turn(self) -> None:
         """One at a time, and to where it is wanted when its turn comes: no older wish overtakes a newer one."""
@@ -305,6 +321,15 @@ async def probe(host: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Ans
     finally:
         if writer:
             writer.close()
+
+
+def _rtt_ms(connection: socket.socket) -> float | None:
+    """As the kernel measured it: `tcpi_rtt` of struct tcp_info (linux/tcp.h), in microseconds."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_RTT.size)
+        return float(round(TCPI_RTT.unpack(info)[0] / 1000, 1))
+    except (OSError, struct.error):
+        return None
 
 
 def _bound(host: str, port: int) -> socket.socket:

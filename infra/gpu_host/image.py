@@ -36,20 +36,20 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
-def build() -> str:
+def build(containerfile: Path = CONTAINERFILE, image: str = NAME) -> str:
     """The image's name, its content in the tag; built once. Raises `CannotBuild`."""
     if missing := missing_programs():
         raise CannotBuild(f"these programs are not installed: {', '.join(missing)}")
     made = bundle.build()
-    tag = hashlib.sha256(CONTAINERFILE.read_bytes() + made.sha256.encode()).hexdigest()[:12]
-    name = f"{NAME}:{tag}"
+    tag = hashlib.sha256(containerfile.read_bytes() + made.sha256.encode()).hexdigest()[:12]
+    name = f"{image}:{tag}"
     if not _exists(name):
         require_base()
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy2(made.path, Path(folder) / "bundle.tgz")
-            shutil.copy2(CONTAINERFILE, folder)
+            shutil.copy2(containerfile, Path(folder) / "Containerfile")
             _do(["buildah", *STORAGE, "bud", "--isolation", "chroot", "--pull-never", "-t", name, folder], BUILD_S)
-        _forget_older(name)
+        _forget_older(name, image)
     return name
 
 
@@ -108,9 +108,9 @@ def _exists(image: str) -> bool:
     return subprocess.run(["podman", *STORAGE, "image", "exists", image], capture_output=True).returncode == 0
 
 
-def _forget_older(name: str) -> None:
+def _forget_older(name: str, image: str) -> None:
     """Each holds half a gigabyte; one that somebody runs stays."""
-    listed = _do(["podman", *STORAGE, "images", "--format", "{{.Repository}}:{{.Tag}}", NAME], PULL_S).split()
+    listed = _do(["podman", *STORAGE, "images", "--format", "{{.Repository}}:{{.Tag}}", image], PULL_S).split()
     for old in listed:
         if old != name:
             subprocess.run(["podman", *STORAGE, "rmi", old], capture_output=True, timeout=PULL_S)

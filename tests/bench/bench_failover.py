@@ -1,9 +1,9 @@
 """How fast the user's connection is answered by the standby when the GPU dies in each of four ways; how often wrongly.
 
 Run: make bench-failover (QUICK=1: few trials). Needs root and /dev/net/tun; three network namespaces hold the user, the
-GPU host and the standby with the product's own programs: HAProxy, sshd, tunnel, watchdog, heartbeat. The line between
-GPU and standby is a relay of packets that loses, delays and cuts. The half of the live sync is `failover_sync`.
-The last line of stdout is JSON, its keys as in `summary`. Ends within 30 minutes.
+GPU host and the standby with the product's own programs: HAProxy, sshd, tunnel, watchdog, heartbeat, live sync. What
+lies between GPU and standby is a relay of packets that loses, delays and cuts. The half of the live sync alone is
+`failover_sync`. The last line of stdout is JSON. Ends within 30 minutes.
 """
 
 from __future__ import annotations
@@ -146,14 +146,16 @@ class Bench:
         self.world.attach()
         self.world.gpu.start()
         self.world.until_watched()
+        self.world.until_whole()
         self.user.first("gpu", time.monotonic())
 
     def save(self) -> str:
-        """The last save before the machine dies. It is on both sides here; that it gets there is `failover_sync`'s."""
+        """The last save before the machine dies, as an editor does it; returns once the live sync has it over there."""
         self.saves += 1
-        text = f"save {self.saves}"
-        for side in (self.world.gpu, self.world.standby):
-            (side.workspace / "last").write_text(text)
+        text, here, there = f"save {self.saves}", self.world.gpu.workspace, self.world.standby.workspace / "last"
+        (here / "last.new").write_text(text)
+        (here / "last.new").rename(here / "last")
+        until(lambda: there.exists() and there.read_text() == text, every_s=0.002, why="the save is not mirrored")
         return text
 
     def hurt(self, mode: str) -> None:
@@ -230,6 +232,7 @@ def redirect(*, trials: int, rounds: int) -> dict[str, Any]:
             gpu_network=inside(GPU_NET),
             standby_network=inside(HUB_NET),
             door_host=HUB_FOR_GPU,
+            syncs=True,
         )
         world.gpu.env["ANSWER_HOST"] = "0.0.0.0"
         user = Eyes.open("user", USER_NET, HUB_FOR_USER, world.ports.http.door_port)

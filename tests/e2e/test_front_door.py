@@ -204,6 +204,20 @@ def test_a_gpu_that_comes_back_gets_nobody_until_the_record_says_so(box: Box) ->
     assert box.sealed is None
 
 
+def test_a_gpu_that_the_record_wants_no_more_is_not_mourned_before_its_standby_hears_of_it(box: Box) -> None:
+    """Every hibernation: the GPU host hears first that it is over, and ends."""
+    box.ready()
+    world = box.world
+    pair.keep(world.gpu.home, pair.Kept(label=GPU, rev=world.rev + 1, epoch=world.epoch + 1))
+    until(lambda: not world.status["is_watched"], why="it did not say that it leaves")
+    time.sleep(1.5)
+
+    assert box.sealed is None
+    assert world.status["state"] == "gpu"
+    world.say(writer=None, mirror=None)
+    until(lambda: world.status["state"] == "none", why="the record's word was not heard")
+
+
 def test_a_killed_watchdog_and_a_killed_haproxy_come_back_to_the_same_side(box: Box) -> None:
     box.ready()
     os.kill(box.child("haproxy"), signal.SIGKILL)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from common.domain.startup import SCRIPT_LIMIT, environment, script
+from common.domain.startup import SCRIPT_LIMIT, environment, script, standby_script
 
 
 def test_the_script_fits_the_marketplaces_limit() -> None:
@@ -30,7 +33,59 @@ def test_the_script_needs_one_of_three_downloaders_only() -> None:
 
 
 def test_the_bootstrap_token_does_not_stay_in_the_agents_environment() -> None:
-    assert script().index("unset DUMONT_BOOTSTRAP") < script().index("agent/agent && exit 0")
+    assert script().index("unset DUMONT_BOOTSTRAP") < script().index("agent/agent $DUMONT_KIND && exit 0")
+
+
+def test_a_standbys_script_brings_what_it_runs_before_the_bundle_and_parses_in_a_plain_shell() -> None:
+    text = standby_script()
+
+    assert subprocess.run(["sh", "-n"], input=text.encode()).returncode == 0
+    assert "@" not in text
+    assert text.index("haproxy") < text.index("bundle.tgz")
+    assert text.endswith(script())
+
+
+def run_head(folder: Path, *, programs: Sequence[str], env: Mapping[str, str]) -> tuple[str, str]:
+    """What the head of a standby's script calls on a machine with these programs, and what it exports."""
+    calls = folder / "calls"
+    for name in {*programs, "apt-get", "systemctl", "useradd", "usermod", "curl"}:
+        program = folder / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >>{calls}\n[ {name} = curl ] && echo 192.0.2.9; true\n')
+        program.chmod(0o755)
+    for name in ("grep", "sleep", "sh", "echo"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    head = standby_script().removesuffix(script()).replace("/usr/sbin/", "/nosuch/").replace("sleep 6", "exit 7")
+    done = subprocess.run(
+        ["/bin/sh", "-c", head + 'echo "$DUMONT_KIND $DUMONT_ADDRESS"'],
+        env={"PATH": str(folder), **env},
+        capture_output=True,
+        text=True,
+    )
+    return calls.read_text() if calls.exists() else "", done.stdout.strip()
+
+
+def test_a_standby_that_has_its_programs_installs_nothing_and_asks_for_no_address_that_it_was_given(
+    tmp_path: Path,
+) -> None:
+    env = {"DUMONT_ADDRESS": "192.0.2.1", "DUMONT_TUNNEL_USER": "root"}
+    calls, said = run_head(tmp_path, programs=("haproxy", "sshd", "ssh", "rsync"), env=env)
+
+    assert said == "standby 192.0.2.1"
+    assert {line.split()[0] for line in calls.splitlines()} == {"systemctl"}
+
+
+def test_a_standby_without_them_installs_them_and_makes_a_user_without_a_shell(tmp_path: Path) -> None:
+    calls, said = run_head(tmp_path, programs=("sshd", "ssh", "rsync"), env={})
+    assert said == ""
+    assert "apt-get install" in calls
+    assert calls.count("apt-get update") == 10
+
+    for old in tmp_path.iterdir():
+        old.unlink()
+    calls, said = run_head(tmp_path, programs=("haproxy", "sshd", "ssh", "rsync"), env={})
+    assert said == "standby 192.0.2.9"
+    assert "nologin tunnel" in calls
+    assert "usermod -p * tunnel" in calls
 
 
 def test_the_environment_holds_no_storage_secret() -> None:

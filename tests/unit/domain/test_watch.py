@@ -147,6 +147,27 @@ def test_a_machine_whose_ssh_answers_lives_though_its_beats_are_missing(world: W
     assert world.now_s - stopped_s <= 2 * LEASE_FLOOR_S
 
 
+def test_a_standby_that_is_called_takes_over_from_a_gpu_that_lives(world: World) -> None:
+    assert world.run(1.0) is None
+    world.watch.is_called = True
+
+    verdict = world.run(1.0)
+
+    assert verdict
+    assert verdict.reason is Reason.CALLED
+
+
+def test_a_machine_that_leaves_by_the_records_word_is_not_mourned(world: World) -> None:
+    """Its standby hears of it a report later; until then the silence is as long as before a first beat."""
+    world.watch.heard(beat(world.seq + 1, state=State.LEAVING), world.now_s)
+    world.watch.tether_broke(world.now_s)
+    world.beats_until_s, world.answer = world.now_s, Answer.REFUSED
+
+    assert not world.watch.is_armed
+    assert world.run(FIRST_BEAT_S - 1.0) is None
+    assert world.run(2.0)
+
+
 def test_a_notice_is_heeded_at_once(world: World) -> None:
     world.watch.heard(beat(world.seq + 1, state=State.STOPPING), world.now_s)
 

@@ -117,7 +117,7 @@ def test_a_sender_beats_ties_a_tether_and_says_stopping_several_times_at_the_end
             running = asyncio.create_task(sender.run())
             while len(tied) < 2 or len(heard) < 5:
                 heard.append(unpack(await asyncio.get_running_loop().sock_recv(line, 2000), KEY))
-            sender.stop()
+            sender.end(State.STOPPING)
             await running
             while True:
                 try:
@@ -135,7 +135,7 @@ def test_a_sender_beats_ties_a_tether_and_says_stopping_several_times_at_the_end
     assert all(beat.is_tether for beat in tied)
     assert not any(beat.is_tether for beat in heard)
     stopping = [beat for beat in heard if beat.state is State.STOPPING]
-    assert len(stopping) == beats.STOPPING_TIMES
+    assert len(stopping) == beats.LAST_TIMES
     assert heard[-1].state is State.STOPPING
 
 

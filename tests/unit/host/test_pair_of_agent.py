@@ -218,16 +218,16 @@ def test_a_standby_that_is_told_to_restore_first_claims_with_the_pointers_versio
     with epoch.taking(3, GPU) as done:
         done(17, True)
     epoch.seal()
-    args = {"manifest_key": "m", "seq": 30, "version_epoch": 2}
-    order = Order(id="restore-first-3", kind="restore", args=args)
+    args = {"manifest_key": "m", "seq": 30, "epoch": 3}
+    order = Order(id="rewind-3", kind="rewind", args=args)
     standby.hears(reply(rev=6, pair=PAIR, orders=[order], storage_credentials=PLACE))
     standby.hears(reply(rev=6, pair=PAIR))
 
     claim = standby.control.heard[-1].claim
     assert claim
-    assert (claim.epoch, claim.version_epoch, claim.version_seq) == (3, 2, 30)
+    assert (claim.epoch, claim.version_epoch, claim.version_seq) == (3, 3, 30)
     assert standby.agent.phase is HostPhase.READY  # it owns nothing before the record says so
-    assert epoch.read().version == Version(epoch=2, seq=30)
+    assert epoch.read().version == Version(epoch=3, seq=30)
 
 
 def test_a_machine_that_is_told_to_stop_stops_its_programs(gpu: Host) -> None:
@@ -267,7 +267,7 @@ def test_only_the_writer_and_the_candidate_dial_and_only_the_writer_beats(tmp_pa
 
 def test_a_standby_serves_while_it_is_the_writer_and_is_a_guest_again_after_the_hand_back(standby: Host) -> None:
     writer = PAIR.model_copy(update={"epoch": 4, "writer": STANDBY, "mirror": None})
-    keep = Order(id="restore-4", kind="restore", args={"manifest_key": None, "seq": 30})
+    keep = Order(id="keep-4", kind="keep")
     standby.hears(reply(rev=6, epoch=4, pair=writer, phase_wanted=Wanted.SERVE, orders=[keep]))
     assert standby.agent.phase is HostPhase.SERVING
     standby.hears(reply(rev=7, epoch=4, pair=writer, phase_wanted=Wanted.FREEZE, fz="n"))
