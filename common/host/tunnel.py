@@ -20,6 +20,8 @@ from common.host.ports import Ports
 USER = "tunnel"
 KEY, KNOWN_HOSTS, HOST_KEY, USER_HOST_KEY = "tunnel.key", "tunnel.known_hosts", "tunnel.host_key", "ssh_host_key"
 AUTHORIZED = "tunnel.authorized_keys"
+TAKES = "livesync.take"
+"""Socket of a candidate's receiver: the standby sends by the way that the candidate has dialled."""
 USER_KEYS = ".ssh/authorized_keys"
 """Of the user, below their home: `host.access` writes it."""
 ALIVE_EVERY_S, ALIVE_TIMES = 5, 3
@@ -113,6 +115,7 @@ def dial(
         inner_port = (inner_ports or {}).get(service.name, service.inner_port)
         words += ["-R", f"{address_of(label)}:{inner_port}:127.0.0.1:{service.gpu_port}"]
     words += ["-L", f"127.0.0.1:{ports.sync}:127.0.0.1:{sync_port or ports.sync}"]
+    words += ["-R", f"{address_of(label)}:{sync_port or ports.sync}:{home / TAKES}"]
     return [*words, f"{user}@{host}"]
 
 
@@ -180,12 +183,12 @@ ClientAliveCountMax {ALIVE_TIMES}
 
 def authorized_keys(keys: Mapping[str, str], ports: Ports) -> str:
     """Of the machines that may dial in, label -> public key. A key that is none, or tries to be more, is left out."""
-    lines = []
+    lines, inner_ports = [], [service.inner_port for service in ports.services]
     for label, key in sorted(keys.items()):
         words = key.split()
         if len(words) < 2 or words[0] != "ssh-ed25519" or not _is_plain(words[1]) or "\n" in key.strip():
             continue
-        listens = [f'permitlisten="{address_of(label)}:{service.inner_port}"' for service in ports.services]
+        listens = [f'permitlisten="{address_of(label)}:{port}"' for port in (*inner_ports, ports.sync)]
         may = ",".join(["restrict", "port-forwarding", *listens, f'permitopen="127.0.0.1:{ports.sync}"'])
         lines.append(f"{may} {words[0]} {words[1]} {label}\n")
     return "".join(lines)
