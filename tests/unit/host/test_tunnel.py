@@ -31,7 +31,7 @@ def test_a_key_may_bind_its_own_ports_and_reach_the_receiver_alone() -> None:
     may, kind, blob, label = text.split(" ")
     assert (kind, blob, label) == (*KEY.split()[:2], LABEL + "\n")
     address = tunnel.address_of(LABEL)
-    listens = {f'permitlisten="{address}:{port}"' for port in (12022, 18888, 18080)}
+    listens = {f'permitlisten="{address}:{port}"' for port in (12022, 18888, 18080, 7951)}
     assert set(may.split(",")) == {"restrict", "port-forwarding", 'permitopen="127.0.0.1:7951"', *listens}
 
 
