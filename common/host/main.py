@@ -128,7 +128,7 @@ def serve() -> None:
         workspace=workspace,
         control=control,
         writers=users,
-        looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
+        looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None, has_gpu=env.get("DUMONT_KIND") != "standby"),
         life=Life(users.users, home),
         stop_machine=stop_machine,
         programs=programs,

@@ -142,7 +142,7 @@ class GpuPrograms:
 
     def follow(self, kept: Kept) -> None:
         self._kept = kept
-        if kept.ssh_host_key and tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key):
+        if kept.ssh_host_key and tunnel.keep_host_key(self.home, kept.ssh_host_key):
             self._stop_sshd()
         self._children.want(self._wanted(kept))
 
@@ -257,7 +257,7 @@ class StandbyPrograms:
         self._let_users_go(is_writer=kept.writer == self.label)
         tunnel.write_keys(self.home, tunnel.authorized_keys(kept.tunnel_keys, self.ports))
         if kept.ssh_host_key:
-            tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key)
+            tunnel.keep_host_key(self.home, kept.ssh_host_key)
 
     def _let_users_go(self, *, is_writer: bool) -> None:
         """Whose role goes back to a GPU has users no more: what still ran would change the mirror under its feet."""

@@ -76,6 +76,28 @@ def write_secret(file: Path, text: str) -> bool:
     return True
 
 
+def keep_host_key(home: Path, key: str) -> bool:
+    """The key that both machines show to the user; False: it was this one already.
+
+    Each reply writes it anew, with a random number in it: the same key is told by its public half.
+    """
+    file = home / USER_HOST_KEY
+    if file.exists() and _public_half(file.read_text()) == _public_half(key):
+        return False
+    return write_secret(file, key)
+
+
+def _public_half(key: str) -> bytes | None:
+    """None: it is no key."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    try:
+        public = load_ssh_private_key(key.encode(), password=None).public_key()
+    except ValueError:
+        return None
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
 # --- the GPU's side
 
 
@@ -133,6 +155,7 @@ AuthorizedKeysFile {keys}
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
+StrictModes {"no" if keys.startswith("/") else "yes"}
 UsePAM {"yes" if Path("/etc/pam.d/sshd").exists() else "no"}
 UseDNS no
 PrintMotd no
