@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common import auth
 from common.host import haproxy, tunnel
 from common.host.ports import Ports, Service, ports_of
 
