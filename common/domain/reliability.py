@@ -22,6 +22,10 @@ FORGOTTEN = 1e-6
 """Outcomes that weigh less than this together are as if they had never been."""
 
 
+OF_THE_HOST = frozenset({"disk_full", "os_error", "engine_died", "object_store"})
+"""Errors of a restore that another machine may not have: its disk, its memory, its network."""
+
+
 class Fault(StrEnum):
     """Whose fault an outcome is."""
 

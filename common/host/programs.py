@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.domain.host import Door, Sync
+from common.domain.role import NOTHING
 from common.errors import NotFound
 from common.host import notice, tunnel
 from common.host.children import Children, started
@@ -158,7 +159,8 @@ class GpuPrograms:
         if self.workspace and is_writer:
             at = ("--port", str(self.ports.sync))
             wanted["livesync-send"] = livesync("livesync-send", self.workspace, self.home, self.label, *at)
-        elif self.workspace:
+        elif self.workspace and Epoch(self.home, self.label).read().version > NOTHING:
+            # a candidate is filled from the snapshot first: two that write the same tree would trip each other
             at = ("--unix", str(self.home / tunnel.TAKES))
             wanted["livesync-receive"] = livesync("livesync-receive", self.workspace, self.home, self.label, *at)
         return wanted

@@ -8,7 +8,7 @@ from common.domain import standby
 from common.domain.instance import Instance, Phase, Want
 from common.domain.orders import failed_restore
 from common.domain.outbox import Kind
-from common.domain.reliability import Outcome
+from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
 from common.ports import App, Write
 from common.records import World, heard_of, overlaid
@@ -21,8 +21,6 @@ FROM_THE_MARKET = {
     "offline": "the machine's host is offline",
     "boot_failed": "the machine's container died",
 }
-OF_THE_HOST = frozenset({"disk_full", "os_error", "engine_died", "object_store"})
-"""Errors of a restore that another machine may not have: its disk, its memory, its network."""
 
 
 def replace_lost(app: App, world: World, now: datetime) -> bool:

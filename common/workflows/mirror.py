@@ -12,7 +12,7 @@ from common.domain import standby as rules
 from common.domain.instance import Instance, Phase, Want
 from common.domain.orders import COPY_FAILED
 from common.domain.outbox import Kind
-from common.domain.reliability import Outcome
+from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
 from common.errors import IllegalMove, NotFound
 from common.ports import App, Write
@@ -159,33 +159,36 @@ def drop_candidate(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if instance.cand is None:
         return False
-    why = _unfit(app, world, now)
-    if why is None:
+    unfit = _unfit(app, world, now)
+    if unfit is None:
         return False
+    outcome, why = unfit
     kept = world.rental(instance.cand)
-    free = instance.having(cand=None, hand_back_at=None, rounds=0, not_before=None)
+    # its round is not forgotten: the next one comes later each time
+    free = instance.having(cand=None, hand_back_at=None)
     if instance.phase is Phase.HANDOVER:
         free = free.to(Phase.STANDBY, at=now)
-    writes = retire(app, ends([kept] if kept else [], Outcome.SILENT, why), now)
+    writes = retire(app, ends([kept] if kept else [], outcome, why), now)
     app.store.commit([*writes, world.instance.becomes(free), event(app, instance, "candidate", why, now)])
     return True
 
 
-def _unfit(app: App, world: World, now: datetime) -> str | None:
-    """Why the candidate cannot become the writer; None = nothing speaks against it."""
+def _unfit(app: App, world: World, now: datetime) -> tuple[Outcome, str] | None:
+    """Why the candidate cannot become the writer, and how that counts for its machine; None = nothing is wrong."""
     instance, timing = world.instance.value, app.settings.timing
     kept, host = world.rental(instance.cand), world.host(instance.cand)
     if instance.want is not Want.UP:
-        return "it is no longer wanted up"
+        return Outcome.CANCELLED, "it is no longer wanted up"
     if kept is None or kept.value.state is not RentalState.SERVING:
-        return "the candidate is lost"
+        return Outcome.LOST, "the candidate is lost"
     if host is None or host.silent_for_s(now) > timing.silent_after_s:
-        return "the candidate is silent"
+        return Outcome.SILENT, "the candidate is silent"
     failed = host.progress.last
     if failed is not None and not failed.ok and failed.id.startswith(COPY_FAILED):
-        return f"the candidate cannot be filled: {failed.detail or failed.error}"
+        outcome = Outcome.RESTORE_FAILED if failed.error in OF_THE_HOST else Outcome.CANCELLED
+        return outcome, f"the candidate cannot be filled: {failed.detail or failed.error}"
     is_stuck = instance.phase is Phase.HANDOVER and (now - instance.at).total_seconds() > rules.HANDOVER_MAX_S
-    return "the hand-over took too long" if is_stuck else None
+    return (Outcome.CANCELLED, "the hand-over took too long") if is_stuck else None
 
 
 def announce_hand_back(app: App, world: World, now: datetime) -> bool:

@@ -261,6 +261,8 @@ def test_only_the_writer_and_the_candidate_dial_and_only_the_writer_beats(tmp_pa
         return set(programs._wanted(Kept(label=GPU, rev=1, epoch=3, key="00", door=door, **words)))
 
     assert wanted(writer=GPU) == {"tunnel", "beats", "livesync-send"}
+    assert wanted(writer=STANDBY, cand=GPU) == {"tunnel"}  # it is being filled from the snapshot
+    Epoch(tmp_path, GPU).restored(Version(epoch=3, seq=1))
     assert wanted(writer=STANDBY, cand=GPU) == {"tunnel", "livesync-receive"}
     assert wanted(writer=STANDBY) == set()  # a held one stays away
 
