@@ -363,7 +363,7 @@ def poster(home: Path, url: str, label: str) -> Callable[[Claim], Awaitable[bool
             asked = urllib.request.Request(f"{url}/failover", json.dumps(body).encode(), headers)
             with urllib.request.urlopen(asked, timeout=POST_S) as answer:
                 return bool(200 <= answer.status < 300)
-        except (OSError, ValueError, KeyError, HTTPException) as error:
+        except (OSError, ValueError, TypeError, KeyError, HTTPException) as error:
             log.warning("the claim was not taken: %s", error)
             return False
 
