@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.host import pair, standby
 from common.host.ports import ports_of
-from common.host.programs import GpuPrograms, livesync
+from common.host.programs import GpuPrograms
 
 LOOK_EVERY_S = 0.05
 
@@ -34,8 +34,8 @@ async def answering(name: str, host: str, port: int) -> asyncio.Server:
 async def gpu(home: Path) -> None:
     ports = ports_of(os.environ)
     label, workspace = os.environ["DUMONT_LABEL"], Path(os.environ["DUMONT_WORKSPACE"])
-    sender = livesync("livesync-send", workspace, home, label, ports.sync) if os.environ.get("SYNCS") else []
-    programs = GpuPrograms(home, label, ports, time.monotonic, sender, os.environ["DUMONT_AUTHORIZED_KEYS"])
+    synced = workspace if os.environ.get("SYNCS") else None
+    programs = GpuPrograms(home, label, ports, time.monotonic, synced, os.environ["DUMONT_AUTHORIZED_KEYS"])
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     followed = None

@@ -55,7 +55,7 @@ if [ ! -x agent/agent ]; then
   tar xzf bundle.tgz || fail "the bundle cannot be unpacked"
   rm -f bundle.tgz
 fi
-[ "$dir" != /opt/dumont ] || ln -sf "$dir/agent/agent" /usr/local/bin/dumont-host
+[ "$dir" != /opt/dumont ] || for name in dumont-host dumont; do ln -sf "$dir/agent/agent" /usr/local/bin/$name; done
 if [ -n "$DUMONT_SSH_KEY" ]; then
   mkdir -p ~/.ssh && chmod 700 ~/.ssh
   grep -qxF "$DUMONT_SSH_KEY" ~/.ssh/authorized_keys 2>/dev/null || echo "$DUMONT_SSH_KEY" >>~/.ssh/authorized_keys
@@ -86,8 +86,8 @@ until have haproxy && have sshd && have ssh && have rsync; do
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq && apt-get install -y -qq --no-install-recommends @PACKAGES@ || sleep 6
 done
-# their own services would hold the ports that the front door listens on
-if command -v systemctl >/dev/null; then
+# their own services would hold the ports that the front door listens on; with other ports the machine is not ours alone
+if [ -z "$DUMONT_PORTS" ] && command -v systemctl >/dev/null; then
   for unit in haproxy.service ssh.service ssh.socket; do systemctl disable --now $unit 2>/dev/null; done
 fi
 if [ -z "$DUMONT_TUNNEL_USER" ] && ! grep -q ^tunnel: /etc/passwd; then

@@ -26,7 +26,7 @@ from common.host import access, attest, repository, tunnel
 from common.host.agent import Agent, Refused, Unanswered
 from common.host.life import Life
 from common.host.ports import ports_of
-from common.host.programs import GpuPrograms, Programs, StandbyUsers, livesync
+from common.host.programs import GpuPrograms, Programs, StandbyUsers
 from common.host.samples import Looks
 from common.host.work import run_task
 from common.host.writers import Processes, Users
@@ -128,7 +128,7 @@ def serve() -> None:
         workspace=workspace,
         control=control,
         writers=users,
-        looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None),
+        looks=Looks(gpu_file=Path(gpu_file) if gpu_file else None, has_gpu=env.get("DUMONT_KIND") != "standby"),
         life=Life(users.users, home),
         stop_machine=stop_machine,
         programs=programs,
@@ -161,8 +161,7 @@ def _programs(env: Mapping[str, str], home: Path) -> Programs:
     ports, label = ports_of(env), env["DUMONT_LABEL"]
     keys = env.get("DUMONT_AUTHORIZED_KEYS", tunnel.USER_KEYS)
     workspace = Path(env.get("DUMONT_WORKSPACE", "/workspace"))
-    sender = livesync("livesync-send", workspace, home, label, ports.sync)
-    return GpuPrograms(home, label, ports, time.monotonic, sender, keys)
+    return GpuPrograms(home, label, ports, time.monotonic, workspace, keys)
 
 
 def steady_clock() -> Callable[[], datetime]:

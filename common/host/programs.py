@@ -103,10 +103,18 @@ def host_program(*words: str) -> list[str]:
     return [*program, *words]
 
 
-def livesync(verb: str, workspace: Path, home: Path, label: str, port: int) -> list[str]:
-    """The words of one end of the live sync: `livesync-send` or `livesync-receive`."""
-    where = ["--workspace", str(workspace), "--home", str(home), "--label", label, "--port", str(port)]
-    return host_program(verb, *where)
+def livesync(verb: str, workspace: Path, home: Path, label: str, *at: str) -> list[str]:
+    """The words of one end of the live sync: `livesync-send` or `livesync-receive`. `at` = where they meet."""
+    return host_program(verb, "--workspace", str(workspace), "--home", str(home), "--label", label, *at)
+
+
+def sync_of(home: Path, label: str) -> Sync | None:
+    """Of the writer, what its sender says; of who takes, what is on its disk, whatever its receiver said last."""
+    role, said = Epoch(home, label).read(), standing(home)
+    if role.is_writer:
+        return said
+    version: dict[str, Any] = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
+    return (said or Sync()).model_copy(update={**version, "peer": role.view.writer})
 
 
 def standing(home: Path) -> Sync | None:
@@ -118,13 +126,13 @@ def standing(home: Path) -> Sync | None:
 
 @dataclass
 class GpuPrograms:
-    """Of a GPU host. `sender` are the words of the live sync's sender."""
+    """Of a GPU host. Without a workspace nothing of it is synchronised."""
 
     home: Path
     label: str
     ports: Ports
     clock: Callable[[], float]
-    sender: list[str] = field(default_factory=list)
+    workspace: Path | None = None
     keys: str = tunnel.USER_KEYS
     _kept: Kept | None = field(default=None, init=False)
     _sshd_due_s: float = field(default=0.0, init=False)
@@ -134,7 +142,7 @@ class GpuPrograms:
 
     def follow(self, kept: Kept) -> None:
         self._kept = kept
-        if kept.ssh_host_key and tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key):
+        if kept.ssh_host_key and tunnel.keep_host_key(self.home, kept.ssh_host_key):
             self._stop_sshd()
         self._children.want(self._wanted(kept))
 
@@ -147,8 +155,12 @@ class GpuPrograms:
         wanted = {"tunnel": tunnel.dial(self.home, self.label, **way, host_key=door["host_key"], ports=self.ports)}
         if is_writer and kept.key:
             wanted["beats"] = host_program("beats", str(self.home))
-        if is_writer and self.sender:
-            wanted["livesync-send"] = self.sender
+        if self.workspace and is_writer:
+            at = ("--port", str(self.ports.sync))
+            wanted["livesync-send"] = livesync("livesync-send", self.workspace, self.home, self.label, *at)
+        elif self.workspace:
+            at = ("--unix", str(self.home / tunnel.TAKES))
+            wanted["livesync-receive"] = livesync("livesync-receive", self.workspace, self.home, self.label, *at)
         return wanted
 
     def tend(self) -> None:
@@ -189,7 +201,7 @@ class GpuPrograms:
         return self._children.pids()
 
     def sync(self) -> Sync | None:
-        return standing(self.home)
+        return sync_of(self.home, self.label) if self._kept else None
 
     def mark(self, above: int) -> int:
         """The sender numbers changes; a snapshot holds all that it has numbered so far."""
@@ -245,7 +257,7 @@ class StandbyPrograms:
         self._let_users_go(is_writer=kept.writer == self.label)
         tunnel.write_keys(self.home, tunnel.authorized_keys(kept.tunnel_keys, self.ports))
         if kept.ssh_host_key:
-            tunnel.write_secret(self.home / tunnel.USER_HOST_KEY, kept.ssh_host_key)
+            tunnel.keep_host_key(self.home, kept.ssh_host_key)
 
     def _let_users_go(self, *, is_writer: bool) -> None:
         """Whose role goes back to a GPU has users no more: what still ran would change the mirror under its feet."""
@@ -265,11 +277,8 @@ class StandbyPrograms:
         return frozenset()
 
     def sync(self) -> Sync | None:
-        """The content's version is what is on the disk, whatever the receiver said last."""
-        role, said = Epoch(self.home, self.label).read(), standing(self.home) or Sync()
-        version: dict[str, Any] = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
-        version["rtt_ms"] = notice.read(self.home).get("rtt_ms")
-        return said.model_copy(update={**version, "peer": role.view.writer})
+        said = sync_of(self.home, self.label) or Sync()
+        return said.model_copy(update={"rtt_ms": notice.read(self.home).get("rtt_ms")})
 
     def mark(self, above: int) -> int:
         return max(above, Epoch(self.home, self.label).read().version.seq) + 1

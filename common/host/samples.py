@@ -17,6 +17,8 @@ class Looks:
     """One look at the signals. `gpu_file` holds the utilisation in percent where a machine has no GPU of its own."""
 
     gpu_file: Path | None = None
+    has_gpu: bool = True
+    """False: of a standby, whose GPU is quiet for ever, and not one that cannot be read."""
     every_s: float = SAMPLE_EVERY_S
     _nvml: Any = field(default=None, init=False, repr=False)
 
@@ -33,6 +35,8 @@ class Looks:
 
     def _gpu_percent(self) -> float | None:
         """The busiest GPU in percent."""
+        if not self.has_gpu:
+            return 0.0
         if self.gpu_file is not None:
             try:
                 return float(self.gpu_file.read_text())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import NotFound
-from common.host import haproxy, notice, tunnel
+from common.host import haproxy, notice, pair, tunnel
 from common.host.children import Children
 from common.host.ports import Ports, ports_of
 from common.host.programs import StandbyPrograms, host_program, livesync
@@ -95,9 +95,23 @@ def prepare(setting: Setting) -> dict[str, list[str]]:
         "tunnel-sshd": [*sshd, str(outer)],
         "users": host_program("users", *sshd, str(inner)),
         "watchdog": host_program("watchdog"),
-        "livesync-receive": livesync("livesync-receive", setting.workspace, home, setting.label, ports.sync),
         "agent": host_program("agent"),
     }
+
+
+def sync_words(setting: Setting) -> dict[str, list[str]]:
+    """The mirror receives; who writes itself sends to its candidate, by the way that the candidate has dialled."""
+    kept, port = pair.read(setting.home), str(setting.ports.sync)
+    if kept is None or kept.writer != setting.label:
+        return {"livesync-receive": livesync("livesync-receive", *_sync_place(setting), "--port", port)}
+    if kept.cand is None:
+        return {}
+    at = ("--host", tunnel.address_of(kept.cand), "--port", port)
+    return {"livesync-send": livesync("livesync-send", *_sync_place(setting), *at)}
+
+
+def _sync_place(setting: Setting) -> tuple[Path, Path, str]:
+    return setting.workspace, setting.home, setting.label
 
 
 async def serve(setting: Setting) -> None:
@@ -115,7 +129,9 @@ async def serve(setting: Setting) -> None:
         if shown is not None and stamp != shown:
             children.restart("users")
         shown = stamp
-        children.want({name: line for name, line in wanted.items() if name != "users" or stamp is not None})
+        now_wanted = {name: line for name, line in wanted.items() if name != "users" or stamp is not None}
+        now_wanted |= {name: line for name, line in sync_words(setting).items() if not only or name in only}
+        children.want(now_wanted)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(is_over.wait(), LOOK_EVERY_S)
     await _stop(children)

@@ -20,6 +20,8 @@ from common.host.ports import Ports
 USER = "tunnel"
 KEY, KNOWN_HOSTS, HOST_KEY, USER_HOST_KEY = "tunnel.key", "tunnel.known_hosts", "tunnel.host_key", "ssh_host_key"
 AUTHORIZED = "tunnel.authorized_keys"
+TAKES = "livesync.take"
+"""Socket of a candidate's receiver: the standby sends by the way that the candidate has dialled."""
 USER_KEYS = ".ssh/authorized_keys"
 """Of the user, below their home: `host.access` writes it."""
 ALIVE_EVERY_S, ALIVE_TIMES = 5, 3
@@ -74,6 +76,28 @@ def write_secret(file: Path, text: str) -> bool:
     return True
 
 
+def keep_host_key(home: Path, key: str) -> bool:
+    """The key that both machines show to the user; False: it was this one already.
+
+    Each reply writes it anew, with a random number in it: the same key is told by its public half.
+    """
+    file = home / USER_HOST_KEY
+    if file.exists() and _public_half(file.read_text()) == _public_half(key):
+        return False
+    return write_secret(file, key)
+
+
+def _public_half(key: str) -> bytes | None:
+    """None: it is no key."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    try:
+        public = load_ssh_private_key(key.encode(), password=None).public_key()
+    except ValueError:
+        return None
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
 # --- the GPU's side
 
 
@@ -113,6 +137,7 @@ def dial(
         inner_port = (inner_ports or {}).get(service.name, service.inner_port)
         words += ["-R", f"{address_of(label)}:{inner_port}:127.0.0.1:{service.gpu_port}"]
     words += ["-L", f"127.0.0.1:{ports.sync}:127.0.0.1:{sync_port or ports.sync}"]
+    words += ["-R", f"{address_of(label)}:{sync_port or ports.sync}:{home / TAKES}"]
     return [*words, f"{user}@{host}"]
 
 
@@ -130,6 +155,7 @@ AuthorizedKeysFile {keys}
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
+StrictModes {"no" if keys.startswith("/") else "yes"}
 UsePAM {"yes" if Path("/etc/pam.d/sshd").exists() else "no"}
 UseDNS no
 PrintMotd no
@@ -180,12 +206,12 @@ ClientAliveCountMax {ALIVE_TIMES}
 
 def authorized_keys(keys: Mapping[str, str], ports: Ports) -> str:
     """Of the machines that may dial in, label -> public key. A key that is none, or tries to be more, is left out."""
-    lines = []
+    lines, inner_ports = [], [service.inner_port for service in ports.services]
     for label, key in sorted(keys.items()):
         words = key.split()
         if len(words) < 2 or words[0] != "ssh-ed25519" or not _is_plain(words[1]) or "\n" in key.strip():
             continue
-        listens = [f'permitlisten="{address_of(label)}:{service.inner_port}"' for service in ports.services]
+        listens = [f'permitlisten="{address_of(label)}:{port}"' for port in (*inner_ports, ports.sync)]
         may = ",".join(["restrict", "port-forwarding", *listens, f'permitopen="127.0.0.1:{ports.sync}"'])
         lines.append(f"{may} {words[0]} {words[1]} {label}\n")
     return "".join(lines)

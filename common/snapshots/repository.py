@@ -94,7 +94,8 @@ class Repository:
         """A new snapshot, which was begun when the clock stood at `started`."""
         seq, previous = base
         version = Version(epoch=EPOCH, seq=seq)
-        return finish(begun, self._prefix, self._keys()[0], lambda: version, now, previous, self._clock, started, progress)
+        key, clock = self._keys()[0], self._clock
+        return finish(begun, self._prefix, key, lambda: version, now, previous, clock, started, progress)
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""

@@ -214,7 +214,7 @@ def _launch(app: App, rental: Rental, instance: Instance | None, now: datetime) 
         image=rental.image,
         disk_gb=rental.disk_gb,
         env=env,
-        start_script=startup.script(),
+        start_script=startup.standby_script() if rental.is_standby else startup.script(),
         max_usd_per_hour=str(rental.cap_usd_per_hour) if rental.cap_usd_per_hour is not None else None,
         address=instance.address if instance and rental.is_standby else None,
     )

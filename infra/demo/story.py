@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -29,9 +30,11 @@ from common.adapters.sqlite import SqliteStore
 from common.bootstrap import now
 from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.rental import Rental
+from common.host.tunnel import SBIN
 from common.ports import Deployment
 from common.snapshots import engine
 from infra.demo import material
+from infra.demo.rental import can_be_apart
 from infra.local.config import DEMO_TIMING, timing_table
 
 GPU = "H100 SXM"
@@ -39,6 +42,9 @@ USD_PER_HOUR_MIN = Decimal("1.50")
 STEP_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 30.0
 POLL_S = 0.25
+SAVED_WITHIN_S = 10.0
+EDITED = "thesis.tex"
+"""In the workspace: what the user edits when the GPU dies."""
 SECOND = Decimal(1)
 err = Console(stderr=True)
 
@@ -55,7 +61,7 @@ def command(
     """Play the whole story on this machine and check every step."""
     folder = state or Path(tempfile.mkdtemp(prefix="demo-", dir=_parent()))
     folder.mkdir(parents=True, exist_ok=True)
-    story = Story(folder.resolve(), quiet=json_)
+    story = Story(folder.resolve(), quiet=json_, with_google=can_stand_by())
     try:
         ok = story.play()
     finally:
@@ -80,11 +86,14 @@ class Story:
     quiet: bool = False
     up_options: tuple[str, ...] = ()
     """Of the `dumont up` that it starts."""
+    with_google: bool = False
+    """The world has a Google, so that the instance gets a standby."""
     facts: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     up: subprocess.Popen[str] | None = None
     api: httpx.Client = field(default_factory=httpx.Client)
     world: httpx.Client = field(default_factory=httpx.Client)
+    shell: Shell = field(init=False)
     instance: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -99,6 +108,7 @@ class Story:
             ("wake on another machine", self._wake),
             ("work goes on, periodic snapshot", self._work),
             ("machine taken: back by itself", self._taken),
+            *self._of_the_standby(),
             ("terminate", self._terminate),
             ("compare the money", self._money),
         ]
@@ -120,6 +130,15 @@ class Story:
         print(json.dumps({"ok": ok, "steps": self.steps, **self.result, **({} if ok else {"why": why})}), flush=True)
         return ok
 
+    def _of_the_standby(self) -> list[tuple[str, Callable[[], str]]]:
+        if not self.with_google:
+            return []
+        return [
+            ("mirrored to a standby", self._protect),
+            ("the GPU dies while a file is edited", self._dies),
+            ("back on a GPU by itself", self._back),
+        ]
+
     def end(self) -> None:
         """SIGTERM to `up` ends every process it started."""
         if self.up and self.up.poll() is None:
@@ -136,7 +155,8 @@ class Story:
     # --- the chapters
 
     def _start(self) -> str:
-        options = ["--json", "--port", "0", "--state", str(self.folder), *self.up_options]
+        google = "--google" if self.with_google else "--no-google"
+        options = ["--json", "--port", "0", "--state", str(self.folder), google, *self.up_options]
         with open(self.folder / "up.log", "w") as log:
             self.up = subprocess.Popen(
                 [sys.executable, "-m", "infra.local.up", *options],
@@ -162,7 +182,10 @@ class Story:
         return f"{len(offers)} offers of {GPU} from {offers[0]['usd_per_hour'][:6]} USD/h"
 
     def _deploy(self) -> str:
-        body = {"gpu": GPU, "strategy": "race", "name": "demo", "disk_gb": 64}
+        body = {"gpu": GPU, "strategy": "race", "name": "demo", "disk_gb": 64, "standby": False}
+        if self.with_google:
+            self.shell = Shell(self.folder)
+            body["ssh_public_key"] = self.shell.public_key
         plan = self._post("/instances/plan", body, 200)
         _check(Decimal(plan["usd_per_hour"]) >= USD_PER_HOUR_MIN, f"{plan['usd_per_hour']} USD/h is below the story's")
         headers = {"Idempotency-Key": "the-demo"}
@@ -228,6 +251,57 @@ class Story:
         self._same(Path(self._writer()["workspace"]))
         return f"from {lost['label']} to {self._writer()['label']}, byte-identical to the newest verified snapshot"
 
+    def _protect(self) -> str:
+        """From here on the instance has a standby."""
+        self._put("/standby", {"instance_id": self.instance, "standby": True}, 202)
+        self._wait(lambda: self._instance()["protection"] == "mirrored", "the standby to be in sync")
+        (standby,) = self._get(f"/standby?instance={self.instance}")["items"]
+        address = self._instance()["address"]
+        self._wait(lambda: self.shell.says(address, "echo in") == "in", "a shell at the standby's address")
+        return (
+            f"{standby['zone']}, an estimated {standby['estimated_rtt_ms']} ms away, {standby['usd_per_month']} USD a "
+            f"month; a shell at {address['host']} is on the GPU"
+        )
+
+    def _dies(self) -> str:
+        """Saved as an editor saves; the next moment the machine is gone, without a word."""
+        gpu, address = self._writer(), self._instance()["address"]
+        root, mirror = Path(gpu["workspace"]), self._mirror()
+        mirrored_s = _seconds_until(lambda: _save(root / EDITED, "the last save\n"), mirror / EDITED, "the last save\n")
+        self._world("POST", f"/rentals/{gpu['label']}/fault", json={"kind": "kill"})
+        began = time.monotonic()
+        self._wait(
+            lambda: self.shell.says(address, f"cat {mirror / EDITED}") == "the last save", "a shell that answers"
+        )
+        shell_s = time.monotonic() - began
+        self._wait(lambda: self._instance()["state"] == "on_standby", "the record to agree")
+        agreed_s = time.monotonic() - began
+        _save(mirror / EDITED, "written on the standby\n")
+        self.tree = material.look(mirror)
+        self.result.update(save_s=round(mirrored_s, 3), shell_s=round(shell_s, 2), on_standby_s=round(agreed_s, 2))
+        return (
+            f"the save was on the standby after {mirrored_s * 1000:.0f} ms; a new shell, same address and host key, "
+            f"showed it {shell_s:.2f} s after the death; on record after {agreed_s:.2f} s"
+        )
+
+    def _back(self) -> str:
+        """Nobody works on the standby: it hands back as soon as another GPU has everything."""
+        began = time.monotonic()
+        self._until("running")
+        back_s = time.monotonic() - began
+        root, address = Path(self._writer()["workspace"]), self._instance()["address"]
+        self._same(root)
+        _check(
+            (root / EDITED).read_text() == "written on the standby\n", "what was written on the standby is not there"
+        )
+        self._wait(lambda: self.shell.says(address, "echo in") == "in", "a shell on the new GPU")
+        self.result.update(back_s=round(back_s, 2))
+        return f"{self._writer()['label']} has everything after {back_s:.1f} s; the shell is there again"
+
+    def _mirror(self) -> Path:
+        """The standby's workspace."""
+        return next(Path(row["workspace"]) for row in self._rentals() if row["provider"] == "gcp")
+
     def _terminate(self) -> str:
         self._post(f"/instances/{self.instance}/terminate", {"discard": False}, 202)
         self._until("terminated")
@@ -266,6 +340,11 @@ class Story:
         key = {"Idempotency-Key": secrets.token_hex(8)}
         answer = self._call("POST", path, json=body, headers=key | (headers or {}))
         _check(answer.status_code == status, f"POST {path}: {answer.status_code} {answer.text[:300]}")
+        return answer.json()
+
+    def _put(self, path: str, body: dict[str, Any], status: int) -> Any:
+        answer = self._call("PUT", path, json=body, headers={"Idempotency-Key": secrets.token_hex(8)})
+        _check(answer.status_code == status, f"PUT {path}: {answer.status_code} {answer.text[:300]}")
         return answer.json()
 
     def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -396,6 +475,64 @@ class Story:
         for name, here, production in timing_table(DEMO_TIMING):
             times.add_row(name, f"{here:g} s", f"{production:g} s")
         err.print(times)
+
+
+class Shell:
+    """The user's ssh: a key of their own, and one address that they know by its host key."""
+
+    def __init__(self, folder: Path) -> None:
+        self._key, self._known = folder / "user.key", folder / "known_hosts"
+        if not self._key.exists():
+            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "user", "-f", str(self._key)]
+            subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+
+    @property
+    def public_key(self) -> str:
+        return self._key.with_suffix(".key.pub").read_text().strip()
+
+    def says(self, address: dict[str, Any], command: str) -> str | None:
+        """What the command prints there; None: nobody let us in. A host key that changes is an error like any other."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "3",
+            "StrictHostKeyChecking": "yes" if self._known.exists() else "accept-new",
+            "UserKnownHostsFile": str(self._known),
+            "IdentitiesOnly": "yes",
+        }
+        words = ["ssh", "-F", "/dev/null", "-i", str(self._key), "-p", str(address["port"])]
+        words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        try:
+            done = subprocess.run(
+                [*words, f"{user}@{address['host']}", command], capture_output=True, text=True, timeout=10
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+
+def can_stand_by() -> bool:
+    """Can this computer play a standby? It takes root, for machines of their own, and the programs of one."""
+    programs = ("haproxy", "sshd", "ssh", "ssh-keygen")
+    return can_be_apart() and all(shutil.which(name) or shutil.which(name, path=SBIN) for name in programs)
+
+
+def _save(file: Path, text: str) -> None:
+    """As editors do: a new file, then its name."""
+    new = file.with_name(file.name + ".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def _seconds_until(do: Callable[[], None], file: Path, text: str) -> float:
+    """From the save to the moment at which the file has that text; raises `CheckFailed`."""
+    began = time.monotonic()
+    do()
+    while time.monotonic() - began < SAVED_WITHIN_S:
+        if file.exists() and file.read_text() == text:
+            return time.monotonic() - began
+        time.sleep(0.001)
+    raise CheckFailed(f"{file.name} was not on the standby within {SAVED_WITHIN_S} s")
 
 
 def _check(held: bool, otherwise: str) -> None:

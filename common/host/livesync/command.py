@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> None:
         if args.verb == "livesync-receive":
             asyncio.run(run_receiver(args.workspace, args.home, args.label, **place))
         else:
-            asyncio.run(run_sender(args.workspace, args.home, args.label, acks=args.acks, **place))
+            asyncio.run(run_sender(args.workspace, args.home, args.label, host=args.host, acks=args.acks, **place))
 
 
 async def run_sender(
@@ -44,6 +44,7 @@ async def run_sender(
     label: str,
     *,
     unix: Path | None = None,
+    host: str = "127.0.0.1",
     port: int | None = None,
     acks: Path | None = None,
 ) -> None:
@@ -54,7 +55,7 @@ async def run_sender(
             workspace,
             home,
             Epoch(home, label),
-            _connect(unix, port),
+            _connect(unix, host, port),
             stream=secrets.token_hex(16).encode(),
             clock=clock,
             ack=_written_to(open_files.enter_context(acks.open("a", buffering=1)), clock)
@@ -66,10 +67,10 @@ async def run_sender(
             tasks.create_task(sender.run())
 
 
-def _connect(unix: Path | None, port: int | None) -> Connect:
+def _connect(unix: Path | None, host: str, port: int | None) -> Connect:
     if unix:
         return lambda: asyncio.open_unix_connection(unix, limit=FRAME_BYTES_MAX)
-    return lambda: asyncio.open_connection("127.0.0.1", port, limit=FRAME_BYTES_MAX)
+    return lambda: asyncio.open_connection(host, port, limit=FRAME_BYTES_MAX)
 
 
 def _written_to(log: TextIO, clock: Callable[[], float]) -> Callable[[OnItsWay], None]:
@@ -96,5 +97,6 @@ def _parser() -> argparse.ArgumentParser:
         at = each.add_mutually_exclusive_group(required=True)
         at.add_argument("--unix", type=Path)
         at.add_argument("--port", type=int, help="of loopback")
+    verbs.choices["livesync-send"].add_argument("--host", default="127.0.0.1", help="an address of loopback")
     verbs.choices["livesync-send"].add_argument("--acks", type=Path, help="a log of what was confirmed")
     return parser

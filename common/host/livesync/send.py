@@ -377,7 +377,7 @@ class Sender:
             backlog_bytes=stream.bytes_on_their_way if stream else 0,
             backlog_files=len(open_changes) + len(on_its_way),
             is_whole=self._acked_whole and self._gap is None,
-            peer=role.view.mirror or role.view.standby,
+            peer=role.view.cand if role.label == role.view.standby else role.view.mirror or role.view.standby,
         )
 
     async def wait(self, timeout_s: float, *, compares: bool = False) -> int:

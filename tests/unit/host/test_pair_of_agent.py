@@ -254,14 +254,14 @@ def test_a_standby_writes_down_whom_its_programs_let_in_and_says_where_to_dial(t
 
 
 def test_only_the_writer_and_the_candidate_dial_and_only_the_writer_beats(tmp_path: Path) -> None:
-    programs = GpuPrograms(tmp_path, GPU, Ports(), lambda: 0.0, sender=["livesync"])
+    programs = GpuPrograms(tmp_path, GPU, Ports(), lambda: 0.0, workspace=tmp_path)
     door = Door(host="192.0.2.1", ssh_port=2200, udp_port=7946, host_key=KEY).model_dump()
 
     def wanted(**words: Any) -> set[str]:
         return set(programs._wanted(Kept(label=GPU, rev=1, epoch=3, key="00", door=door, **words)))
 
     assert wanted(writer=GPU) == {"tunnel", "beats", "livesync-send"}
-    assert wanted(writer=STANDBY, cand=GPU) == {"tunnel"}
+    assert wanted(writer=STANDBY, cand=GPU) == {"tunnel", "livesync-receive"}
     assert wanted(writer=STANDBY) == set()  # a held one stays away
 
 

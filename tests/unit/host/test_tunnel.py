@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common import auth
 from common.host import haproxy, tunnel
 from common.host.ports import Ports, Service, ports_of
 
@@ -31,7 +32,7 @@ def test_a_key_may_bind_its_own_ports_and_reach_the_receiver_alone() -> None:
     may, kind, blob, label = text.split(" ")
     assert (kind, blob, label) == (*KEY.split()[:2], LABEL + "\n")
     address = tunnel.address_of(LABEL)
-    listens = {f'permitlisten="{address}:{port}"' for port in (12022, 18888, 18080)}
+    listens = {f'permitlisten="{address}:{port}"' for port in (12022, 18888, 18080, 7951)}
     assert set(may.split(",")) == {"restrict", "port-forwarding", 'permitopen="127.0.0.1:7951"', *listens}
 
 
@@ -121,3 +122,13 @@ def test_ports_are_moved_by_one_setting_and_a_wrong_one_is_named() -> None:
     for wrong in ("{", '{"nosuch": 1}', '{"ssh": {"door_port": 2}}', "[]", '{"beats": "x"}'):
         with pytest.raises(ValueError):
             ports_of({"DUMONT_PORTS": wrong})
+
+
+def test_the_key_of_the_pair_is_written_once_however_often_its_text_changes(tmp_path: Path) -> None:
+    one, again, other = (auth.ssh_private_key(seed) for seed in (b"1" * 32, b"1" * 32, b"2" * 32))
+    assert one != again  # each has a random number in it
+
+    assert tunnel.keep_host_key(tmp_path, one)
+    assert not tunnel.keep_host_key(tmp_path, again)
+    assert (tmp_path / tunnel.USER_HOST_KEY).read_text() == one
+    assert tunnel.keep_host_key(tmp_path, other)
