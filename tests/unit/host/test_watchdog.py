@@ -188,9 +188,14 @@ def test_a_standby_with_half_a_copy_seals_nothing_and_turns_nothing_until_it_is_
     async def act() -> None:
         with box.epoch.taking(3, GPU) as done:
             done(10, False)
-        await asyncio.sleep(3 * LEASE_S)
+        await until(lambda: notice.read(box.home)["state"] == "incomplete")
+        await asyncio.sleep(2 * LEASE_S)
         assert box.sealed is None
-        assert box.story == []
+        ((what, said),) = box.story
+        assert what == "tell"
+        assert "not complete" in str(said)
+        box.beat(20)  # it lives after all
+        await until(lambda: notice.read(box.home)["state"] == "gpu")
         with box.epoch.taking(3, GPU) as done:
             done(11, True)
         await until(lambda: box.sealed == 3)
