@@ -9,6 +9,7 @@ from decimal import Decimal
 from common.domain.boot import boot_times
 from common.domain.model import Model
 from common.domain.offer import Offer, Usd
+from common.domain.region import estimated_rtt_ms, great_circle_km, nearest, place_of, regions
 
 IMAGE_GB = 6.0
 """Compressed, when the wish does not say: what images with a CUDA framework usually have."""
@@ -21,6 +22,13 @@ WAIT_USD_PER_HOUR = Decimal(1)
 SLOWEST_MBIT_S = 10.0
 """A line whose speed is not stated, or lower, counts as this one."""
 
+NEAR_RTT_MS = 20.0
+"""A standby at most so far away is near: it mirrors each save without anybody noticing."""
+FAR_SHARE_PER_MS = Decimal("0.002")
+"""Of the price, for each millisecond more: what a slower mirror and a slower way in are taken to be worth."""
+FAR_SHARE_MAX = Decimal("0.3")
+"""Where nobody can tell where the machine stands, it counts as far as this: no standby is put near it."""
+
 BYTES_PER_GB = 10**9
 SECONDS_PER_HOUR = Decimal(3600)
 
@@ -31,6 +39,9 @@ class Load(Model):
     disk_gb: int
     image_gb: float = IMAGE_GB
     snapshot_gb: float = 0.0
+    has_standby: bool = False
+    standby_region: str | None = None
+    """Where its address is; None = it will be in the nearest region."""
 
 
 class Ranked(Model):
@@ -49,7 +60,10 @@ class Ranked(Model):
     all_in_usd_per_hour: Usd
     """usd_per_hour + (bandwidth_usd + waiting_usd) / SESSION_HOURS."""
     rank_usd_per_hour: Usd
-    """all_in_usd_per_hour + the wait itself at WAIT_USD_PER_HOUR / SESSION_HOURS."""
+    """all_in_usd_per_hour + the wait itself at WAIT_USD_PER_HOUR / SESSION_HOURS; with a standby, what lies far from it
+    counts as dearer."""
+    standby_rtt_ms: float | None = None
+    """ESTIMATED from the distance to where its standby is or would be; None = no standby, or nobody can tell."""
     blocked_until: datetime | None = None
     """Its history keeps it out of deploys until then."""
 
@@ -77,6 +91,8 @@ def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: date
     waiting = booting * _hours(boot_s + image_s) + running * _hours(snapshot_s)
     all_in = running + (bandwidth + waiting) / SESSION_HOURS
     patience = WAIT_USD_PER_HOUR * _hours(boot_s + image_s + snapshot_s) / SESSION_HOURS
+    rtt_ms = _standby_rtt_ms(offer, load.standby_region) if load.has_standby else None
+    far = running * _far_share(rtt_ms) if load.has_standby else Decimal(0)
     return Ranked(
         offer=offer,
         usd_per_hour=running,
@@ -86,9 +102,25 @@ def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: date
         bandwidth_usd=bandwidth,
         waiting_usd=waiting,
         all_in_usd_per_hour=all_in,
-        rank_usd_per_hour=all_in + patience,
+        rank_usd_per_hour=all_in + patience + far,
+        standby_rtt_ms=rtt_ms,
         blocked_until=blocked_until,
     )
+
+
+def _standby_rtt_ms(offer: Offer, region: str | None) -> float | None:
+    place = place_of(offer.geolocation) or place_of(offer.country)
+    if place is None:
+        return None
+    if region is None:
+        return nearest(place).rtt_ms
+    return estimated_rtt_ms(great_circle_km((place.latitude, place.longitude), regions()[region].at))
+
+
+def _far_share(rtt_ms: float | None) -> Decimal:
+    if rtt_ms is None:
+        return FAR_SHARE_MAX
+    return min(FAR_SHARE_MAX, FAR_SHARE_PER_MS * Decimal(str(max(0.0, rtt_ms - NEAR_RTT_MS))))
 
 
 def _download_s(size_gb: float, mbit_s: float) -> float:

@@ -113,6 +113,8 @@ class OfferOut(Model):
     reliability: float
     country: str | None
     geolocation: str | None
+    standby_rtt_ms: float | None
+    """Estimated, to where its standby is or would be."""
     blocked_until: datetime | None
     """Set: its history keeps the machine out of deploys until then."""
 
@@ -184,6 +186,7 @@ def offer_out(ranked: Ranked) -> OfferOut:
         reliability=offer.reliability,
         country=offer.country,
         geolocation=offer.geolocation,
+        standby_rtt_ms=ranked.standby_rtt_ms,
         blocked_until=ranked.blocked_until,
     )
 

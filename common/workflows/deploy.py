@@ -241,7 +241,8 @@ def _search(app: App, instance: Instance, now: datetime) -> list[Ranked]:
     promised = rentals.about_to_create(app)
     free = [offer for offer in found if (offer.provider, offer.machine_id) not in promised] or found
     snapshot_gb = instance.pointer.bytes / BYTES_PER_GB if instance.pointer else 0.0
-    return offers.ranked(app, instance.spec, free, snapshot_gb=snapshot_gb, now=now)
+    region = instance.address_region
+    return offers.ranked(app, instance.spec, free, snapshot_gb=snapshot_gb, now=now, standby_region=region)
 
 
 def _put_off(app: App, world: World, error: MarketError, now: datetime) -> bool:

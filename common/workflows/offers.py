@@ -40,9 +40,23 @@ def for_user(app: App, spec: Spec, now: datetime) -> list[Ranked]:
     raise NoOffer(no_offer_sentence(spec, blocked=len(found)))
 
 
-def ranked(app: App, spec: Spec, found: Sequence[Offer], *, snapshot_gb: float, now: datetime) -> list[Ranked]:
+def ranked(
+    app: App,
+    spec: Spec,
+    found: Sequence[Offer],
+    *,
+    snapshot_gb: float,
+    now: datetime,
+    standby_region: str | None = None,
+) -> list[Ranked]:
     """Offers with the parts of their price and wait, best first, blocked machines last."""
-    load = Load(disk_gb=spec.disk_gb, image_gb=spec.image_gb or IMAGE_GB, snapshot_gb=snapshot_gb)
+    load = Load(
+        disk_gb=spec.disk_gb,
+        image_gb=spec.image_gb or IMAGE_GB,
+        snapshot_gb=snapshot_gb,
+        has_standby=app.standbys is not None and spec.standby,
+        standby_region=standby_region,
+    )
     timeout_s = app.settings.timing.boot_timeout_s
     return rank(found, load, boot_timeout_s=timeout_s, blocked=history.blocked(app, now))
 

@@ -38,7 +38,7 @@ def write(root: Path, seed: int) -> None:
     _packages(root / "packages")
     _checkout(root / "project", rng)
     _oddities(root / "odd")
-    size = sum(path.lstat().st_size for path in _walk(root))
+    size = sum(path.lstat().st_size for path in _walk(root) if path.is_file() and not path.is_symlink())
     for index in range(-(-max(0, BYTES_MIN - size) // TENSOR_BYTES)):
         _tensor(root / "checkpoints" / f"step-{index:04}.fp16", rng)
 
