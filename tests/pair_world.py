@@ -44,7 +44,10 @@ def can_run() -> str | None:
     if os.geteuid() != 0:
         return "only root makes namespaces"
     missing = [name for name in ("haproxy", "sshd", "ssh", "unshare", "mount") if not _is_there(name)]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"], capture_output=True)
+    return f"no namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
 
 
 def _is_there(name: str) -> bool:

@@ -41,7 +41,8 @@ class Status:
 
     state: str
     """`gpu`: the door leads to the GPU. `provisional`: it was given up, and the record has not answered yet.
-    `standby`: the standby writes by the record's word. `none`: the record names no writer."""
+    `standby`: the standby writes by the record's word. `incomplete`: the GPU is dead, the copy here is not whole, and
+    nobody is moved. `none`: the record names no writer."""
     message: str
     """One sentence for the user."""
     since: str
@@ -59,11 +60,13 @@ class Status:
     """The copy here equals what the GPU had at its version."""
 
 
-def state_of(role: Role) -> str:
+def state_of(role: Role, *, is_stuck: bool = False) -> str:
     if role.sealed is not None:
         return "provisional"
     if role.is_writer:
         return "standby"
+    if is_stuck:
+        return "incomplete"
     return "gpu" if side_of(role) is Side.GPU else "none"
 
 
@@ -71,6 +74,8 @@ def message_of(state: str, role: Role, reason: str | None, hand_back_in_s: float
     match state:
         case "provisional":
             return f"{_capital(WHY.get(reason, WHY[None]))}. You are on the standby: go on, your files are here."
+        case "incomplete":
+            return f"{_capital(WHY.get(reason, WHY[None]))}. The copy here is not complete: wait for the last snapshot."
         case "standby" if role.view.is_frozen:
             return "Your work moves back to a GPU machine now; processes that run here are ended."
         case "standby" if hand_back_in_s is not None:

@@ -82,6 +82,8 @@ class Watchdog:
         self._trouble = ""
         """What was wrong with the door last; said once, for it is looked at ten times a second."""
         self._seal_due_s = 0.0
+        self._is_stuck = False
+        """The GPU is dead, and cannot be given up: the copy here is not whole."""
         self._hand_back_s: float | None = None
         self._rtt_ms: float | None = None
         self._status = notice.last(self.home)
@@ -118,6 +120,9 @@ class Watchdog:
             if self.watch.probe_due(now_s):
                 self._start(self._probe(self.watch, now_s))
             verdict = self.watch.look(now_s)
+            if verdict is None and self._is_stuck:
+                self._is_stuck = False
+                self._show()
             if verdict and now_s >= self._seal_due_s:
                 await self._give_up(verdict)
         self._stand_at_the_door()
@@ -151,7 +156,7 @@ class Watchdog:
         self._show()
 
     def _show(self) -> None:
-        state, view = notice.state_of(self.role), self.role.view
+        state, view = notice.state_of(self.role, is_stuck=self._is_stuck), self.role.view
         reason = self.verdict.reason if self.verdict else self._status.reason
         writer = view.writer if view.writer != self.label else None
         said = notice.Status(
@@ -160,7 +165,7 @@ class Watchdog:
             since=self._status.since if state == self._status.state else notice.now_iso(),
             epoch=view.epoch,
             label=writer,
-            reason=reason if state == "provisional" else None,
+            reason=reason if state in ("provisional", "incomplete") else None,
             lease_s=self._lease.seconds,
             is_watched=self.watch is not None and self.watch.is_armed,
             rtt_ms=self._rtt_ms,
@@ -245,7 +250,10 @@ class Watchdog:
         except (ValueError, OSError) as error:
             log.error("the GPU is dead (%s), and cannot be given up: %s", verdict.reason, error)
             self._seal_due_s = self._clock() + SEAL_AGAIN_S
+            self._is_stuck = True
+            self._show()
             return
+        self._is_stuck = False
         log.warning("epoch %s is sealed: %s", claim.epoch, verdict)
         self.role = self._epoch.read()
         self._door_due_s = 0.0
@@ -363,7 +371,7 @@ def poster(home: Path, url: str, label: str) -> Callable[[Claim], Awaitable[bool
             asked = urllib.request.Request(f"{url}/failover", json.dumps(body).encode(), headers)
             with urllib.request.urlopen(asked, timeout=POST_S) as answer:
                 return bool(200 <= answer.status < 300)
-        except (OSError, ValueError, KeyError, HTTPException) as error:
+        except (OSError, ValueError, TypeError, KeyError, HTTPException) as error:
             log.warning("the claim was not taken: %s", error)
             return False
 

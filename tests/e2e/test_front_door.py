@@ -20,7 +20,7 @@ import pytest
 
 from common.domain.role import View
 from common.domain.watch import Beat, State
-from common.host import beats, pair
+from common.host import beats, pair, tunnel
 from common.host.epoch import Epoch
 from common.host.tunnel import address_of
 from tests.cut_line import CutLine
@@ -231,6 +231,18 @@ def test_a_killed_watchdog_and_a_killed_haproxy_come_back_to_the_same_side(box: 
     assert "gpu" not in answers
     box.until_standby()
     assert box.sealed == box.world.epoch
+
+
+def test_a_new_host_key_of_the_pair_is_shown_by_the_standby_at_once(box: Box) -> None:
+    box.ready()
+    key = box.world.standby.home / tunnel.USER_HOST_KEY
+    before, old = box.child("users"), key.read_text()
+    tunnel.require_key(box.world.folder / "other_key")
+    try:
+        tunnel.write_secret(key, (box.world.folder / "other_key").read_text())
+        until(lambda: _pid_of(box, "users") not in (None, before), why="sshd shows the old key")
+    finally:
+        tunnel.write_secret(key, old)
 
 
 def test_a_watchdog_that_was_started_anew_moves_nobody_and_watches_again(box: Box) -> None:

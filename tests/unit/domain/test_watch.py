@@ -311,11 +311,16 @@ def test_a_tunnel_that_is_down_for_a_while_makes_no_short_silence_a_death(world:
     assert world.now_s - silent_s >= LEASE_FLOOR_S - BEAT_EVERY_S
 
 
-def test_an_answer_to_a_question_of_before_the_last_sign_of_life_says_nothing(world: World) -> None:
-    world.watch.probed(Answer.REFUSED, world.now_s - 10.0, world.now_s)
-    world.beats_until_s = world.now_s
+@pytest.mark.parametrize("answer", Answer)
+def test_an_answer_to_a_question_of_before_the_last_sign_of_life_says_nothing(world: World, answer: Answer) -> None:
+    asked_s = world.now_s - 1.0
+    world.watch.tether_broke(asked_s - 0.01)
+    world.beats_until_s = silent_s = world.now_s
+    assert world.run(0.8) is None
+    world.watch.probed(answer, asked_s, world.now_s)
 
-    assert world.run(0.5) is None
+    assert world.run(5.0)
+    assert LEASE_FLOOR_S - BEAT_EVERY_S <= world.now_s - silent_s <= LEASE_FLOOR_S + BEAT_EVERY_S
 
 
 def role(**changes: object) -> Role:

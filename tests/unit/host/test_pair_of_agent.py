@@ -314,3 +314,11 @@ def run(code: str, *words: object) -> None:
     """In a process beside those below: nobody ends what belongs to its own line."""
     root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=root, check=True, timeout=30)
+
+
+def test_the_file_itself_takes_no_older_word(tmp_path: Path) -> None:
+    newer = Kept(label=GPU, rev=5, epoch=4)
+    pair.keep(tmp_path, newer)
+    pair.keep(tmp_path, Kept(label=GPU, rev=4, epoch=3))
+
+    assert pair.read(tmp_path) == newer
