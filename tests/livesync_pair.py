@@ -142,8 +142,9 @@ def save(path: Path, data: bytes) -> None:
 class Programs:
     """The same two ends as the programs that the agent starts, each of which may be killed at any moment."""
 
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
+    def __init__(self, pair: Pair, *, far: Path | None = None) -> None:
+        self.pair, self._far = pair, far
+        """`far`: where the receiver listens, when something lies between it and the sender."""
         self.acks = pair.folder / "acks"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -158,7 +159,8 @@ class Programs:
         """`send` or `receive`."""
         pair = self.pair
         is_sender = name == "send"
-        words = ["--workspace", str(pair.gpu if is_sender else pair.mirror), "--unix", str(pair.socket)]
+        socket = pair.socket if is_sender else self._far or pair.socket
+        words = ["--workspace", str(pair.gpu if is_sender else pair.mirror), "--unix", str(socket)]
         words += ["--home", str(pair.gpu_home if is_sender else pair.standby_home)]
         words += ["--label", GPU, "--acks", str(self.acks)] if is_sender else ["--label", STANDBY]
         program = [sys.executable, "-m", "common.host.main", f"livesync-{name}", *words]

@@ -105,6 +105,8 @@ class Sender:
         self._acked, self._acked_whole, self._acked_epoch = 0, False, -1
         self._root: str | None = None
         self._waiters: set[asyncio.Future[None]] = set()
+        self._has_progressed = False
+        """Something was confirmed in this connection: the next one need not be waited for."""
         self.trouble = "no standby has answered yet"
         self._lose()
 
@@ -117,13 +119,13 @@ class Sender:
         wait_s = AGAIN_S
         try:
             while True:
-                began_s = self._clock()
+                self._has_progressed = False
                 role = self._epoch.read()
                 if role.is_writer:
                     await self._attempt(role)
                 else:
                     self.trouble = "this machine is not the writer"
-                wait_s = AGAIN_S if self._clock() - began_s > AGAIN_MOST_S else min(2 * wait_s, AGAIN_MOST_S)
+                wait_s = AGAIN_S if self._has_progressed else min(2 * wait_s, AGAIN_MOST_S)
                 await asyncio.sleep(wait_s if role.is_writer else LOOK_EVERY_S)
         finally:
             loop.remove_reader(self._watches.fd)
@@ -353,7 +355,8 @@ class Sender:
             self._whole_from = self._book.seq
 
     def _confirmed(self, sent: OnItsWay) -> None:
-        if sent.seq:
+        self._has_progressed = True
+        if sent.seq and not sent.is_void:
             self._ack(sent)
         if sent.mark and not sent.is_void:
             self._acked, self._acked_whole = sent.mark.seq, sent.mark.is_whole

@@ -49,7 +49,7 @@ class OnItsWay:
     """Of a move."""
     mark: Mark | None = None
     is_void: bool = False
-    """Of a mark: the receiver has wanted something before it that the sender did not know of."""
+    """It confirms nothing: the receiver lacked what it supposes, or (a mark) wanted something before it."""
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class Stream:
         found = None
         for sent in self.on_its_way:
             if sent.count == wants.at:
-                found = sent
+                found, sent.is_void = sent, True
             elif sent.count > wants.at and sent.mark:
                 sent.is_void = True
         return found
