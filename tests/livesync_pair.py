@@ -53,8 +53,7 @@ class Pair:
             lambda: asyncio.open_unix_connection(self.socket, limit=FRAME_BYTES_MAX),
             stream=b"start-%d" % self.starts,
             clock=time.monotonic,
-            ack=self.acks.append,
-            **settings,
+            **{"ack": self.acks.append, **settings},
         )
 
     @contextlib.asynccontextmanager

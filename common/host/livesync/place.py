@@ -81,6 +81,13 @@ class Place:
                 os.mkdir(PARTS, 0o700, dir_fd=self._root)
         return os.open(PARTS, DIRECTORY, dir_fd=self._root)
 
+    def renew(self) -> None:
+        """Nothing is remembered of the tree: others (a restore) may have changed it while no sender was there."""
+        self._forget()
+        os.close(self._parts)
+        self._parts = self._open_parts()
+        self.empty()
+
     def close(self) -> None:
         self._forget()
         os.close(self._parts)

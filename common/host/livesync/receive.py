@@ -147,6 +147,7 @@ class Receiver:
         if not is_going_on:
             write_atomically(self._home / STREAM_FILE, _stream_of(hello))
         writer.write(frames.pack(welcome))
+        self._place.renew()
         connection = Connection(self, hello, role, is_whole=role.is_whole and is_going_on)
         self._task = asyncio.ensure_future(connection.run(reader, writer))
         try:

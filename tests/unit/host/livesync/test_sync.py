@@ -13,6 +13,7 @@ import pytest
 
 from common.domain.role import View
 from common.host.livesync.errors import NotInSync
+from common.host.livesync.stream import OnItsWay
 from tests.livesync_pair import GPU, STANDBY, Pair, save, tree, until
 
 BIG_BYTES = 3 << 20
@@ -385,6 +386,51 @@ def scramble(root: Path, chance: random.Random) -> None:
         chance.choice(acts)()
     except (OSError, IndexError):
         return  # it was not possible here
+
+
+def test_what_is_confirmed_is_there_at_that_moment(pair: Pair) -> None:
+    """Also when the mirror lacks what a move supposes, and the content has to follow."""
+    missing: list[bytes] = []
+
+    def is_there(sent: OnItsWay) -> None:
+        there = pair.mirror / os.fsdecode(sent.path)
+        if sent.mtime_ns and not (there.exists() and there.stat().st_mtime_ns >= sent.mtime_ns):
+            missing.append(sent.path)
+
+    async def run() -> None:
+        async with pair.receiving(), pair.sending(ack=is_there) as sender:
+            for turn in range(20):
+                for number in range(20):
+                    save(pair.gpu / f"s{number}", b"%d" % turn)
+                    await asyncio.sleep(0)
+                (pair.gpu / "a").write_bytes(b"%d" % turn)
+                await sender.wait(30)
+                (pair.mirror / "a").unlink()
+                (pair.gpu / "a").rename(pair.gpu / f"b{turn}")
+                await sender.wait(30)
+            assert pair.is_equal()
+
+    asyncio.run(run())
+
+    assert missing == []
+
+
+def test_a_restore_on_the_standby_between_two_connections_is_seen(pair: Pair) -> None:
+    async def run() -> None:
+        async with pair.receiving():
+            async with pair.sending() as sender:
+                (pair.gpu / "d").mkdir()
+                (pair.gpu / "d/a").write_bytes(b"a")
+                await sender.wait(30)
+            shutil.rmtree(pair.mirror / ".dumont-part-livesync")
+            (pair.mirror / "d").rename(pair.mirror / "old")
+            (pair.mirror / "d").mkdir()
+            async with pair.sending() as sender:
+                (pair.gpu / "d/a").write_bytes(b"b")
+                await sender.wait(30)
+                assert pair.is_equal()
+
+    asyncio.run(run())
 
 
 # --- the barrier
