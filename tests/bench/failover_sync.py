@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.control import ask
 from common.host.livesync.frames import Hello, Refused
 from common.host.livesync.inotify import Inotify
@@ -230,10 +230,10 @@ class Bench:
             with socket.socket(socket.AF_UNIX) as line:
                 line.settimeout(10)
                 line.connect(str(self.folder / "far"))
-                line.sendall(frames.pack(Hello(frames.VERSION, number + 2, GPU.encode(), b"stale")))
-                head = line.recv(frames.HEAD.size, socket.MSG_WAITALL)
-                body = line.recv(frames.body_bytes(head), socket.MSG_WAITALL)
-                refused += isinstance(frames.parse(head, body), Refused)
+                line.sendall(wire.pack(Hello(frames.VERSION, number + 2, GPU.encode(), b"stale")))
+                head = line.recv(wire.HEAD.size, socket.MSG_WAITALL)
+                body = line.recv(wire.body_bytes(head), socket.MSG_WAITALL)
+                refused += isinstance(wire.parse(head, body), Refused)
         return {"stale_refused": refused, "stale_n": count}
 
     # --- the peer

@@ -22,7 +22,7 @@ from typing import Any
 from common.domain.host import Sync
 from common.domain.role import Role
 from common.host.epoch import Epoch, Fenced
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.frames import (
     ORDERED,
     TEXT_BYTES_MAX,
@@ -128,7 +128,7 @@ class Receiver:
             raise BadFrame(f"a sender of version {VERSION} says hello first")
         role = self._epoch.read()
         if not role.may_take(hello.epoch, hello.label.decode(errors="replace")):
-            writer.write(frames.pack(Refused(f"not the writer here: {role.view}, sealed {role.sealed}".encode())))
+            writer.write(wire.pack(Refused(f"not the writer here: {role.view}, sealed {role.sealed}".encode())))
             await writer.drain()
             return None
         return hello
@@ -146,7 +146,7 @@ class Receiver:
         welcome = Welcome(hello.stream if is_going_on else b"", role.version.epoch, role.version.seq)
         if not is_going_on:
             write_atomically(self._home / STREAM_FILE, _stream_of(hello))
-        writer.write(frames.pack(welcome))
+        writer.write(wire.pack(welcome))
         self._place.renew()
         connection = Connection(self, hello, role, is_whole=role.is_whole and is_going_on)
         self._task = asyncio.ensure_future(connection.run(reader, writer))
@@ -248,7 +248,7 @@ class Connection:
                 writer.close()
                 return
             transfer.is_durable = piece.is_last
-            writer.write(frames.pack(Took(number, transfer.written_bytes, transfer.is_durable)))
+            writer.write(wire.pack(Took(number, transfer.written_bytes, transfer.is_durable)))
 
     def _complete(self, placed: Placed) -> Transfer:
         transfer = self._transfers.get(placed.transfer)
@@ -282,7 +282,7 @@ class Connection:
             self._waiting_bytes -= sum(_weight(frame) for frame, _ in batch)
             self._room.set()
             for answer in (*taken.answers, Ack(taken.count)):
-                writer.write(frames.pack(answer))
+                writer.write(wire.pack(answer))
             await writer.drain()
 
     def _put(self, batch: list[tuple[Frame, Transfer | None]]) -> Taken:
@@ -371,8 +371,8 @@ class Connection:
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame:
     """Raises `BadFrame`, and IncompleteReadError at the end of the stream."""
-    head = await reader.readexactly(frames.HEAD.size)
-    return frames.parse(head, await reader.readexactly(frames.body_bytes(head)))
+    head = await reader.readexactly(wire.HEAD.size)
+    return wire.parse(head, await reader.readexactly(wire.body_bytes(head)))
 
 
 async def run_receiver(
@@ -412,6 +412,6 @@ async def _refuse(writer: asyncio.StreamWriter, error: Exception) -> None:
     """Best effort: who was cut off does not listen."""
     reason = str(error) or type(error).__name__
     with contextlib.suppress(OSError, TimeoutError):
-        writer.write(frames.pack(Refused(reason.encode(errors="replace")[:TEXT_BYTES_MAX])))
+        writer.write(wire.pack(Refused(reason.encode(errors="replace")[:TEXT_BYTES_MAX])))
         async with asyncio.timeout(1.0):
             await writer.drain()

@@ -23,7 +23,7 @@ from blake3 import blake3
 from common.domain.host import Sync
 from common.domain.role import Role
 from common.host.epoch import Epoch
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.book import CHANGES_MAX, Book
 from common.host.livesync.content import Source
 from common.host.livesync.errors import NotInSync, TurnedAway
@@ -147,7 +147,7 @@ class Sender:
             reader, writer = await self._connect()
         try:
             hello = Hello(VERSION, role.view.epoch, role.label.encode(), self._stream_id)
-            writer.write(frames.pack(hello))
+            writer.write(wire.pack(hello))
             async with asyncio.timeout(WELCOME_WITHIN_S):
                 welcome = await _welcome(reader)
         except BaseException:

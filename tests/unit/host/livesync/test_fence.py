@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.domain.role import View
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.frames import (
     FRAME_BYTES_MAX,
     Ack,
@@ -53,7 +53,7 @@ class Line:
         self._reader, self._writer = reader, writer
 
     def say(self, *said: Frame) -> None:
-        self._writer.write(b"".join(map(frames.pack, said)))
+        self._writer.write(b"".join(map(wire.pack, said)))
 
     def say_bytes(self, data: bytes) -> None:
         self._writer.write(data)
