@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from common.host.livesync.frames import PIECE_BYTES_MAX, Entry
-from common.host.livesync.place import KINDS, entry_of
+from common.host.livesync.look import KINDS, entry_of
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import join

@@ -27,7 +27,7 @@ from common.host.livesync.frames import (
     Tail,
     Wants,
 )
-from common.host.livesync.place import dress_of
+from common.host.livesync.look import dress_of
 from common.host.livesync.stream import Stream, Transfer
 from common.host.livesync.watch import Watches
 from common.snapshots.tree import join

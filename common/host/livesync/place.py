@@ -31,6 +31,7 @@ from common.host.livesync.frames import (
     Tail,
     require,
 )
+from common.host.livesync.look import KINDS, entry_of, names
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import NEW_FILE, join, write_at
@@ -43,7 +44,6 @@ SYNCED_SINGLY_MAX = 4
 take 12 ms by it and 108 ms one by one; yet it writes what everybody else has left unwritten, too)."""
 DIGEST_FROM_BYTES = 1 << 16
 """A file of the right size and another time is compared by digest from here on; a smaller one is simply sent."""
-KINDS = {stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l"}
 
 Change = File | Placed | Tail | Meta | Same | Link | Folder | Delete | Move | Listing
 
@@ -95,7 +95,7 @@ class Place:
 
     def empty(self) -> None:
         """Of what was removed, or never finished."""
-        for name in _names(self._parts):
+        for name in names(self._parts):
             self.discard(name)
 
     def throw_away(self) -> None:
@@ -196,7 +196,7 @@ class Place:
     def entries(self, path: bytes, after: bytes, until: bytes | None) -> list[Entry]:
         """What is there of the names in (after, until], in order; without what no side mirrors."""
         fd = self._open_folder(path)
-        chosen = [name for name in sorted(_names(fd)) if name > after and (until is None or name <= until)]
+        chosen = [name for name in sorted(names(fd)) if name > after and (until is None or name <= until)]
         return [entry for name in chosen if (entry := self._entry(fd, name)) and not self._is_ours(path, entry)]
 
     def digest(self, path: bytes, size: int) -> bytes:
@@ -398,20 +398,6 @@ class Place:
         for fd in self._folders.values():
             os.close(fd)
         self._folders.clear()
-
-
-def _names(folder: int) -> list[bytes]:
-    with os.scandir(folder) as entries:
-        return [os.fsencode(entry.name) for entry in entries]
-
-
-def entry_of(name: bytes, kind: bytes, status: os.stat_result, target: bytes) -> Entry:
-    size = status.st_size if kind == b"f" else 0
-    return Entry(name, kind, dress_of(status), size, target)
-
-
-def dress_of(status: os.stat_result) -> Dress:
-    return Dress(stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_uid, status.st_gid)
 
 
 def _is_same(found: Entry, entry: Entry) -> bool:

@@ -21,7 +21,7 @@ from common.host.livesync import frames, wire
 from common.host.livesync.book import Change
 from common.host.livesync.content import EDGE_BYTES, Sent, digest
 from common.host.livesync.frames import Ack, Drop, Entry, Frame, Mark, Move, Piece, Placed, Took, Wants
-from common.host.livesync.place import dress_of
+from common.host.livesync.look import dress_of
 
 WINDOW_BYTES = 4 << 20
 """Of pieces that are not confirmed: more than 1 Gbit/s times 30 ms, and what a small file may have before it."""

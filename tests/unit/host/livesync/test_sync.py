@@ -290,14 +290,14 @@ def test_after_a_cut_only_what_is_not_confirmed_is_sent_again(pair: Pair) -> Non
             async with pair.receiving():
                 (pair.gpu / "before").write_bytes(b"before")
                 await sender.wait(30)
-            passes = sender._passes
+            passes = sender._comparison.begun
             (pair.gpu / "before").unlink()
             (pair.gpu / "d").mkdir()
             (pair.gpu / "d/meanwhile").write_bytes(b"meanwhile")
             async with pair.receiving():
                 await sender.wait(30)
                 assert pair.is_equal()
-            assert sender._passes == passes
+            assert sender._comparison.begun == passes
 
     asyncio.run(run())
 
