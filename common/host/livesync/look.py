@@ -24,3 +24,12 @@ def names(folder: int) -> list[bytes]:
     """Of an open directory, in no order."""
     with os.scandir(folder) as entries:
         return [os.fsencode(entry.name) for entry in entries]
+
+
+def is_same(found: Entry, entry: Entry) -> bool:
+    """Of one kind, and a file's content as far as size and time can tell."""
+    if found.kind != entry.kind or found.kind == b"d":
+        return found.kind == entry.kind
+    if found.kind == b"l":
+        return found.target == entry.target
+    return (found.size, found.dress.mtime_ns) == (entry.size, entry.dress.mtime_ns)

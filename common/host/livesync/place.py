@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from common.host.livesync.errors import Lacks
 from common.host.livesync.frames import (
     PARTS,
     PIECE_BYTES_MAX,
@@ -31,7 +32,7 @@ from common.host.livesync.frames import (
     Tail,
     require,
 )
-from common.host.livesync.look import KINDS, entry_of, names
+from common.host.livesync.look import KINDS, entry_of, is_same, names
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import NEW_FILE, join, write_at
@@ -46,14 +47,6 @@ DIGEST_FROM_BYTES = 1 << 16
 """A file of the right size and another time is compared by digest from here on; a smaller one is simply sent."""
 
 Change = File | Placed | Tail | Meta | Same | Link | Folder | Delete | Move | Listing
-
-
-class Lacks(Exception):
-    """A name is not what the frame supposes: the sender is asked for it."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(path)
-        self.path = path
 
 
 class Place:
@@ -281,7 +274,7 @@ class Place:
         source, old = self._parent_or(move.source, move.path)
         folder, name = self._parent(move.path)
         found, in_the_way = self._entry(source, old), self._entry(folder, name)
-        if found is None or not _is_same(found, move.entry):
+        if found is None or not is_same(found, move.entry):
             raise Lacks(move.path)
         if in_the_way and b"d" in (found.kind, in_the_way.kind):
             if found.kind == in_the_way.kind:
@@ -308,7 +301,7 @@ class Place:
                 continue
             path = join(listing.path, entry.name)
             if entry.kind == b"f":
-                if found is None or not _is_same(found, entry):
+                if found is None or not is_same(found, entry):
                     wanted.append(entry.name)
                     continue
                 self._same(path, entry)
@@ -398,12 +391,3 @@ class Place:
         for fd in self._folders.values():
             os.close(fd)
         self._folders.clear()
-
-
-def _is_same(found: Entry, entry: Entry) -> bool:
-    """Of one kind, and a file's content as far as size and time can tell."""
-    if found.kind != entry.kind or found.kind == b"d":
-        return found.kind == entry.kind
-    if found.kind == b"l":
-        return found.target == entry.target
-    return (found.size, found.dress.mtime_ns) == (entry.size, entry.dress.mtime_ns)

@@ -24,6 +24,7 @@ from common.domain.role import Role
 from common.host.epoch import Epoch, Fenced
 from common.host.livesync import frames, wire
 from common.host.livesync.arriving import Arriving, Transfer, to_its_end
+from common.host.livesync.errors import Lacks
 from common.host.livesync.frames import (
     ORDERED,
     TEXT_BYTES_MAX,
@@ -47,7 +48,7 @@ from common.host.livesync.frames import (
     Welcome,
     require,
 )
-from common.host.livesync.place import Lacks, Place
+from common.host.livesync.place import Place
 from common.host.livesync.standing import write_standing
 from common.host.work import write_atomically
 from common.snapshots.ignore import IGNORE_FILE, excludes

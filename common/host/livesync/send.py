@@ -38,9 +38,9 @@ from common.host.livesync.frames import (
 )
 from common.host.livesync.outgoing import Outgoing
 from common.host.livesync.receive import read_frame
+from common.host.livesync.seqs import Seqs
 from common.host.livesync.stream import OnItsWay, Stream
 from common.host.livesync.watch import HALF_MOVE_S, Happening, Moved, Overflowed, Touched, Watches
-from common.host.work import write_atomically
 from common.snapshots.ignore import IGNORE_FILE, excludes
 
 LOOK_EVERY_S = 1.0
@@ -49,8 +49,6 @@ CONNECT_WITHIN_S, WELCOME_WITHIN_S = 10.0, 10.0
 AGAIN_S, AGAIN_MOST_S = 0.1, 5.0
 TURN_CHANGES = 64
 """Put in before events are read again."""
-SEQS_RESERVED = 1 << 20
-SEQ_FILE = "livesync-seq"
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -70,12 +68,12 @@ class Sender:
         ack: Callable[[OnItsWay], None] = lambda _sent: None,
         repair_every_s: float = REPAIR_EVERY_S,
     ) -> None:
-        self._workspace, self._home, self._epoch, self._connect = workspace, home, epoch, connect
+        self._workspace, self._epoch, self._connect = workspace, epoch, connect
         self._stream_id, self._clock, self._ack = stream, clock, ack
-        self._reserved = _reserved_seqs(home)
+        self._seqs = Seqs(home)
         is_left_out = excludes(workspace).names
         self._watches = Watches(is_left_out)
-        self._book = Book(self._reserved - SEQS_RESERVED)
+        self._book = Book(self._seqs.last)
         self._out = Outgoing(Source(workspace, is_left_out), self._watches, self._book, clock)
         self._comparison = Comparison(self._out, repair_every_s)
         self._gap: int | None = None
@@ -243,16 +241,10 @@ class Sender:
         mark = Mark(floor, self._gap is None and floor >= self._whole_from, stream.wants_heard)
         if mark != stream.mark:
             stream.put(mark, 0, self._clock())
-        self._reserve()
-
-    def _reserve(self) -> None:
-        """No number is ever given twice, not after a restart either."""
-        if self._book.seq >= self._reserved - SEQS_RESERVED // 2:
-            self._reserved = self._book.seq + SEQS_RESERVED
-            write_atomically(self._home / SEQ_FILE, str(self._reserved).encode())
+        self._seqs.reserve(self._book.seq)
 
     def _wait_s(self) -> float | None:
-        times = (self._book.ready_at_s, self._out.folder_times_at_s, self._comparison.next_at_s)
+        times = (self._book.ready_at_s, self._out.folder_times.next_at_s, self._comparison.next_at_s)
         ahead = [each for each in times if each is not None]
         return max(0.0005, min(ahead) - self._clock()) if ahead else None
 
@@ -390,13 +382,3 @@ async def _welcome(reader: asyncio.StreamReader) -> Welcome:
             raise TurnedAway(reason.decode(errors="replace"))
         case frame:
             raise BadFrame(f"a receiver does not begin with {type(frame).__name__}")
-
-
-def _reserved_seqs(home: Path) -> int:
-    """The end of the numbers that this start may give; kept before the first of them is used."""
-    try:
-        last = int((home / SEQ_FILE).read_bytes())
-    except FileNotFoundError:
-        last = 0
-    write_atomically(home / SEQ_FILE, str(last + SEQS_RESERVED).encode())
-    return last + SEQS_RESERVED
