@@ -70,11 +70,11 @@ class Line:
 
 
 @contextlib.asynccontextmanager
-async def line(pair: Pair, *, epoch: int = 1, label: str = GPU) -> AsyncIterator[Line]:
+async def line(pair: Pair, *, epoch: int = 1, label: str = GPU, stream: bytes = b"by hand") -> AsyncIterator[Line]:
     reader, writer = await asyncio.open_unix_connection(pair.socket, limit=FRAME_BYTES_MAX)
     try:
         made = Line(reader, writer)
-        made.say(Hello(frames.VERSION, epoch, label.encode(), b"by hand"))
+        made.say(Hello(frames.VERSION, epoch, label.encode(), stream))
         yield made
     finally:
         writer.close()
@@ -142,6 +142,27 @@ def test_a_mirror_in_its_first_comparison_is_not_whole_and_cannot_seal(pair: Pai
             writer.say(Mark(6, True, 0))
             await writer.hear_until_acked(3)
             assert pair.standby_epoch.seal().version.seq == 6
+
+    asyncio.run(run())
+
+
+def test_a_sender_that_may_have_missed_changes_ends_what_was_whole_with_its_first_change(pair: Pair) -> None:
+    async def run() -> None:
+        async with pair.receiving():
+            async with line(pair) as writer:
+                await writer.hear()
+                writer.say(Mark(6, True, 0))
+                await writer.hear_until_acked(1)
+            async with line(pair) as same:
+                assert await same.hear() == Welcome(b"by hand", 1, 6)
+                same.say(File(b"f", DRESS, b"abc"))
+                await same.hear_until_acked(1)
+                assert pair.standby_epoch.read().is_whole
+            async with line(pair, stream=b"another start") as other:
+                assert await other.hear() == Welcome(b"", 1, 6)
+                other.say(File(b"f", DRESS, b"xyz"))
+                await other.hear_until_acked(1)
+                assert not pair.standby_epoch.read().is_whole
 
     asyncio.run(run())
 
