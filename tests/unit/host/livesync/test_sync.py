@@ -172,13 +172,20 @@ def is_under_way(sender: Sender) -> bool:
     return stream is not None and any(transfer.took for transfer in stream.transfers.values())
 
 
+def is_read(sender: Sender) -> bool:
+    """All of a large file is sent, and it has no name over there yet."""
+    stream = sender._out.stream
+    return stream is not None and any(transfer.is_read for transfer in stream.transfers.values())
+
+
 def test_what_is_small_now_does_not_become_again_what_it_was_when_it_was_large(pair: Pair) -> None:
     async def run() -> None:
         async with pair.syncing() as sender:
             await sender.wait(30)
             for _ in range(3):
                 (pair.gpu / "log").write_bytes(os.urandom(16 << 20))
-                await until(lambda: is_under_way(sender))
+                while not is_read(sender):
+                    await asyncio.sleep(0)
                 (pair.gpu / "log").write_bytes(b"rotated")
                 await sender.wait(30)
                 assert pair.is_equal()
@@ -198,6 +205,8 @@ def test_the_barrier_reads_all_that_the_kernel_has_to_tell(pair: Pair) -> None:
                 for name in ("a", "b"):
                     os.utime(pair.gpu / name, ns=(turn, turn))
             (pair.gpu / "last").write_bytes(b"last")
+            sender._up_to_now()
+            assert b"last" in sender._book.changes
             await sender.wait(30)
             assert pair.is_equal()
 
