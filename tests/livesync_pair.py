@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 from common.domain.role import View
 from common.host.epoch import Epoch
+from common.host.livesync.control import ask
+from common.host.livesync.errors import NotInSync
 from common.host.livesync.frames import FRAME_BYTES_MAX
 from common.host.livesync.receive import Receiver
 from common.host.livesync.send import Sender
@@ -49,8 +53,7 @@ class Pair:
             lambda: asyncio.open_unix_connection(self.socket, limit=FRAME_BYTES_MAX),
             stream=b"start-%d" % self.starts,
             clock=time.monotonic,
-            ack=self.acks.append,
-            **settings,
+            **{"ack": self.acks.append, **settings},
         )
 
     @contextlib.asynccontextmanager
@@ -133,3 +136,58 @@ def save(path: Path, data: bytes) -> None:
     new = path.with_name("." + path.name + ".new")
     new.write_bytes(data)
     new.replace(path)
+
+
+class Programs:
+    """The same two ends as the programs that the agent starts, each of which may be killed at any moment."""
+
+    def __init__(self, pair: Pair, *, far: Path | None = None) -> None:
+        self.pair, self._far = pair, far
+        """`far`: where the receiver listens, when something lies between it and the sender."""
+        self.acks = pair.folder / "acks"
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Programs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self.running):
+            self.kill(name)
+
+    def start(self, name: str) -> None:
+        """`send` or `receive`."""
+        pair = self.pair
+        is_sender = name == "send"
+        socket = pair.socket if is_sender else self._far or pair.socket
+        words = ["--workspace", str(pair.gpu if is_sender else pair.mirror), "--unix", str(socket)]
+        words += ["--home", str(pair.gpu_home if is_sender else pair.standby_home)]
+        words += ["--label", GPU, "--acks", str(self.acks)] if is_sender else ["--label", STANDBY]
+        program = [sys.executable, "-m", "common.host.main", f"livesync-{name}", *words]
+        self.running[name] = subprocess.Popen(program, cwd=Path(__file__).parents[1])
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def wait(self, wait_s: float = WAIT_S, *, compares: bool = False) -> None:
+        """The barrier, once the sender is up. Raises `NotInSync`."""
+        end_s = time.monotonic() + wait_s
+        while True:
+            try:
+                ask(self.pair.gpu_home, wait_s=max(1.0, end_s - time.monotonic()), compares=compares)
+                return
+            except NotInSync as error:
+                if "no live sync answers" not in str(error) or time.monotonic() > end_s:
+                    raise
+            time.sleep(0.02)
+
+    def acked(self) -> dict[bytes, tuple[int, int, float]]:
+        """Of each path the last confirmed state: (bytes, time of the file, when it was confirmed)."""
+        found: dict[bytes, tuple[int, int, float]] = {}
+        lines = self.acks.read_text().splitlines(keepends=True) if self.acks.exists() else []
+        for line in lines:
+            if line.endswith("\n"):
+                _, size, mtime_ns, at_s, path = line[:-1].split(" ")
+                found[bytes.fromhex(path)] = (int(size), int(mtime_ns), float(at_s))
+        return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from common.host.livesync.frames import PIECE_BYTES_MAX, Entry
-from common.host.livesync.place import KINDS, entry_of
+from common.host.livesync.look import KINDS, entry_of
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import join
@@ -136,6 +136,16 @@ class Source:
         except OSError:
             return True
         return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
+
+    def still(self, path: bytes, was: os.stat_result) -> os.stat_result | None:
+        """Of a file that was read, if the name is still its: its present mode and owner, unless its content is new."""
+        try:
+            status = os.stat(path, dir_fd=self.root, follow_symlinks=False)
+        except OSError:
+            return None
+        if status.st_ino != was.st_ino:
+            return None
+        return status if (status.st_size, status.st_mtime_ns) == (was.st_size, was.st_mtime_ns) else was
 
     def open_folder(self, path: bytes) -> int | None:
         """None: it is not there. Raises OSError when the disk does not say."""

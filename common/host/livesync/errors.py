@@ -14,3 +14,11 @@ class NotInSync(DumontError):
 
 class TurnedAway(Exception):
     """The receiver does not take our frames; the reason is its own."""
+
+
+class Lacks(Exception):
+    """A name is not what the frame supposes: the sender is asked for it."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(path)
+        self.path = path

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from common.host.livesync import content, frames
 from common.host.livesync.book import Book, Change
 from common.host.livesync.content import Changing, Sent, Source
+from common.host.livesync.folders import FolderTimes
 from common.host.livesync.frames import (
     PIECE_BYTES_MAX,
     Delete,
@@ -27,7 +28,7 @@ from common.host.livesync.frames import (
     Tail,
     Wants,
 )
-from common.host.livesync.place import dress_of
+from common.host.livesync.look import dress_of
 from common.host.livesync.stream import Stream, Transfer
 from common.host.livesync.watch import Watches
 from common.snapshots.tree import join
@@ -43,9 +44,6 @@ CHECK_SHARE = 20.0
 """A closed log is compared with what was sent of it no more often than once in so many times what that takes."""
 TORN_MAX = 3
 TORN_WAIT_S, TORN_WAIT_MOST_S = 0.25, 5.0
-FOLDER_QUIET_S = 1.0
-"""A directory's own time is sent when nothing in it has changed for so long."""
-FOLDERS_STALE_MAX = 4096
 
 
 class Outgoing:
@@ -60,7 +58,7 @@ class Outgoing:
         self._large: list[tuple[int, int, Change]] = []
         self._order = 0
         self._checks: set[asyncio.Task[None]] = set()
-        self._stale: OrderedDict[bytes, float] = OrderedDict()
+        self.folder_times = FolderTimes()
         self.news = asyncio.Event()
         """Something was put back that may be sent."""
 
@@ -120,8 +118,8 @@ class Outgoing:
             return
         self._send_above(path)
         self.stream.put(Move(source, path, entry), self.book.next_seq(), now_s, entry=entry)
-        self._note_folder(source, now_s)
-        self._note_folder(path, now_s)
+        self.folder_times.changed(source, now_s)
+        self.folder_times.changed(path, now_s)
         if is_dir:  # what happened in it while its events were on their way is found by comparing
             self.book.touch(path, now_s, is_tree=True)
         elif tail:
@@ -152,16 +150,11 @@ class Outgoing:
 
     def send_folder_times(self) -> None:
         """Of directories that have been left alone for a while."""
-        before_s = self._clock() - FOLDER_QUIET_S
-        while self._stale and self.stream and next(iter(self._stale.values())) <= before_s:
-            path, _ = self._stale.popitem(last=False)
+        now_s = self._clock()
+        for path in self.folder_times.due(now_s) if self.stream else ():
             entry = self.source.entry(path)
-            if entry and entry.kind == b"d":
-                self.stream.put(Folder(path, entry.dress), 0, before_s)
-
-    @property
-    def folder_times_at_s(self) -> float | None:
-        return next(iter(self._stale.values())) + FOLDER_QUIET_S if self._stale else None
+            if entry and entry.kind == b"d" and self.stream:
+                self.stream.put(Folder(path, entry.dress), 0, now_s)
 
     # --- large files
 
@@ -185,7 +178,8 @@ class Outgoing:
         assert self.stream
         change, now_s = transfer.change, self._clock()
         self._held.pop(change.path, None)
-        is_there = self._is_there(transfer)
+        status = self.source.still(change.path, transfer.status)
+        is_there, transfer.status = status is not None, status or transfer.status
         if transfer.is_torn:
             change.tries += 1
         if not is_there or (transfer.is_torn and change.tries <= TORN_MAX):
@@ -197,7 +191,7 @@ class Outgoing:
         else:
             self._remember(change.path, self.stream.place(transfer, seq=change.seq))
             self.book.release(change.seq)
-            self._note_folder(change.path, now_s)
+            self.folder_times.changed(change.path, now_s)
             if not change.is_closed:
                 self.unchecked.add(change.path)
 
@@ -369,7 +363,7 @@ class Outgoing:
         self.stream.put(frame, seq, change.since_s, entry=entry, is_tree=is_tree)
         if not is_kept:
             self.book.release(change.seq)
-        self._note_folder(change.path, self._clock())
+        self.folder_times.changed(change.path, self._clock())
 
     def _send_above(self, path: bytes) -> None:
         """Directories on the way that the receiver may not know of."""
@@ -404,25 +398,6 @@ class Outgoing:
         if len(self.tails) > TAILS_MAX:
             gone, _ = self.tails.popitem(last=False)
             self.unchecked.discard(gone)
-
-    def _note_folder(self, path: bytes, now_s: float) -> None:
-        if path:
-            folder = path.rpartition(b"/")[0]
-            self._stale[folder] = now_s
-            self._stale.move_to_end(folder)
-            if len(self._stale) > FOLDERS_STALE_MAX:
-                self._stale.popitem(last=False)
-
-    def _is_there(self, transfer: Transfer) -> bool:
-        """Is the name still that of what was read? Its mode and owner may be new."""
-        try:
-            status = os.stat(transfer.change.path, dir_fd=self.source.root, follow_symlinks=False)
-        except OSError:
-            return False
-        was = transfer.status
-        if (status.st_size, status.st_mtime_ns, status.st_ino) == (was.st_size, was.st_mtime_ns, was.st_ino):
-            transfer.status = status
-        return status.st_ino == was.st_ino
 
 
 def _proof(status: os.stat_result, size: int | None = None) -> tuple[int, ...]:

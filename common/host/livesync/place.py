@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from common.host.livesync.errors import Lacks
 from common.host.livesync.frames import (
     PARTS,
     PIECE_BYTES_MAX,
@@ -31,6 +32,7 @@ from common.host.livesync.frames import (
     Tail,
     require,
 )
+from common.host.livesync.look import KINDS, entry_of, is_same, names
 from common.snapshots.limits import PART_PREFIX
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import NEW_FILE, join, write_at
@@ -43,17 +45,8 @@ SYNCED_SINGLY_MAX = 4
 take 12 ms by it and 108 ms one by one; yet it writes what everybody else has left unwritten, too)."""
 DIGEST_FROM_BYTES = 1 << 16
 """A file of the right size and another time is compared by digest from here on; a smaller one is simply sent."""
-KINDS = {stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l"}
 
 Change = File | Placed | Tail | Meta | Same | Link | Folder | Delete | Move | Listing
-
-
-class Lacks(Exception):
-    """A name is not what the frame supposes: the sender is asked for it."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(path)
-        self.path = path
 
 
 class Place:
@@ -81,6 +74,13 @@ class Place:
                 os.mkdir(PARTS, 0o700, dir_fd=self._root)
         return os.open(PARTS, DIRECTORY, dir_fd=self._root)
 
+    def renew(self) -> None:
+        """Nothing is remembered of the tree: others (a restore) may have changed it while no sender was there."""
+        self._forget()
+        os.close(self._parts)
+        self._parts = self._open_parts()
+        self.empty()
+
     def close(self) -> None:
         self._forget()
         os.close(self._parts)
@@ -88,7 +88,7 @@ class Place:
 
     def empty(self) -> None:
         """Of what was removed, or never finished."""
-        for name in _names(self._parts):
+        for name in names(self._parts):
             self.discard(name)
 
     def throw_away(self) -> None:
@@ -189,7 +189,7 @@ class Place:
     def entries(self, path: bytes, after: bytes, until: bytes | None) -> list[Entry]:
         """What is there of the names in (after, until], in order; without what no side mirrors."""
         fd = self._open_folder(path)
-        chosen = [name for name in sorted(_names(fd)) if name > after and (until is None or name <= until)]
+        chosen = [name for name in sorted(names(fd)) if name > after and (until is None or name <= until)]
         return [entry for name in chosen if (entry := self._entry(fd, name)) and not self._is_ours(path, entry)]
 
     def digest(self, path: bytes, size: int) -> bytes:
@@ -274,7 +274,7 @@ class Place:
         source, old = self._parent_or(move.source, move.path)
         folder, name = self._parent(move.path)
         found, in_the_way = self._entry(source, old), self._entry(folder, name)
-        if found is None or not _is_same(found, move.entry):
+        if found is None or not is_same(found, move.entry):
             raise Lacks(move.path)
         if in_the_way and b"d" in (found.kind, in_the_way.kind):
             if found.kind == in_the_way.kind:
@@ -301,7 +301,7 @@ class Place:
                 continue
             path = join(listing.path, entry.name)
             if entry.kind == b"f":
-                if found is None or not _is_same(found, entry):
+                if found is None or not is_same(found, entry):
                     wanted.append(entry.name)
                     continue
                 self._same(path, entry)
@@ -391,26 +391,3 @@ class Place:
         for fd in self._folders.values():
             os.close(fd)
         self._folders.clear()
-
-
-def _names(folder: int) -> list[bytes]:
-    with os.scandir(folder) as entries:
-        return [os.fsencode(entry.name) for entry in entries]
-
-
-def entry_of(name: bytes, kind: bytes, status: os.stat_result, target: bytes) -> Entry:
-    size = status.st_size if kind == b"f" else 0
-    return Entry(name, kind, dress_of(status), size, target)
-
-
-def dress_of(status: os.stat_result) -> Dress:
-    return Dress(stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_uid, status.st_gid)
-
-
-def _is_same(found: Entry, entry: Entry) -> bool:
-    """Of one kind, and a file's content as far as size and time can tell."""
-    if found.kind != entry.kind or found.kind == b"d":
-        return found.kind == entry.kind
-    if found.kind == b"l":
-        return found.target == entry.target
-    return (found.size, found.dress.mtime_ns) == (entry.size, entry.dress.mtime_ns)

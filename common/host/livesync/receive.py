@@ -15,14 +15,16 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.domain.host import Sync
 from common.domain.role import Role
 from common.host.epoch import Epoch, Fenced
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
+from common.host.livesync.arriving import Arriving, Transfer, to_its_end
+from common.host.livesync.errors import Lacks
 from common.host.livesync.frames import (
     ORDERED,
     TEXT_BYTES_MAX,
@@ -41,50 +43,23 @@ from common.host.livesync.frames import (
     Piece,
     Placed,
     Refused,
-    Took,
     Want,
     Wants,
     Welcome,
     require,
 )
-from common.host.livesync.place import Lacks, Place
+from common.host.livesync.place import Place
 from common.host.livesync.standing import write_standing
 from common.host.work import write_atomically
 from common.snapshots.ignore import IGNORE_FILE, excludes
-from common.snapshots.limits import MAX_FILE_BYTES
-from common.snapshots.tree import join, write_at
+from common.snapshots.tree import join
 
 HELLO_WITHIN_S = 10.0
 WAITING_BYTES_MAX = 32 << 20
 """Of frames that are not in place yet; beyond it nothing is read."""
 BATCH_FRAMES_MAX = 512
 """Put in place under one lock: what a seal may wait for."""
-TRANSFERS_MAX = 16
-UNSYNCED_BYTES_MAX = 16 << 20
-"""Of one large file: made durable in steps, so that no small file's turn waits for all of it."""
 STREAM_FILE = "livesync-stream"
-
-
-@dataclass
-class Transfer:
-    """A large file that grows; its pieces are written by a task of its own, in order."""
-
-    part: bytes
-    fd: int
-    waiting: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
-    written_bytes: int = 0
-    unsynced_bytes: int = 0
-    is_durable: bool = False
-    task: asyncio.Task[None] | None = None
-
-    def write(self, piece: Piece) -> None:
-        require(piece.offset + len(piece.data) <= MAX_FILE_BYTES, "a file beyond all sizes")
-        write_at(self.fd, piece.data, piece.offset)
-        self.written_bytes = max(self.written_bytes, piece.offset + len(piece.data))
-        self.unsynced_bytes += len(piece.data)
-        if piece.is_last or self.unsynced_bytes >= UNSYNCED_BYTES_MAX:
-            os.fdatasync(self.fd)
-            self.unsynced_bytes = 0
 
 
 @dataclass
@@ -128,7 +103,7 @@ class Receiver:
             raise BadFrame(f"a sender of version {VERSION} says hello first")
         role = self._epoch.read()
         if not role.may_take(hello.epoch, hello.label.decode(errors="replace")):
-            writer.write(frames.pack(Refused(f"not the writer here: {role.view}, sealed {role.sealed}".encode())))
+            writer.write(wire.pack(Refused(f"not the writer here: {role.view}, sealed {role.sealed}".encode())))
             await writer.drain()
             return None
         return hello
@@ -146,7 +121,8 @@ class Receiver:
         welcome = Welcome(hello.stream if is_going_on else b"", role.version.epoch, role.version.seq)
         if not is_going_on:
             write_atomically(self._home / STREAM_FILE, _stream_of(hello))
-        writer.write(frames.pack(welcome))
+        writer.write(wire.pack(welcome))
+        self._place.renew()
         connection = Connection(self, hello, role, is_whole=role.is_whole and is_going_on)
         self._task = asyncio.ensure_future(connection.run(reader, writer))
         try:
@@ -183,14 +159,22 @@ class Connection:
         self._count = 0
         """Ordered frames that are in place."""
         self._wanted = 0
-        self._transfers: dict[int, Transfer] = {}
+        self._complete: list[Transfer] = []
+        """Large files that are all there, until they are placed."""
         self._pass: Any = None
         self._pass_number, self._pass_differing = 0, 0
         self._root: str | None = owner.standing.root
 
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Raises what ended it."""
-        tasks = [asyncio.ensure_future(self._read(reader, writer)), asyncio.ensure_future(self._take(writer))]
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        arriving = Arriving(
+            self._place,
+            told=lambda took: writer.write(wire.pack(took)),
+            failed=lambda error: None if failed.done() else failed.set_exception(error),
+        )
+        reading, taking = self._read(reader, arriving), self._take(writer)
+        tasks = [asyncio.ensure_future(reading), asyncio.ensure_future(taking), failed]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -198,76 +182,36 @@ class Connection:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._writers(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await arriving.close()
 
     def close(self) -> None:
         """Nothing of it runs any more."""
-        for transfer in self._transfers.values():
+        for transfer in self._complete:
             os.close(transfer.fd)
         self._place.unsettle()
         self._place.empty()
 
     # --- reading
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _read(self, reader: asyncio.StreamReader, arriving: Arriving) -> None:
         while True:
             frame = await read_frame(reader)
             match frame:
                 case Piece():
-                    self._piece(frame, writer)
+                    arriving.piece(frame)
                 case Drop(number):
-                    await self._drop(number)
+                    await arriving.drop(number)
                 case _:
                     require(isinstance(frame, ORDERED), "a frame that only a receiver says")
-                    transfer = self._complete(frame) if isinstance(frame, Placed) else None
+                    transfer = arriving.complete(frame) if isinstance(frame, Placed) else None
+                    self._complete += [transfer] if transfer else []
                     self._waiting.append((frame, transfer))
                     self._waiting_bytes += _weight(frame)
                     self._news.set()
                     while self._waiting_bytes > WAITING_BYTES_MAX:
                         self._room.clear()
                         await self._room.wait()
-
-    def _piece(self, piece: Piece, writer: asyncio.StreamWriter) -> None:
-        transfer = self._transfers.get(piece.transfer)
-        if transfer is None:
-            require(len(self._transfers) < TRANSFERS_MAX, "too many files at once")
-            transfer = Transfer(*self._place.new_part())
-            transfer.task = asyncio.ensure_future(self._write(piece.transfer, transfer, writer))
-            self._transfers[piece.transfer] = transfer
-        require(not transfer.is_durable, "a piece after the last one")
-        transfer.waiting.put_nowait(piece)
-
-    async def _write(self, number: int, transfer: Transfer, writer: asyncio.StreamWriter) -> None:
-        while not transfer.is_durable:
-            piece = await transfer.waiting.get()
-            try:
-                await asyncio.to_thread(transfer.write, piece)
-            except (OSError, BadFrame) as error:
-                await _refuse(writer, error)
-                writer.close()
-                return
-            transfer.is_durable = piece.is_last
-            writer.write(frames.pack(Took(number, transfer.written_bytes, transfer.is_durable)))
-
-    def _complete(self, placed: Placed) -> Transfer:
-        transfer = self._transfers.get(placed.transfer)
-        if transfer is None or not transfer.is_durable or transfer.written_bytes != placed.size:
-            raise BadFrame("a file is to be placed whose pieces are not complete")
-        return self._transfers.pop(placed.transfer)
-
-    async def _drop(self, number: int) -> None:
-        transfer = self._transfers.pop(number, None)
-        if transfer and transfer.task:
-            transfer.task.cancel()
-            await asyncio.gather(transfer.task, return_exceptions=True)
-            os.close(transfer.fd)
-            self._place.discard(transfer.part)
-
-    def _writers(self) -> list[asyncio.Task[None]]:
-        tasks = [transfer.task for transfer in self._transfers.values() if transfer.task]
-        for task in tasks:
-            task.cancel()
-        return tasks
 
     # --- putting in place
 
@@ -277,11 +221,11 @@ class Connection:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_FRAMES_MAX))]
             if not self._waiting:
                 self._news.clear()
-            taken = await _to_its_end(asyncio.to_thread(self._put, batch))
+            taken = await to_its_end(self._put, batch)
             self._waiting_bytes -= sum(_weight(frame) for frame, _ in batch)
             self._room.set()
             for answer in (*taken.answers, Ack(taken.count)):
-                writer.write(frames.pack(answer))
+                writer.write(wire.pack(answer))
             await writer.drain()
 
     def _put(self, batch: list[tuple[Frame, Transfer | None]]) -> Taken:
@@ -319,6 +263,7 @@ class Connection:
             return self._place.write_part(frame)
         if isinstance(frame, Placed) and transfer:
             self._place.dress(transfer.fd, frame.dress)
+            self._complete.remove(transfer)
             os.close(transfer.fd)
             return transfer.part
         return b""
@@ -370,8 +315,8 @@ class Connection:
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame:
     """Raises `BadFrame`, and IncompleteReadError at the end of the stream."""
-    head = await reader.readexactly(frames.HEAD.size)
-    return frames.parse(head, await reader.readexactly(frames.body_bytes(head)))
+    head = await reader.readexactly(wire.HEAD.size)
+    return wire.parse(head, await reader.readexactly(wire.body_bytes(head)))
 
 
 async def run_receiver(
@@ -397,20 +342,10 @@ def _weight(frame: Frame) -> int:
     return 256 + len(data)
 
 
-async def _to_its_end(work: Any) -> Any:
-    """Of a thread that no cancelling can stop: who is cancelled waits for it all the same."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
 async def _refuse(writer: asyncio.StreamWriter, error: Exception) -> None:
     """Best effort: who was cut off does not listen."""
     reason = str(error) or type(error).__name__
     with contextlib.suppress(OSError, TimeoutError):
-        writer.write(frames.pack(Refused(reason.encode(errors="replace")[:TEXT_BYTES_MAX])))
+        writer.write(wire.pack(Refused(reason.encode(errors="replace")[:TEXT_BYTES_MAX])))
         async with asyncio.timeout(1.0):
             await writer.drain()

@@ -14,17 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from blake3 import blake3
 
 from common.domain.host import Sync
 from common.domain.role import Role
 from common.host.epoch import Epoch
-from common.host.livesync import frames
+from common.host.livesync import wire
 from common.host.livesync.book import CHANGES_MAX, Book
+from common.host.livesync.comparison import REPAIR_EVERY_S, Comparison
 from common.host.livesync.content import Source
 from common.host.livesync.errors import NotInSync, TurnedAway
 from common.host.livesync.frames import (
@@ -33,9 +30,7 @@ from common.host.livesync.frames import (
     BadFrame,
     Hello,
     Mark,
-    PassBegin,
     PassDone,
-    PassEnd,
     Refused,
     Took,
     Wants,
@@ -43,35 +38,19 @@ from common.host.livesync.frames import (
 )
 from common.host.livesync.outgoing import Outgoing
 from common.host.livesync.receive import read_frame
+from common.host.livesync.seqs import Seqs
 from common.host.livesync.stream import OnItsWay, Stream
 from common.host.livesync.watch import HALF_MOVE_S, Happening, Moved, Overflowed, Touched, Watches
-from common.host.work import write_atomically
 from common.snapshots.ignore import IGNORE_FILE, excludes
 
-REPAIR_EVERY_S, BLIND_EVERY_S = 600.0, 10.0
-"""Between two passes; the second while the kernel does not let every directory be watched."""
-PROVE_AFTER_S, PROOFS_MAX = 2.0, 3
-"""A pass that found differences is followed by others that may prove that there are none left."""
 LOOK_EVERY_S = 1.0
 """At the role on the disk."""
 CONNECT_WITHIN_S, WELCOME_WITHIN_S = 10.0, 10.0
 AGAIN_S, AGAIN_MOST_S = 0.1, 5.0
 TURN_CHANGES = 64
 """Put in before events are read again."""
-SEQS_RESERVED = 1 << 20
-SEQ_FILE = "livesync-seq"
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-
-
-@dataclass
-class Pass:
-    """One comparison of everything, a directory at a time."""
-
-    number: int
-    waiting: list[bytes] = field(default_factory=lambda: [b""])
-    hasher: Any = field(default_factory=blake3)
-    is_ended: bool = False
 
 
 class Sender:
@@ -89,22 +68,21 @@ class Sender:
         ack: Callable[[OnItsWay], None] = lambda _sent: None,
         repair_every_s: float = REPAIR_EVERY_S,
     ) -> None:
-        self._workspace, self._home, self._epoch, self._connect = workspace, home, epoch, connect
-        self._stream_id, self._clock, self._ack, self._repair_every_s = stream, clock, ack, repair_every_s
-        self._reserved = _reserved_seqs(home)
+        self._workspace, self._epoch, self._connect = workspace, epoch, connect
+        self._stream_id, self._clock, self._ack = stream, clock, ack
+        self._seqs = Seqs(home)
         is_left_out = excludes(workspace).names
         self._watches = Watches(is_left_out)
-        self._book = Book(self._reserved - SEQS_RESERVED)
+        self._book = Book(self._seqs.last)
         self._out = Outgoing(Source(workspace, is_left_out), self._watches, self._book, clock)
-        self._pass: Pass | None = None
-        self._passes, self._passes_done, self._unproven = 0, 0, 0
-        self._next_pass_s = 0.0
+        self._comparison = Comparison(self._out, repair_every_s)
         self._gap: int | None = None
         """Number (held) of the comparison that has to come before anything is whole again; None: nothing is missing."""
         self._whole_from = 0
         self._acked, self._acked_whole, self._acked_epoch = 0, False, -1
-        self._root: str | None = None
         self._waiters: set[asyncio.Future[None]] = set()
+        self._has_progressed = False
+        """Something was confirmed in this connection: the next one need not be waited for."""
         self.trouble = "no standby has answered yet"
         self._lose()
 
@@ -117,13 +95,13 @@ class Sender:
         wait_s = AGAIN_S
         try:
             while True:
-                began_s = self._clock()
+                self._has_progressed = False
                 role = self._epoch.read()
                 if role.is_writer:
                     await self._attempt(role)
                 else:
                     self.trouble = "this machine is not the writer"
-                wait_s = AGAIN_S if self._clock() - began_s > AGAIN_MOST_S else min(2 * wait_s, AGAIN_MOST_S)
+                wait_s = AGAIN_S if self._has_progressed else min(2 * wait_s, AGAIN_MOST_S)
                 await asyncio.sleep(wait_s if role.is_writer else LOOK_EVERY_S)
         finally:
             loop.remove_reader(self._watches.fd)
@@ -138,14 +116,14 @@ class Sender:
             self.trouble = str(error) or type(error).__name__
         finally:
             self._out.give_back()
-            self._pass = None
+            self._comparison.break_off()
 
     async def _session(self, role: Role) -> None:
         async with asyncio.timeout(CONNECT_WITHIN_S):
             reader, writer = await self._connect()
         try:
             hello = Hello(VERSION, role.view.epoch, role.label.encode(), self._stream_id)
-            writer.write(frames.pack(hello))
+            writer.write(wire.pack(hello))
             async with asyncio.timeout(WELCOME_WITHIN_S):
                 welcome = await _welcome(reader)
         except BaseException:
@@ -173,7 +151,7 @@ class Sender:
         if not is_going_on:
             self._lose()
         if self._gap is not None:
-            self._start_pass()
+            self._comparison.start(self._clock())
 
     async def _look(self, role: Role) -> None:
         """Ends the connection when the record names another writer, or another epoch."""
@@ -224,7 +202,7 @@ class Sender:
         else:
             self._book.release(first)
         if self._out.stream:
-            self._start_pass()
+            self._comparison.start(self._clock())
 
     # --- what goes out
 
@@ -235,7 +213,7 @@ class Sender:
             out.news.clear()
             is_busy = self._put_changes(stream)
             out.feed()
-            is_busy |= not is_busy and self._put_pass(stream)
+            is_busy |= not is_busy and self._comparison.step(self._clock())
             out.send_folder_times()
             self._put_mark(stream)
             is_busy |= await stream.send_piece()
@@ -263,66 +241,12 @@ class Sender:
         mark = Mark(floor, self._gap is None and floor >= self._whole_from, stream.wants_heard)
         if mark != stream.mark:
             stream.put(mark, 0, self._clock())
-        self._reserve()
-
-    def _reserve(self) -> None:
-        """No number is ever given twice, not after a restart either."""
-        if self._book.seq >= self._reserved - SEQS_RESERVED // 2:
-            self._reserved = self._book.seq + SEQS_RESERVED
-            write_atomically(self._home / SEQ_FILE, str(self._reserved).encode())
+        self._seqs.reserve(self._book.seq)
 
     def _wait_s(self) -> float | None:
-        ahead = [each for each in (self._book.ready_at_s, self._out.folder_times_at_s) if each is not None]
-        if self._pass is None:
-            ahead.append(self._next_pass_s)
+        times = (self._book.ready_at_s, self._out.folder_times.next_at_s, self._comparison.next_at_s)
+        ahead = [each for each in times if each is not None]
         return max(0.0005, min(ahead) - self._clock()) if ahead else None
-
-    # --- passes
-
-    def _start_pass(self) -> None:
-        stream = self._out.stream
-        assert stream
-        self._passes += 1
-        self._pass = Pass(self._passes)
-        stream.put(PassBegin(self._passes), 0, self._clock())
-        self._out.news.set()
-
-    def _put_pass(self, stream: Stream) -> bool:
-        """One directory of it, when there is nothing newer to send."""
-        if self._pass is None:
-            if self._clock() < self._next_pass_s:
-                return False
-            self._start_pass()
-        run = self._pass
-        if run is None or run.is_ended or not stream.has_room:
-            return False
-        if run.waiting:
-            path = run.waiting.pop()
-            below, entries = self._out.compare(path, 0, self._clock(), is_of_pass=True)
-            run.waiting += reversed(below)
-            run.hasher.update(frames.essence(path, entries))
-            return True
-        stream.put(PassEnd(run.number, run.hasher.digest()), 0, self._clock())
-        run.is_ended = True
-        return True
-
-    def _pass_done(self, done: PassDone) -> None:
-        run = self._pass
-        if run is None or done.number != run.number:
-            return
-        is_proof = done.root == run.hasher.digest()
-        if is_proof:
-            self._root = done.root.hex()
-        self._unproven = 0 if is_proof else self._unproven + 1
-        self._pass, self._passes_done = None, run.number
-        if self._gap is not None:
-            self._whole_from = self._gap
-            self._book.release(self._gap)
-            self._gap = None
-        self._wake()
-        is_blind, is_to_prove = bool(self._watches.blind_because), 0 < self._unproven <= PROOFS_MAX
-        every_s = PROVE_AFTER_S if is_to_prove else BLIND_EVERY_S if is_blind else REPAIR_EVERY_S
-        self._next_pass_s = self._clock() + min(every_s, self._repair_every_s)
 
     # --- what comes back
 
@@ -346,6 +270,15 @@ class Sender:
                     raise BadFrame(f"a receiver does not say {type(frame).__name__}")
             self._out.news.set()
 
+    def _pass_done(self, done: PassDone) -> None:
+        if not self._comparison.ended(done, self._clock(), is_blind=bool(self._watches.blind_because)):
+            return
+        if self._gap is not None:
+            self._whole_from = self._gap
+            self._book.release(self._gap)
+            self._gap = None
+        self._wake()
+
     def _wanted(self, wants: Wants) -> None:
         """Of a pass over a whole mirror: events had missed it, so the mirror was not whole after all."""
         found = self._out.wanted(wants, seq=self._gap)
@@ -353,7 +286,8 @@ class Sender:
             self._whole_from = self._book.seq
 
     def _confirmed(self, sent: OnItsWay) -> None:
-        if sent.seq:
+        self._has_progressed = True
+        if sent.seq and not sent.is_void:
             self._ack(sent)
         if sent.mark and not sent.is_void:
             self._acked, self._acked_whole = sent.mark.seq, sent.mark.is_whole
@@ -372,7 +306,7 @@ class Sender:
         return Sync(
             epoch=max(self._acked_epoch, 0),
             seq=self._acked,
-            root=self._root,
+            root=self._comparison.root,
             lag_s=None if self._gap is not None else round(now_s - min(since), 3) if since else 0.0,
             backlog_bytes=stream.bytes_on_their_way if stream else 0,
             backlog_files=len(open_changes) + len(on_its_way),
@@ -388,13 +322,13 @@ class Sender:
         Raises `NotInSync` when no standby is attached, or not within `timeout_s`.
         """
         self._require_mirror()
-        number = self._passes + 1
+        number = self._comparison.begun + 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while compares and self._passes_done < number:
-                    self._next_pass_s = self._clock()
-                    if self._passes < number and self._out.stream:
-                        self._start_pass()
+                while compares and self._comparison.done < number:
+                    self._comparison.put_off(self._clock())
+                    if self._comparison.begun < number and self._out.stream:
+                        self._comparison.start(self._clock())
                     await self._woken()
                 wanted = self._up_to_now()
                 while not self._is_through(wanted):
@@ -409,7 +343,7 @@ class Sender:
         """For a snapshot that has read everything: no change that it may hold has a higher number, and none that comes
         later has it. The standby passes it as soon as it has them all."""
         self._book.seq = max(self._up_to_now(), above + 1)
-        self._reserve()
+        self._seqs.reserve(self._book.seq)
         self._out.news.set()
         return self._book.seq
 
@@ -456,13 +390,3 @@ async def _welcome(reader: asyncio.StreamReader) -> Welcome:
             raise TurnedAway(reason.decode(errors="replace"))
         case frame:
             raise BadFrame(f"a receiver does not begin with {type(frame).__name__}")
-
-
-def _reserved_seqs(home: Path) -> int:
-    """The end of the numbers that this start may give; kept before the first of them is used."""
-    try:
-        last = int((home / SEQ_FILE).read_bytes())
-    except FileNotFoundError:
-        last = 0
-    write_atomically(home / SEQ_FILE, str(last + SEQS_RESERVED).encode())
-    return last + SEQS_RESERVED

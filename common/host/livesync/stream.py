@@ -17,11 +17,11 @@ from typing import Any
 
 from blake3 import blake3
 
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.book import Change
 from common.host.livesync.content import EDGE_BYTES, Sent, digest
 from common.host.livesync.frames import Ack, Drop, Entry, Frame, Mark, Move, Piece, Placed, Took, Wants
-from common.host.livesync.place import dress_of
+from common.host.livesync.look import dress_of
 
 WINDOW_BYTES = 4 << 20
 """Of pieces that are not confirmed: more than 1 Gbit/s times 30 ms, and what a small file may have before it."""
@@ -49,7 +49,7 @@ class OnItsWay:
     """Of a move."""
     mark: Mark | None = None
     is_void: bool = False
-    """Of a mark: the receiver has wanted something before it that the sender did not know of."""
+    """It confirms nothing: the receiver lacked what it supposes, or (a mark) wanted something before it."""
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class Stream:
 
     def put(self, frame: Frame, seq: int, since_s: float, *, entry: Entry | None = None, is_tree: bool = False) -> None:
         self._count += 1
-        data = frames.pack(frame)
+        data = wire.pack(frame)
         size, mtime_ns = (entry.size, entry.dress.mtime_ns) if entry else (0, 0)
         path = getattr(frame, "path", b"")
         sent = OnItsWay(self._count, seq, path, since_s, len(data), size, mtime_ns, is_tree)
@@ -133,7 +133,7 @@ class Stream:
         found = None
         for sent in self.on_its_way:
             if sent.count == wants.at:
-                found = sent
+                found, sent.is_void = sent, True
             elif sent.count > wants.at and sent.mark:
                 sent.is_void = True
         return found
@@ -163,7 +163,7 @@ class Stream:
         if transfer.number not in self.transfers:
             return True
         self._in_window += len(piece.data)
-        self._writer.write(frames.pack(piece))
+        self._writer.write(wire.pack(piece))
         return True
 
     def took(self, took: Took) -> Transfer | None:
@@ -188,7 +188,7 @@ class Stream:
     def drop(self, transfer: Transfer) -> None:
         self._end(transfer)
         self._in_window -= transfer.offset - transfer.took
-        self._writer.write(frames.pack(Drop(transfer.number)))
+        self._writer.write(wire.pack(Drop(transfer.number)))
 
     def _end(self, transfer: Transfer) -> None:
         del self.transfers[transfer.number]

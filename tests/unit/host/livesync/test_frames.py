@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from common.host.livesync import frames
+from common.host.livesync import frames, wire
 from common.host.livesync.frames import (
     ENTRIES_MAX,
     FRAME_BYTES_MAX,
-    HEAD,
     Ack,
     BadFrame,
     Delete,
@@ -72,15 +71,15 @@ ALL: tuple[Frame, ...] = (
 
 
 def parsed(data: bytes) -> Frame:
-    head, body = data[: HEAD.size], data[HEAD.size :]
-    assert frames.body_bytes(head) == len(body)
-    return frames.parse(head, body)
+    head, body = data[: wire.HEAD.size], data[wire.HEAD.size :]
+    assert wire.body_bytes(head) == len(body)
+    return wire.parse(head, body)
 
 
 def test_every_kind_of_frame_arrives_as_it_was_said() -> None:
-    assert {type(frame) for frame in ALL} == {kind for kind, _ in frames.LAYOUTS}
+    assert {type(frame) for frame in ALL} == {kind for kind, _ in wire.LAYOUTS}
     for frame in ALL:
-        assert parsed(frames.pack(frame)) == frame
+        assert parsed(wire.pack(frame)) == frame
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_every_kind_of_frame_arrives_as_it_was_said() -> None:
 def test_no_path_leads_out_of_the_workspace_or_into_the_receivers_own(path: bytes) -> None:
     for frame in (File(path, DRESS, b""), Delete(path), Move(b"a", path, ENTRY), Move(path, b"a", ENTRY)):
         with pytest.raises(BadFrame):
-            parsed(frames.pack(frame))
+            parsed(wire.pack(frame))
 
 
 @pytest.mark.parametrize(
@@ -127,38 +126,38 @@ def test_no_path_leads_out_of_the_workspace_or_into_the_receivers_own(path: byte
 )
 def test_what_breaks_a_rule_or_a_bound_is_one_typed_error(frame: Any) -> None:
     with pytest.raises(BadFrame):
-        parsed(frames.pack(frame))
+        parsed(wire.pack(frame))
 
 
 def test_a_length_or_a_type_that_is_none_is_refused_before_anything_is_read() -> None:
-    for head in (HEAD.pack(FRAME_BYTES_MAX + 1, 3), HEAD.pack(0, 250)):
+    for head in (wire.HEAD.pack(FRAME_BYTES_MAX + 1, 3), wire.HEAD.pack(0, 250)):
         with pytest.raises(BadFrame):
-            frames.body_bytes(head)
+            wire.body_bytes(head)
 
 
 def test_rows_without_end_are_refused_by_their_number() -> None:
     body = struct.pack(">I", 0) + struct.pack(">I", 0) + b"\1\0" + struct.pack(">I", ENTRIES_MAX + 1)
 
     with pytest.raises(BadFrame, match="rows"):
-        frames.parse(HEAD.pack(len(body), frames.NUMBER_OF[Listing]), body)
+        wire.parse(wire.HEAD.pack(len(body), wire.NUMBER_OF[Listing]), body)
 
 
 def test_random_damage_gives_the_typed_error_or_another_frame_and_nothing_else() -> None:
     chance = random.Random(6)
     for _ in range(20_000):
-        data = bytearray(frames.pack(chance.choice([frame for frame in ALL if not isinstance(frame, Piece)])))
+        data = bytearray(wire.pack(chance.choice([frame for frame in ALL if not isinstance(frame, Piece)])))
         for _ in range(chance.randrange(1, 4)):
-            data[chance.randrange(HEAD.size, len(data))] ^= 1 << chance.randrange(8)
-        del data[chance.choice([len(data), chance.randrange(HEAD.size, len(data) + 1)]) :]
+            data[chance.randrange(wire.HEAD.size, len(data))] ^= 1 << chance.randrange(8)
+        del data[chance.choice([len(data), chance.randrange(wire.HEAD.size, len(data) + 1)]) :]
         try:
-            frames.parse(bytes(data[: HEAD.size]), bytes(data[HEAD.size :]))
+            wire.parse(bytes(data[: wire.HEAD.size]), bytes(data[wire.HEAD.size :]))
         except BadFrame:
             continue
 
 
 def test_a_directory_of_any_size_goes_in_listings_that_cover_all_names_once() -> None:
     entries = [Entry(b"%06d" % number, b"f", DRESS, number, b"") for number in range(3 * ENTRIES_MAX + 1)]
-    parts = [parsed(frames.pack(part)) for part in frames.listings(b"d", entries, is_of_pass=False)]
+    parts = [parsed(wire.pack(part)) for part in frames.listings(b"d", entries, is_of_pass=False)]
 
     assert [entry for part in parts for entry in part.entries] == entries  # type: ignore[union-attr]
     assert [part.is_last for part in parts] == [False, False, False, True]  # type: ignore[union-attr]

@@ -13,6 +13,9 @@ import pytest
 
 from common.domain.role import View
 from common.host.livesync.errors import NotInSync
+from common.host.livesync.inotify import READ_BYTES
+from common.host.livesync.send import Sender
+from common.host.livesync.stream import OnItsWay
 from tests.livesync_pair import GPU, STANDBY, Pair, save, tree, until
 
 BIG_BYTES = 3 << 20
@@ -119,14 +122,15 @@ def test_of_a_growing_log_only_what_it_gained_is_sent_in_place(pair: Pair) -> No
     asyncio.run(run())
 
 
-def test_a_file_that_grew_and_was_changed_before_its_end_is_sent_again(pair: Pair) -> None:
+@pytest.mark.parametrize("size", [100_000, BIG_BYTES])
+def test_a_file_that_grew_and_was_changed_before_its_end_is_sent_again(pair: Pair, size: int) -> None:
     def grow_and_change(root: Path) -> None:
         with (root / "table").open("r+b") as table:
             table.write(b"a header that tells the new length")
             table.seek(0, os.SEEK_END)
             table.write(b"a row")
 
-    mirrored(pair, lambda root: (root / "table").write_bytes(os.urandom(BIG_BYTES)), grow_and_change, grow_and_change)
+    mirrored(pair, lambda root: (root / "table").write_bytes(os.urandom(size)), grow_and_change, grow_and_change)
 
 
 def test_a_barrier_checks_a_log_that_nobody_closed(pair: Pair) -> None:
@@ -151,14 +155,62 @@ def test_small_files_overtake_a_large_one(pair: Pair) -> None:
         async with pair.syncing() as sender:
             await sender.wait(30)
             (pair.gpu / "large").write_bytes(os.urandom(64 << 20))
-            await asyncio.sleep(0.01)
+            await until(lambda: is_under_way(sender))
+            (pair.gpu / "smaller").write_bytes(os.urandom(1 << 20))
             save(pair.gpu / "small", b"first")
             await sender.wait(60)
 
     asyncio.run(run())
 
-    order = [ack.path for ack in pair.acks if ack.path in (b"small", b"large") and ack.size]
-    assert order.index(b"small") < order.index(b"large")
+    order = [ack.path for ack in pair.acks if ack.path in (b"small", b"smaller", b"large") and ack.size]
+    assert order == [b"small", b"smaller", b"large"]
+
+
+def is_under_way(sender: Sender) -> bool:
+    """Some of a large file is over there."""
+    stream = sender._out.stream
+    return stream is not None and any(transfer.took for transfer in stream.transfers.values())
+
+
+def is_read(sender: Sender) -> bool:
+    """All of a large file is sent, and it has no name over there yet."""
+    stream = sender._out.stream
+    return stream is not None and any(transfer.is_read for transfer in stream.transfers.values())
+
+
+def test_what_is_small_now_does_not_become_again_what_it_was_when_it_was_large(pair: Pair) -> None:
+    async def run() -> None:
+        async with pair.syncing() as sender:
+            await sender.wait(30)
+            for _ in range(3):
+                (pair.gpu / "log").write_bytes(os.urandom(16 << 20))
+                while not is_read(sender):
+                    await asyncio.sleep(0)
+                (pair.gpu / "log").write_bytes(b"rotated")
+                await sender.wait(30)
+                assert pair.is_equal()
+
+    asyncio.run(run())
+
+
+def test_the_barrier_reads_all_that_the_kernel_has_to_tell(pair: Pair) -> None:
+    """More events than one reading takes, and what matters at their end."""
+
+    async def run() -> None:
+        async with pair.syncing() as sender:
+            for name in ("a", "b"):
+                (pair.gpu / name).touch()
+            await sender.wait(30)
+            for turn in range(READ_BYTES // 32 // 2 + 500):
+                for name in ("a", "b"):
+                    os.utime(pair.gpu / name, ns=(turn, turn))
+            (pair.gpu / "last").write_bytes(b"last")
+            sender._up_to_now()
+            assert b"last" in sender._book.changes
+            await sender.wait(30)
+            assert pair.is_equal()
+
+    asyncio.run(run())
 
 
 def test_a_half_sent_file_is_never_seen_under_its_name(pair: Pair) -> None:
@@ -265,10 +317,13 @@ def test_lost_events_are_made_good(pair: Pair) -> None:
             for number in range(files):
                 (pair.gpu / f"{number}").write_bytes(b"before")
             (pair.gpu / "doomed/below").mkdir(parents=True)
-            await sender.wait(60)
+            while sender.standing.root is None:  # no other pass is due that would find it
+                await sender.wait(60, compares=True)
             for turn in range(limit // files + 1):
                 for number in range(files):
-                    (pair.gpu / f"{number}").write_bytes(b"after %d %d" % (turn, number))
+                    os.utime(pair.gpu / f"{number}", ns=(turn, turn))
+            for number in range(0, files, 10):
+                (pair.gpu / f"{number}").write_bytes(b"after %d" % number)
             shutil.rmtree(pair.gpu / "doomed")
             (pair.gpu / "new").mkdir()
             (pair.gpu / "new/file").write_bytes(b"x")
@@ -287,14 +342,14 @@ def test_after_a_cut_only_what_is_not_confirmed_is_sent_again(pair: Pair) -> Non
             async with pair.receiving():
                 (pair.gpu / "before").write_bytes(b"before")
                 await sender.wait(30)
-            passes = sender._passes
+            passes = sender._comparison.begun
             (pair.gpu / "before").unlink()
             (pair.gpu / "d").mkdir()
             (pair.gpu / "d/meanwhile").write_bytes(b"meanwhile")
             async with pair.receiving():
                 await sender.wait(30)
                 assert pair.is_equal()
-            assert sender._passes == passes
+            assert sender._comparison.begun == passes
 
     asyncio.run(run())
 
@@ -383,6 +438,51 @@ def scramble(root: Path, chance: random.Random) -> None:
         chance.choice(acts)()
     except (OSError, IndexError):
         return  # it was not possible here
+
+
+def test_what_is_confirmed_is_there_at_that_moment(pair: Pair) -> None:
+    """Also when the mirror lacks what a move supposes, and the content has to follow."""
+    missing: list[bytes] = []
+
+    def is_there(sent: OnItsWay) -> None:
+        there = pair.mirror / os.fsdecode(sent.path)
+        if sent.mtime_ns and not (there.exists() and there.stat().st_mtime_ns >= sent.mtime_ns):
+            missing.append(sent.path)
+
+    async def run() -> None:
+        async with pair.receiving(), pair.sending(ack=is_there) as sender:
+            for turn in range(20):
+                for number in range(20):
+                    save(pair.gpu / f"s{number}", b"%d" % turn)
+                    await asyncio.sleep(0)
+                (pair.gpu / "a").write_bytes(b"%d" % turn)
+                await sender.wait(30)
+                (pair.mirror / "a").unlink()
+                (pair.gpu / "a").rename(pair.gpu / f"b{turn}")
+                await sender.wait(30)
+            assert pair.is_equal()
+
+    asyncio.run(run())
+
+    assert missing == []
+
+
+def test_a_restore_on_the_standby_between_two_connections_is_seen(pair: Pair) -> None:
+    async def run() -> None:
+        async with pair.receiving():
+            async with pair.sending() as sender:
+                (pair.gpu / "d").mkdir()
+                (pair.gpu / "d/a").write_bytes(b"a")
+                await sender.wait(30)
+            shutil.rmtree(pair.mirror / ".dumont-part-livesync")
+            (pair.mirror / "d").rename(pair.mirror / "old")
+            (pair.mirror / "d").mkdir()
+            async with pair.sending() as sender:
+                (pair.gpu / "d/a").write_bytes(b"b")
+                await sender.wait(30)
+                assert pair.is_equal()
+
+    asyncio.run(run())
 
 
 # --- the barrier
