@@ -339,7 +339,8 @@ def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
     progress, is_quiet = said.progress, said.idle_since is not None
     unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
     sync = said.sync
-    pair = (said.claim, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch)
+    is_through = sync.peer is not None and said.phase is HostPhase.FROZEN and sync.backlog_files == 0
+    pair = (said.claim, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch, is_through)
     facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest, *pair)
     return *facts, tuple(said.vetoes), tuple(unread)
 

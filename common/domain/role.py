@@ -57,6 +57,8 @@ class Role:
     """The content equals some version entirely; False while a first or a repairing pass is under way."""
     sealed: int | None = None
     """The epoch that this standby gave up waiting for."""
+    is_filling: bool = False
+    """A snapshot is being put in place here: what comes from elsewhere meanwhile would be overwritten."""
 
     def heard(self, view: View) -> Self:
         """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one."""
@@ -68,6 +70,8 @@ class Role:
     def may_take(self, epoch: int, label: str) -> bool:
         """A frame of exactly the writer and the epoch that the record names, and of nobody once it has sealed."""
         view = self.view
+        if self.is_filling:
+            return False
         return self.sealed is None and (epoch, label) == (view.epoch, view.writer) and label != self.label
 
     @property
@@ -96,6 +100,10 @@ class Role:
         """Of a GPU: what its mirror took is durable (rule A1). A standby acknowledges through the pointer alone."""
         view = self.view
         return self.is_writer and view.mirror not in (None, self.label) and not view.is_draining
+
+    def filling(self, *, is_on: bool) -> Self:
+        """A snapshot is put in place from now on, or no longer: either way nothing whole stands here until it is."""
+        return replace(self, is_filling=is_on, is_whole=False)
 
     def took(self, version: Version, *, is_whole: bool | None = None) -> Self:
         """The content after a commit of frames; versions only grow. Raises ValueError for an older one."""

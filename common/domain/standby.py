@@ -15,6 +15,8 @@ from common.domain.version import Version
 TRIES_PAUSE_S = 60.0
 TRIES_PAUSE_MAX_S = 3600.0
 """Between standbys that never came up; doubles up to here."""
+STOPPED_MAX_S = 900.0
+"""A standby that Google took and will not give back for so long is replaced."""
 HANDOVER_MAX_S = 900.0
 """A hand-over that takes longer is called off: nobody can write meanwhile."""
 
@@ -51,11 +53,14 @@ def may_attach(instance: Instance, gpu: HostRecord | None, standby: HostRecord |
 
 
 def is_equal(instance: Instance, standby: HostRecord | None, candidate: HostRecord | None) -> bool:
-    """The candidate has everything of the standby, which is frozen for this very hand-over (the label is the nonce)."""
+    """The candidate has everything of the standby, which is frozen for this very hand-over (the label is the nonce).
+
+    The standby says both in one report: that nobody writes on it any more, and that nothing is on its way.
+    """
     if standby is None or candidate is None or instance.cand is None:
         return False
     is_frozen = standby.phase is HostPhase.FROZEN and standby.fz == instance.cand
-    return is_frozen and is_copied(instance, standby, candidate)
+    return is_frozen and standby.sync.backlog_files == 0 and is_copied(instance, standby, candidate)
 
 
 def is_copied(instance: Instance, standby: HostRecord | None, candidate: HostRecord | None) -> bool:

@@ -150,6 +150,12 @@ def standby_offers(
     return tuple(o for o in offers if max_usd_per_hour is None or o.usd_per_hour(disk_gb) <= max_usd_per_hour)
 
 
+def offers_in(region: str) -> tuple[Offer, ...]:
+    """Of one region, wherever the GPU is: Spot in each of its zones, then on demand. Raises KeyError for another's."""
+    models: tuple[Model, ...] = ("spot", "standard")
+    return tuple(standby_offer(Terms(zone=zone, model=model)) for model in models for zone in regions()[region].zones)
+
+
 def standby_offer(terms: Terms) -> Offer:
     """One offer at all-in prices: machine and address while it runs, the disk as long as it exists."""
     region = regions()[terms.region]

@@ -43,6 +43,8 @@ LAST_SNAPSHOT_S = 1800.0
 """How long the dead man waits for work under way."""
 PAUSE_MAX_S = 60.0
 """The user's processes are held still no longer for a snapshot that is to be of one moment; then it may be torn."""
+FILLS = ("copy", "rewind")
+"""Orders that put a snapshot in place on a machine of a pair that is not the writer."""
 SNAPSHOT_PLACE = ("instance_key", "prefix", "max_s")
 """What of an earlier order's arguments the dead man's snapshot needs."""
 RETRY_AFTER_S = 5.0
@@ -133,6 +135,8 @@ class Agent:
         self.memory = remembered(self.home)
         self.epoch = Epoch(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
+        if self.epoch.read().is_filling:
+            self.epoch.fill(is_on=False)  # what was under way ended with the agent before
         if kept := pair.read(self.home):
             self.programs.follow(kept)
         if self.memory.frozen:
@@ -203,8 +207,11 @@ class Agent:
 
     def _said_of_pair(self) -> tuple[object, ...]:
         """What the control plane should hear of at once: not a lag or a sequence number."""
-        sync = self.programs.sync() or Sync()
-        return claim_of(self.epoch), sync.is_whole, sync.peer, sync.epoch
+        sync = self.programs.sync()
+        if sync is None:
+            return claim_of(self.epoch), False, None, 0
+        is_through = self.phase is HostPhase.FROZEN and sync.backlog_files == 0
+        return claim_of(self.epoch), sync.is_whole, sync.peer, sync.epoch, is_through
 
     def _beat(self, now: datetime) -> None:
         said_of_pair = self._said_of_pair()
@@ -322,6 +329,8 @@ class Agent:
             self.paused_at = now
         if reply.storage_credentials:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
+        if order.kind in FILLS:
+            self.epoch.fill(is_on=True)
         self._start(order, reply.epoch, reply.storage_credentials)
 
     def _go_on(self, epoch: int) -> None:
@@ -367,10 +376,12 @@ class Agent:
             "uploaded_bytes": self.memory.uploaded_bytes + int(result.get("uploaded_bytes", 0)),
             "downloaded_bytes": self.memory.downloaded_bytes + int(result.get("downloaded_bytes", 0)),
         }
+        if not ended.ok and order.kind in FILLS:
+            self.epoch.fill(is_on=False)
         if ended.ok and order.kind == "snapshot":
             report = SnapshotReport.model_validate(result["snapshot"])
             self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
-        elif ended.ok and order.kind in ("copy", "rewind"):
+        elif ended.ok and order.kind in FILLS:
             version = Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))
             self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)
             self.epoch.restored(max(version, self.epoch.read().version))

@@ -43,6 +43,7 @@ class Epoch:
             version=Version(**kept["version"]),
             is_whole=kept["is_whole"],
             sealed=kept["sealed"],
+            is_filling=kept.get("is_filling", False),
         )
 
     def hear(self, view: View) -> Role:
@@ -70,6 +71,10 @@ class Epoch:
                 self._write(role.took(Version(epoch=epoch, seq=seq), is_whole=is_whole))
 
             yield done
+
+    def fill(self, *, is_on: bool) -> Role:
+        """Before a snapshot is put in place, and when that has failed; when it is there, `restored` says so."""
+        return self._change(lambda role: role.filling(is_on=is_on))
 
     def restored(self, version: Version) -> Role:
         """The content is that of a snapshot now, whole."""

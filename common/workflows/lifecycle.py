@@ -38,7 +38,7 @@ Step: TypeAlias = Callable[[App, World, datetime], bool]
 CARE: tuple[Step, ...] = (
     standby.note_ready,
     standby.note_keys,
-    standby.give_up_stopped,
+    standby.give_up_late,
     standby.start_again,
     standby.reserve_address,
     standby.create,

@@ -16,7 +16,7 @@ from common.domain.outbox import Kind
 from common.domain.region import place_of, region_of
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
-from common.domain.standby_price import standby_offers
+from common.domain.standby_price import offers_in, standby_offers
 from common.errors import MarketError
 from common.ports import App, Write
 from common.records import World, dump, event
@@ -27,8 +27,6 @@ from common.workflows.outbox import announce
 ADDRESS_AGAIN_S = 5.0
 """An address that is still being reserved, or was refused, is asked for again."""
 START_AGAIN_S = 60.0
-STOPPED_MAX_S = 900.0
-"""A standby that Google took and will not give back for so long is replaced."""
 
 
 def plan(app: App, world: World, now: datetime) -> bool:
@@ -54,13 +52,11 @@ def plan(app: App, world: World, now: datetime) -> bool:
 
 
 def _offers(instance: Instance, gpu: Rental) -> Sequence[Offer]:
-    """Near the GPU, the best first. Who has an address keeps it, and with it the region."""
+    """Near the GPU, the best first. Who has an address keeps it, and with it the region, however far the GPU is now."""
+    if instance.address_region is not None:
+        return offers_in(instance.address_region)
     place = place_of(gpu.offer.geolocation) or place_of(gpu.offer.country)
-    if place is None:
-        return ()
-    offers = standby_offers(place, instance.spec.disk_gb)
-    kept = [offer for offer in offers if region_of(offer.machine_id) == instance.address_region]
-    return kept or offers if instance.address_region is None else kept
+    return () if place is None else standby_offers(place, instance.spec.disk_gb)
 
 
 def address_name(app: App, instance: Instance) -> str:
@@ -161,23 +157,16 @@ def start_again(app: App, world: World, now: datetime) -> bool:
     return True
 
 
-def give_up_stopped(app: App, world: World, now: datetime) -> bool:
-    """Stopped, or never up, for too long: it counts as lost, and its successor takes the address over."""
+def give_up_late(app: App, world: World, now: datetime) -> bool:
+    """Not up for too long after its create: it holds nothing, counts as lost, and its successor takes the address."""
     kept, timing = world.standby, app.settings.timing
-    if kept is None or rules.is_lost(kept.value):
+    if kept is None or kept.value.state is not RentalState.CREATING:
         return False
-    rental = kept.value
-    is_stuck = rental.stopped_at is not None and (now - rental.stopped_at).total_seconds() > STOPPED_MAX_S
-    called = rental.create_called_at
-    is_late = (
-        rental.state is RentalState.CREATING
-        and called is not None
-        and ((now - called).total_seconds() > timing.boot_timeout_s)
-    )
-    if not (is_stuck or is_late or (rental.state is RentalState.CREATING and rental.loss)):
+    rental, called = kept.value, kept.value.create_called_at
+    is_late = called is not None and (now - called).total_seconds() > timing.boot_timeout_s
+    if not (is_late or rental.loss):
         return False
-    why = "Google does not give it back" if is_stuck else "it did not come up"
-    app.store.cas(kept.doc, dump(rentals.as_lost(rental, why, now)))
+    app.store.cas(kept.doc, dump(rentals.as_lost(rental, "it did not come up", now)))
     return True
 
 

@@ -19,6 +19,7 @@ from common.config import Timing
 from common.domain.host import HostRecord
 from common.domain.pacing import Priority
 from common.domain.rental import Label, Loss, Rental, RentalState
+from common.domain.standby import STOPPED_MAX_S
 from common.errors import MarketError, Stale, Throttled
 from common.ports import App, Listed
 from common.records import Kept, dump, heard_of, overlaid, read, restless_rentals
@@ -255,11 +256,15 @@ def _with_row(rental: Rental, row: Listed, now: datetime) -> Rental:
 
 
 def _standby(rental: Rental, row: Listed, now: datetime) -> Rental:
-    """A standby that Google stopped keeps its disk and is started again: it is not lost by that."""
+    """A standby that Google stopped keeps its disk and is started again: it is lost when it is still listed as stopped
+    much later."""
     seen = rentals.exists(rental.model_copy(update={"provider_id": row.provider_id, "absent_at": None}))
     meter = seen.meter
     if row.status == "stopped":
-        return seen.model_copy(update={"stopped_at": rental.stopped_at or now, "meter": meter.stopped(now)})
+        since = rental.stopped_at or now
+        stopped = seen.model_copy(update={"stopped_at": since, "meter": meter.stopped(now)})
+        is_over = (now - since).total_seconds() > STOPPED_MAX_S
+        return rentals.as_lost(stopped, "Google does not give it back", now) if is_over else stopped
     if row.status == "running":
         runs = meter.resumed(now) if rental.stopped_at else meter.begun(now, bills_gpu=True)
         return seen.model_copy(update={"stopped_at": None, "meter": runs})

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from common.adapters.s3 import S3
+from common.domain import standby as rules
+from common.domain.host import HostPhase, HostRecord, Sync
 from common.domain.instance import Instance, Phase, Protection, State
+from common.domain.region import region_of
 from common.domain.rental import RentalState
+from common.domain.role import View
+from common.domain.version import Version
+from common.host.epoch import Epoch, Fenced
 from common.records import load
 from common.workflows import hibernate, lifecycle, mirror, restore, terminate
+from common.workflows import standby as standby_steps
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, Machine, World
 
@@ -240,6 +248,79 @@ def test_a_terminated_instance_leaves_neither_standby_nor_address(world: World) 
 
     world.until(lambda: not world.google.contracts())
     world.until(lambda: not world.standbys.addresses())
+
+
+def test_a_standby_that_was_stopped_once_is_not_given_up_while_nobody_can_list_it(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    zone = (world.google.contract_of(before.standby) or "").partition("/")[0]
+    world.google.preempt(before.standby, world.now)
+    world.until(lambda: load(world.app, f"{ACCOUNT}.{id}").standby.value.stopped_at is not None)
+    world.google.unreachable.add(zone)
+
+    world.pass_time(rules.STOPPED_MAX_S + 120)
+
+    assert of(world, id).standby == before.standby
+    assert before.standby in world.machines
+    assert states(world, id)[before.standby] is RentalState.READY
+
+
+def test_a_standby_that_google_keeps_is_replaced_by_another_one_with_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    zone = (world.google.contract_of(before.standby) or "").partition("/")[0]
+    world.google.stockout(zone, world.now + timedelta(days=1))
+    world.google.preempt(before.standby, world.now)
+
+    world.until(lambda: of(world, id).standby not in (None, before.standby), within_s=3600)
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+
+    assert of(world, id).address == before.address
+
+
+def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    gpu = load(world.app, f"{ACCOUNT}.{id}").writer.value
+
+    offers = standby_steps._offers(of(world, id).having(address_region="australia-southeast1"), gpu)
+
+    assert {region_of(offer.machine_id) for offer in offers} == {"australia-southeast1"}
+
+
+def test_nothing_is_taken_while_a_snapshot_is_put_in_place(tmp_path: Path) -> None:
+    """What came meanwhile would be overwritten by the snapshot, and counted as there."""
+    candidate = Epoch(tmp_path, "gpu")
+    candidate.hear(View(rev=1, epoch=2, writer="standby", standby="standby", cand="gpu"))
+    candidate.fill(is_on=True)
+    with pytest.raises(Fenced), candidate.taking(2, "standby"):
+        pass
+
+    candidate.restored(Version(epoch=1, seq=7))
+    with candidate.taking(2, "standby") as done:
+        done(1, True)
+    assert candidate.read().is_whole
+
+
+def test_a_snapshot_that_could_not_be_put_in_place_leaves_nothing_whole(tmp_path: Path) -> None:
+    candidate = Epoch(tmp_path, "gpu")
+    candidate.restored(Version(epoch=1, seq=7))
+    candidate.fill(is_on=True)
+    candidate.fill(is_on=False)
+    assert not candidate.read().is_whole
+
+
+@pytest.mark.parametrize("on_the_way", [0, 1])
+def test_the_role_goes_back_only_when_nothing_is_on_its_way(world: World, on_the_way: int) -> None:
+    id = mirrored(world)
+    over = of(world, id).having(cand="gpu", standby="standby", epoch=5, phase=Phase.HANDOVER)
+    common = {"account": ACCOUNT, "instance_id": id, "instance_key": over.key, "last_seen_at": world.now}
+    sent = Sync(epoch=5, seq=3, is_whole=True, peer="gpu", backlog_files=on_the_way)
+    frozen = HostRecord(label="standby", phase=HostPhase.FROZEN, fz="gpu", sync=sent, **common)
+    taken = Sync(epoch=5, seq=3, is_whole=True, peer="standby")
+    candidate = HostRecord(label="gpu", phase=HostPhase.READY, sync=taken, **common)
+
+    assert rules.is_equal(over, frozen, candidate) is (on_the_way == 0)
 
 
 def test_without_googles_credentials_everything_else_works(

@@ -216,9 +216,8 @@ class GcpCompute:
         request = {"project": self._project, "region": region, "address_resource": resource}
         try:
             with answers(f"reserve {region}/{name}"):
-                asked = self._addresses.insert_unary(
-                    request={**request, "request_id": request_id(f"{region}/{name}")}, **ONCE
-                )
+                # by its name alone: a request id would be taken for the one before it was given back
+                asked = self._addresses.insert_unary(request=request, **ONCE)
         except There:
             return Address(name, region, None)
         operation_name(asked)
