@@ -18,7 +18,7 @@ import pytest
 
 from common.domain.role import Claim
 from common.domain.version import Version
-from common.host import standby, tunnel
+from common.host import pair, standby, tunnel
 from common.host.ports import Ports
 from common.host.watchdog import poster
 
@@ -68,12 +68,27 @@ def test_before_anybody_is_known_nobody_may_dial_in(tmp_path: Path) -> None:
     )
     words = standby.prepare(setting)
 
-    assert set(words) == {"haproxy", "tunnel-sshd", "users", "watchdog", "livesync-receive", "agent"}
+    assert set(words) == {"haproxy", "tunnel-sshd", "users", "watchdog", "agent"}
+    assert set(standby.sync_words(setting)) == {"livesync-receive"}
     assert (tmp_path / tunnel.AUTHORIZED).read_text() == ""
     assert (tmp_path / tunnel.HOST_KEY).stat().st_mode & 0o077 == 0
     tunnel.write_keys(tmp_path, "somebody\n")
     standby.prepare(setting)
     assert (tmp_path / tunnel.AUTHORIZED).read_text() == "somebody\n"
+
+
+def test_who_writes_itself_sends_to_its_candidate_and_receives_nothing(tmp_path: Path) -> None:
+    env = {"DUMONT_LABEL": LABEL, "DUMONT_URL": "http://x", "DUMONT_HOME": str(tmp_path)}
+    setting = standby.setting_of(env)
+
+    pair.keep(tmp_path, pair.Kept(label=LABEL, rev=1, epoch=4, writer=LABEL, standby=LABEL))
+    assert standby.sync_words(setting) == {}
+    pair.keep(
+        tmp_path, pair.Kept(label=LABEL, rev=2, epoch=4, writer=LABEL, standby=LABEL, cand="dumont-d-i-9-cccccccc")
+    )
+    (words,) = standby.sync_words(setting).values()
+    assert "livesync-send" in words
+    assert tunnel.address_of("dumont-d-i-9-cccccccc") in words
 
 
 def parent_of(pid: int) -> int:
