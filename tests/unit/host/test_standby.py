@@ -68,7 +68,8 @@ def test_before_anybody_is_known_nobody_may_dial_in(tmp_path: Path) -> None:
     )
     words = standby.prepare(setting)
 
-    assert set(words) == {"haproxy", "tunnel-sshd", "users", "watchdog", "livesync-receive", "agent"}
+    assert set(words) == {"haproxy", "tunnel-sshd", "users", "watchdog", "agent"}
+    assert set(standby.sync_words(setting)) == {"livesync-receive"}
     assert (tmp_path / tunnel.AUTHORIZED).read_text() == ""
     assert (tmp_path / tunnel.HOST_KEY).stat().st_mode & 0o077 == 0
     tunnel.write_keys(tmp_path, "somebody\n")
