@@ -117,7 +117,8 @@ class Sender:
                 while not self._is_over.is_set():
                     self._beat(line)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._is_over.wait(), BEAT_EVERY_S)
+                        async with asyncio.timeout(BEAT_EVERY_S):
+                            await self._is_over.wait()
                 for _ in range(LAST_TIMES):
                     self._beat(line)
                     await asyncio.sleep(BEAT_EVERY_S / LAST_TIMES)
@@ -149,7 +150,8 @@ class Sender:
         bond, said = self.bond, self._said(is_tether=True)
         was_taken = False
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(bond.host, bond.port), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):  # wait_for of Python 3.11 may lose a cancellation
+                reader, writer = await asyncio.open_connection(bond.host, bond.port)
         except (OSError, TimeoutError):
             return False
         try:

@@ -133,7 +133,8 @@ async def serve(setting: Setting) -> None:
         now_wanted |= {name: line for name, line in sync_words(setting).items() if not only or name in only}
         children.want(now_wanted)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(is_over.wait(), LOOK_EVERY_S)
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await is_over.wait()
     await _stop(children)
 
 

@@ -101,7 +101,8 @@ class Watchdog:
                 await self._look()
                 wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), self._wait_s())
+                    async with asyncio.timeout(self._wait_s()):  # wait_for of Python 3.11 may lose a cancellation
+                        await wake.wait()
         finally:
             asyncio.get_running_loop().remove_reader(self._line)
             self._line.close()

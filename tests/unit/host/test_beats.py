@@ -100,13 +100,19 @@ def test_a_sender_beats_ties_a_tether_and_says_stopping_several_times_at_the_end
         heard: list[Beat] = []
         tied: list[Beat] = []
 
+        open_ends: set[asyncio.StreamWriter] = set()
+
         async def tether(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            tied.append(unpack(await reader.readexactly(length), KEY))
-            writer.write(b"\n")
-            if len(tied) > 1:
-                await reader.read(1)
-            writer.close()  # the first one breaks: it is tied anew
+            open_ends.add(writer)
+            try:
+                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                tied.append(unpack(await reader.readexactly(length), KEY))
+                writer.write(b"\n")
+                if len(tied) > 1:
+                    await reader.read(1)
+            finally:
+                writer.close()  # the first one breaks: it is tied anew
+                open_ends.discard(writer)
 
         server = await asyncio.start_server(tether, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -125,6 +131,8 @@ def test_a_sender_beats_ties_a_tether_and_says_stopping_several_times_at_the_end
                 except BlockingIOError:
                     break
         server.close()
+        while open_ends:
+            await asyncio.sleep(0.01)
         return heard, tied
 
     heard, tied = asyncio.run(asyncio.wait_for(story(), 20))
