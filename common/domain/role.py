@@ -76,15 +76,19 @@ class Role:
 
     @property
     def may_seal(self) -> bool:
-        """Only who knows itself as the mirror of a GPU watches it (rule D2), and only with a whole copy."""
+        """Only who knows itself as the mirror of a GPU watches it (rule D2), and not while a snapshot is put in place.
+
+        It was whole when it was attached, and has lost nothing since: a comparison that a restart of the sender began
+        only adds to it. So it need not be over: what was acknowledged is here, under the version that is claimed.
+        """
         view = self.view
         is_mirror = view.mirror == self.label and view.writer not in (None, self.label)
-        return is_mirror and self.is_whole and self.sealed is None
+        return is_mirror and not self.is_filling and self.sealed is None
 
     def seal(self) -> Self:
         """The GPU of this epoch is dead for me: my content stays what it is. Raises ValueError when it may not."""
         if not self.may_seal:
-            raise ValueError(f"{self.label} is no whole mirror of epoch {self.view.epoch}")
+            raise ValueError(f"{self.label} is no mirror of epoch {self.view.epoch}, or is being filled")
         return replace(self, sealed=self.view.epoch)
 
     @property
