@@ -18,8 +18,8 @@ from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import offers_in, standby_offers
 from common.errors import MarketError
-from common.ports import App, Write
-from common.records import World, dump, event
+from common.ports import Address, App, Write
+from common.records import World, dump, event, read
 from common.workflows import rentals
 from common.workflows.history import ends, retire
 from common.workflows.outbox import announce
@@ -71,8 +71,10 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
         return False
     if kept.value.state is not RentalState.CREATING or now < kept.value.not_before:
         return False
+    name = address_name(app, instance)
+    app.store.put("addresses", name, {"account": instance.account, "instance_key": instance.key})
     try:
-        address = app.standbys.reserve(address_name(app, instance), instance.address_region)
+        address = app.standbys.reserve(name, instance.address_region)
     except MarketError as error:
         app.log("reserve_failed", instance=instance.id, error=str(error))
         address = None
@@ -100,6 +102,33 @@ def release_address(app: App, world: World, now: datetime) -> bool:
     free = instance.having(address=None, address_region=None)
     app.store.commit([world.instance.becomes(free), event(app, instance, "standby", "its address is given back", now)])
     return True
+
+
+def sweep_addresses(app: App) -> list[str]:
+    """Give back what is reserved, in no machine's use and in no record: a return that failed after it was answered, or
+    a reservation that was carried out late. Listed first, then read; returns the names.
+    """
+    if app.standbys is None:
+        return []
+    try:
+        return [row.name for row in app.standbys.addresses() if _is_nobodys(app, row) and _given_back(app, row)]
+    except MarketError as error:
+        app.log("addresses_not_listed", error=str(error))
+        return []
+
+
+def _is_nobodys(app: App, row: Address) -> bool:
+    """Of this deployment: one that it never wrote down is another's."""
+    if row.used_by is not None or not row.name.startswith(f"dumont-{app.deployment().id}-"):
+        return False
+    owner = app.store.get("addresses", row.name)
+    kept = read(app, "instances", owner.data["instance_key"], Instance) if owner else None
+    return kept is not None and kept.value.address_region != row.region
+
+
+def _given_back(app: App, row: Address) -> bool:
+    app.log("address_left_over", name=row.name, region=row.region)
+    return app.standbys is not None and app.standbys.release(row.name, row.region)
 
 
 def create(app: App, world: World, now: datetime) -> bool:
@@ -185,6 +214,8 @@ def let_go(app: App, world: World, now: datetime) -> bool:
     failed = is_gone and instance.want is not Want.GONE and instance.spec.standby
     free = instance.having(
         standby=None,
+        # one that never came up may have been refused for its address: that is asked for anew
+        address=None if instance.door is None else instance.address,
         door=None,
         drain=None,
         tunnel_keys={},

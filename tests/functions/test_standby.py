@@ -250,6 +250,27 @@ def test_a_terminated_instance_leaves_neither_standby_nor_address(world: World) 
     world.until(lambda: not world.standbys.addresses())
 
 
+def test_an_address_that_is_reserved_late_is_given_back_all_the_same(world: World) -> None:
+    id = mirrored(world)
+    region = of(world, id).address_region
+    wish(world, id, lambda loaded: terminate.request(world.app, loaded, discard=False, now=world.now))
+    world.until(lambda: world.show(id).state is State.TERMINATED and not world.standbys.addresses())
+    world.standbys.reserve(standby_steps.address_name(world.app, of(world, id)), region)
+    world.pass_time(30)
+    assert world.standbys.addresses()
+
+    world.until(lambda: not world.standbys.addresses(), within_s=1200)
+
+
+def test_an_address_that_a_record_names_is_not_given_back(world: World) -> None:
+    id = mirrored(world)
+    lose_standby(world, id)
+    world.until(lambda: not world.standbys.addresses()[0].used_by)
+
+    assert standby_steps.sweep_addresses(world.app) == []
+    assert world.standbys.addresses()
+
+
 def test_a_standby_that_was_stopped_once_is_not_given_up_while_nobody_can_list_it(world: World) -> None:
     id = mirrored(world)
     before = of(world, id)
