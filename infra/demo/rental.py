@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 BUSY_PERCENT = 80
+SOCKET_PATH_MAX, SOCKET_NAME_MAX = 107, 24
+"""Bytes: of a unix socket's path, as Linux allows them, and of the name of one in the agent's folder."""
 APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Words that run a command as the first process of a machine of its own: what leaves for another session, as an sshd
 does, ends with it all the same."""
@@ -74,7 +78,7 @@ class Rental:
         container = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": str(self.folder / "home"),
-            "DUMONT_HOME": str(self.folder / "dumont"),
+            "DUMONT_HOME": str(self._home()),
             "DUMONT_WORKSPACE": str(self.workspace),
             "DUMONT_GPU_FILE": str(self.gpu_file),
             "DUMONT_MACHINE_FILE": str(self.machine_file),
@@ -89,6 +93,20 @@ class Rental:
                 start_new_session=True,
             )
         self.process = Process(child.pid, started_ticks(child.pid) or 0)
+
+    def _home(self) -> Path:
+        """The agent's folder, by a short name where its own is too long for the sockets in it."""
+        home = self.folder / "dumont"
+        if len(os.fsencode(home)) <= SOCKET_PATH_MAX - SOCKET_NAME_MAX:
+            return home
+        if not self._link.is_symlink():
+            self._link.symlink_to(home)
+        return self._link
+
+    @property
+    def _link(self) -> Path:
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"dumont-{name}"
 
     @property
     def machine_file(self) -> Path:
@@ -137,6 +155,7 @@ class Rental:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.process.pid, 0)
         self.process = None
+        self._link.unlink(missing_ok=True)
 
     def wipe(self) -> None:
         """The machine is gone, and its disk with it: at once out of sight, deleted behind the market's answer."""
