@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.snapshots.limits import PART_PREFIX
+
 FILES_MIN = 20_000
 BYTES_MIN = 1 << 30
 TENSOR_BYTES = 64 << 20
@@ -73,7 +75,9 @@ def look(root: Path) -> Tree:
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """Without what hosts keep there for themselves."""
     for folder, directories, names in os.walk(root):
+        directories[:] = [name for name in directories if not name.startswith(PART_PREFIX.decode())]
         for name in [*directories, *names]:
             yield Path(folder, name)
 
