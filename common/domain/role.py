@@ -109,8 +109,18 @@ class Role:
         """A snapshot is put in place from now on, or no longer: either way nothing whole stands here until it is."""
         return replace(self, is_filling=is_on, is_whole=False)
 
+    def wrote(self, version: Version) -> Self:
+        """Of the writer: what it holds is its own content, whole, and at least of this version."""
+        return replace(self, version=max(version, self.version), is_whole=True, is_filling=False)
+
     def took(self, version: Version, *, is_whole: bool | None = None) -> Self:
-        """The content after a commit of frames; versions only grow. Raises ValueError for an older one."""
+        """The content after a commit of frames; versions only grow. Raises ValueError for an older one.
+
+        Parts of a newer version on top of a whole one take nothing from it: until the newer one is whole, this stays
+        the older one. Who writes in the next epoch always went on from what was here; after a restore it is two on.
+        """
         if version < self.version:
             raise ValueError(f"{version} is older than {self.version}")
+        if is_whole is False and self.is_whole and version.epoch <= self.version.epoch + 1:
+            return self
         return replace(self, version=version, is_whole=self.is_whole if is_whole is None else is_whole)

@@ -338,6 +338,7 @@ class Agent:
         if self.memory.started_epoch == epoch:
             return
         self._keep(started_epoch=epoch, seq=max(self.memory.seq, self.epoch.read().version.seq))
+        self.epoch.wrote(Version(epoch=epoch, seq=0))
         if not self.memory.frozen:
             self.phase = HostPhase.SERVING
         self.next_beat_at = None
@@ -381,6 +382,8 @@ class Agent:
         if ended.ok and order.kind == "snapshot":
             report = SnapshotReport.model_validate(result["snapshot"])
             self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
+            if pair.read(self.home):
+                self.epoch.wrote(Version(epoch=report.epoch, seq=report.seq))
         elif ended.ok and order.kind in FILLS:
             version = Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))
             self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)

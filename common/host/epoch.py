@@ -76,6 +76,10 @@ class Epoch:
         """Before a snapshot is put in place, and when that has failed; when it is there, `restored` says so."""
         return self._change(lambda role: role.filling(is_on=is_on))
 
+    def wrote(self, version: Version) -> Role:
+        """This machine writes, and has come to this version."""
+        return self._change(lambda role: role.wrote(version))
+
     def restored(self, version: Version) -> Role:
         """The content is that of a snapshot now, whole."""
         return self._change(

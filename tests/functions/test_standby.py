@@ -323,6 +323,47 @@ def test_nothing_is_taken_while_a_snapshot_is_put_in_place(tmp_path: Path) -> No
     assert candidate.read().is_whole
 
 
+def test_a_whole_copy_stays_one_while_the_next_epoch_is_compared(tmp_path: Path) -> None:
+    """Its GPU may die before that is over: the standby takes over with what it had, and says so."""
+    mirror = Epoch(tmp_path, "standby")
+    mirror.hear(View(rev=1, epoch=1, writer="gpu", mirror="standby", standby="standby"))
+    with mirror.taking(1, "gpu") as done:
+        done(9, True)
+    mirror.hear(View(rev=2, epoch=2, writer="gpu", mirror="standby", standby="standby", is_draining=True))
+
+    with mirror.taking(2, "gpu") as done:
+        done(1, False)
+
+    claim = mirror.seal()
+    assert (claim.epoch, claim.version) == (2, Version(epoch=1, seq=9)), "no newer than what is whole"
+
+
+def test_a_copy_of_a_life_that_was_restored_over_is_whole_only_when_compared(tmp_path: Path) -> None:
+    mirror = Epoch(tmp_path, "standby")
+    mirror.restored(Version(epoch=1, seq=9))
+    mirror.hear(View(rev=2, epoch=3, writer="gpu", mirror="standby", standby="standby"))
+    with mirror.taking(3, "gpu") as done:
+        done(1, False)
+
+    with pytest.raises(ValueError, match="no whole mirror"):
+        mirror.seal()
+
+
+def test_a_standby_that_wrote_is_of_its_own_epoch_when_the_gpu_is_back_and_dies_at_once(world: World) -> None:
+    id = mirrored(world)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    write(world, id, "paper.txt", "written on the standby\n")
+    label = of(world, id).standby or ""
+    world.until(lambda: of(world, id).phase is Phase.UP)
+    world.unlinked.add(frozenset({of(world, id).writer or "", label}))
+    lose_gpu(world, id)
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+
+    assert (world.workspace(id) / "paper.txt").read_text() == "written on the standby\n"
+
+
 def test_a_snapshot_that_could_not_be_put_in_place_leaves_nothing_whole(tmp_path: Path) -> None:
     candidate = Epoch(tmp_path, "gpu")
     candidate.restored(Version(epoch=1, seq=7))

@@ -17,14 +17,14 @@ SEEDS_OF_FEW = 2000
 DIRECTED_SEEDS = 12
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
-_AT_CREATE = "decided when a machine is created, and that happens in boot alone"
+_AT_CREATE = "decided when a machine is created, and that happens in boot, or when the standby writes"
 NEVER: dict[Cell, str] = {}
 for _knob in (
     *("wrong_gpu", "attest_missing"),
     *("boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line", "small_disk", "price_moves"),
     *("destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags", "offer_gone", "refused_but_rented"),
 ):
-    NEVER |= {(_knob, phase): _AT_CREATE for phase in PHASES if phase != "boot"}
+    NEVER |= {(_knob, phase): _AT_CREATE for phase in PHASES if phase not in ("boot", "standby")}
 for _knob in (
     "upload_partial",
     "upload_truncated",
@@ -35,6 +35,8 @@ for _knob in (
 ):
     NEVER |= {(_knob, phase): "a snapshot is uploaded by a machine that serves" for phase in ("down", "boot", "ended")}
     NEVER[_knob, "restoring"] = "a machine that is being restored takes no snapshot"
+    NEVER[_knob, "handover"] = "a standby that hands over takes no snapshot"
+NEVER["engine_dies", "handover"] = "no order is under way"
 NEVER |= {("engine_dies", phase): "no order is under way" for phase in ("down", "boot", "ended")}
 NEVER["boot_twice", "restoring"] = "the machine that is restored has made its first call"
 for _knob in ("objects_throttled", "objects_lost_reply", "objects_stale_list", "objects_no_md5"):
@@ -46,10 +48,25 @@ for _knob in ("objects_late", "objects_twice"):
         (_knob, p): "the control plane only ever deletes from the bucket: a purge" for p in PHASES if p != "ended"
     }
 
+_NO_PAIR = "there is no pair"
+for _knob in ("frames_slow", "claim_lost", "claim_late", "claim_twice"):
+    NEVER |= {(_knob, phase): _NO_PAIR for phase in ("boot", "restoring", "ended")}
+NEVER |= {("false_alarm", phase): "nobody watches" for phase in ("boot", "restoring", "standby", "handover", "ended")}
+for _knob in ("google_500_done", "standby_mute"):
+    NEVER |= {
+        (_knob, phase): "a standby is made for an instance that runs"
+        for phase in PHASES
+        if phase not in ("up", "freezing")
+    }
+for _knob in ("frames_slow", "claim_forged"):
+    NEVER[_knob, "down"] = _NO_PAIR
+
 LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "down": (("destroy_fails", 1.0), ("flip", 0.3)),
     "ended": (("destroy_fails", 1.0), ("flip", 0.3)),
     "freezing": (("slow_line", 0.7), ("flip", 0.5)),
+    "standby": (("false_alarm", 0.02), ("cut_pair", 0.02), ("asks_failover", 0.5)),
+    "handover": (("false_alarm", 0.02), ("asks_failover", 0.5), ("asks_hand_back", 0.5), ("frames_slow", 1.0)),
     "restoring": (("slow_line", 0.7),),
     "boot": (("boot_slow", 0.7), ("lost", 0.01)),
 }

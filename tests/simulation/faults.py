@@ -22,7 +22,7 @@ OF_CALLS = frozenset(
 )
 """Decided by the number of the call of a port; the others by how often they were asked."""
 NOTHING: frozenset[str] = frozenset()
-PHASES = ("down", "boot", "restoring", "up", "freezing", "ended")
+PHASES = ("down", "boot", "restoring", "up", "freezing", "standby", "handover", "ended")
 """Columns of the coverage matrix: an instance's phase when the fault struck (`up` before it serves = restoring)."""
 
 Hit = tuple[str, int]

@@ -8,16 +8,18 @@ import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Order, Reply, SnapshotReport
 from common.domain.version import Version
 from common.errors import DiskFull, DumontError, ObjectStoreError, SnapshotDamaged, SnapshotError
 from common.host.agent import Agent, Refused, Unanswered
+from common.host.programs import Alone
 from tests.simulation import objects
 from tests.simulation.clock import Task
 from tests.simulation.market import Account, Contract, Fate
 from tests.simulation.objects import Content, Shot
+from tests.simulation.pairs import Link
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -38,6 +40,8 @@ WRITE_EVERY_S = (10.0, 60.0)
 @dataclass
 class Machine:
     """One rented machine. `container` is its process tree; the disk outlives a stop, not an end."""
+
+    is_standby: ClassVar[bool] = False
 
     world: World
     account: Account
@@ -72,6 +76,8 @@ class Machine:
     answered_at: list[float] = field(default_factory=list)
     """When the control plane answered the last heartbeats of this host."""
     is_gone: bool = False
+    link: Link | None = None
+    """To the other machine of its pair."""
 
     @property
     def label(self) -> str:
@@ -84,6 +90,20 @@ class Machine:
     @property
     def key(self) -> str | None:
         return self.world.key_of_label(self.label)
+
+    @property
+    def is_standing(self) -> bool:
+        """Its processes stand still."""
+        return self.standing_until > self.world.loop.now
+
+    @property
+    def has_disk(self) -> bool:
+        return not self.is_gone
+
+    @property
+    def is_alive(self) -> bool:
+        """It runs, or may run again with what it has."""
+        return self.has_disk and self.contract.listed and not self.contract.is_stopped
 
     def reaches(self, what: str) -> bool:
         return self.cut_until.get(what, 0.0) <= self.world.loop.now
@@ -99,6 +119,8 @@ class Machine:
             return
         self.container = self.world.loop.spawn(self._life, f"host {self.label}")
         self.world.loop.after(self._until_next_write(), self._user_writes)
+        if self.link:
+            self.link.start()
 
     def die(self) -> None:
         """Every process is gone; the disk stays."""
@@ -107,6 +129,8 @@ class Machine:
         if self.container and not self.container.is_over:
             self.container.kill()
         self.agent, self.has_frozen_writers = None, False
+        if self.link:
+            self.link.end()
 
     def end(self) -> None:
         self.die()
@@ -131,6 +155,9 @@ class Machine:
         boot_id = f"{self.rng.getrandbits(64):016x}"
         started_at = loop.now
         failed = "the bundle cannot be fetched" if self.fate.refuses_boot else None
+        if (self.home / "token").exists():  # started again, on its own disk
+            self._serve()
+            return
         for _ in range(BOOT_CALLS):
             call = Boot(label=self.label, boot_id=boot_id, up_for_s=loop.now - started_at, failed=failed)
             answer = self.world.web.post(self, "boot", call.model_dump_json(), self.token)
@@ -156,14 +183,21 @@ class Machine:
             stop_machine=self._stop_at_the_market,
             spawn=self._spawn,  # type: ignore[arg-type]
             measure=self._measure,
+            programs=self.link or Alone(),
         )
         while True:
             if self.standing_until > loop.now:
                 loop.sleep(self.standing_until - loop.now)
             if not agent.step(self.now()):
                 break
+            self._goes_on(agent)
             loop.sleep(self._until_due(agent))
         self._exits()
+
+    def _goes_on(self, agent: Agent) -> None:
+        """In a new epoch, with what is there."""
+        if self.link and agent.memory.started_epoch > self.served_epoch:
+            self.has_served, self.served_epoch = True, agent.memory.started_epoch
 
     def _until_due(self, agent: Agent) -> float:
         due = [at for at in (agent.next_beat_at, agent.next_sample_at) if at]
@@ -209,10 +243,20 @@ class Machine:
             return
         if self.agent is not None and self.agent.phase is HostPhase.SERVING:
             self.open_epoch = self.served_epoch
-        is_open = self.has_served and self.open_epoch == self.served_epoch and not self.has_frozen_writers
-        if is_open and self.standing_until <= self.world.loop.now and self.content is not None:
+        if self.is_open and self.standing_until <= self.world.loop.now and self.content is not None:
             self.content = self.world.workspaces.write(self.content)
+            if self.link:
+                self.link.send()
         self.world.loop.after(self._until_next_write(), self._user_writes)
+
+    @property
+    def is_open(self) -> bool:
+        """The user's processes may write."""
+        return self.has_served and self.open_epoch == self.served_epoch and not self.has_frozen_writers
+
+    def hold(self, content: Content) -> None:
+        """What another machine sent, or a snapshot held, is what stands here now."""
+        self.content = self.restored = content
 
     # --- the engine
 
@@ -308,7 +352,8 @@ class SimWork:
             loop.at(self.ends_at, self._end)
             return
         try:
-            self._result = self._snapshot() if self.task["kind"] == "snapshot" else self._restore()
+            done = {"snapshot": self._snapshot, "copy": self._fetch, "rewind": self._fetch}
+            self._result = done.get(self.task["kind"], self._restore)()
         except DumontError as error:
             chunk = error.chunk if isinstance(error, SnapshotDamaged) else None
             self._result = {"ok": False, "error": error.code, "detail": str(error), "chunk": chunk}
@@ -326,7 +371,9 @@ class SimWork:
         if machine.disk_full_until > world.loop.now:
             raise DiskFull("no room to stage packs")
         self._require_bucket()
-        content = machine.content if machine.has_frozen_writers else self._frozen_content
+        # one of a pair has numbered its changes: those of a later number are not counted on
+        is_late = machine.has_frozen_writers and machine.link is None
+        content = machine.content if is_late else self._frozen_content
         assert content is not None
         shot = objects.take(
             content,
@@ -390,6 +437,16 @@ class SimWork:
         bucket.put(shot.manifest.key, shot.sealed)
         if world.strike("manifest_garbled", machine):
             bucket.garble(shot.manifest.key)
+
+    def _fetch(self) -> dict[str, Any]:
+        """The pointer's content, on a machine that does not write: whatever it held is set aside."""
+        machine, args = self.machine, self.task["args"]
+        if machine.fate.has_small_disk:
+            return {"ok": False, "error": "disk_full", "detail": "too small"}
+        self._require_bucket()
+        key = bytes.fromhex(args["instance_key"])
+        machine.hold(objects.restore(machine.world.bucket, args["manifest_key"], key, machine.world.workspaces.known))
+        return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _restore(self) -> dict[str, Any]:
         machine, world, args = self.machine, self.machine.world, self.task["args"]

@@ -47,7 +47,8 @@ GIVEN_UP = ("snapshot_failed", "snapshot_refused")
 """A hibernation whose snapshot fails again and again is called off."""
 TOLD_BY = {
     "want": {"hibernate", "wake", "terminate", "restore", "snooze", "keep_alive", "down", "in_use", *GIVEN_UP},
-    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "released", "down", "lost", "ended", "restore", *GIVEN_UP},
+    "phase": {"boot", "won", "freeze", "unfreeze", "in_use", "released", "down", "lost", "ended", "restore", *GIVEN_UP}
+    | {"on_standby", "hand_back", "back", "candidate"},
     "pointer": {"snapshot", "restored_older", "purged"},
 }
 """What of an instance changes only together with one of these lines of its story."""
@@ -94,6 +95,7 @@ class Oracle:
             if collection == "instances" and after is not None:
                 self._instance(id, before, after)
                 self._told(id, before, after, kinds)
+                self._world.pairs.see_instance(id, before, after)
         for collection, id, before, after in changes:
             if collection == "rentals":
                 self._rental(id, before, after)
@@ -116,7 +118,8 @@ class Oracle:
             self.violate("I6", f"{key} went back from epoch {before['epoch']} to {after['epoch']}")
         if before and before["writer"] and after["writer"] != before["writer"] and after["epoch"] == before["epoch"]:
             self.violate("I6", f"{key} changed its writer within epoch {after['epoch']}")
-        self.phases[key] = "restoring" if new is Phase.UP and after["started_epoch"] < after["epoch"] else str(new)
+        restores = new is Phase.UP and after["started_epoch"] < after["epoch"] and after["start"] == "restore"
+        self.phases[key] = "restoring" if restores else str(new)
         if after["pointer"] != (before["pointer"] if before else None):
             self._pointer(key, before, after)
         if before and before["want"] == "up" and after["want"] == "down" and after["reason"].startswith("idle for"):
@@ -259,11 +262,12 @@ class Oracle:
             return
         if new not in rentals.MOVES[old]:
             self.violate("I7", f"{label} went from {old} to {new}")
-        if new in (RentalState.LOST, RentalState.RELEASED):
+        never_came_up = after["kind"] == "standby" and (old, new) == (RentalState.CREATING, RentalState.LOST)
+        if new in (RentalState.LOST, RentalState.RELEASED) and not never_came_up:
             self._not_from_a_failed_read(label, new, after["provider"])
-        if new is RentalState.LOST:
+        if new is RentalState.LOST and not never_came_up:
             self._lost(label, after)
-        if new is RentalState.HELD:
+        if new is RentalState.HELD and not self._stands_aside(before):
             self._fenced(label)
         if new is RentalState.RELEASING:
             self._retired(label, old, before, after)
@@ -285,6 +289,14 @@ class Oracle:
         if contract is not None and contract.listed and not contract.is_stopped:
             self.violate("K1", f"{label} was declared lost ({after['loss']}) while the market has it, {contract.state}")
 
+    def _stands_aside(self, rental: Data) -> bool:
+        """Its standby has taken over."""
+        record = self._world.record(rental["instance_key"])
+        return record is not None and record["writer"] is not None and record["writer"] == record["standby"]
+
+    def is_silent(self, label: str) -> bool:
+        return self._silent_s(label, if_never=self._world.loop.now) >= self._world.plan.timing.silent_after_s
+
     def _fenced(self, label: str) -> None:
         silent_s = self._silent_s(label, if_never=self._world.loop.now)
         if silent_s < self._world.plan.timing.silent_after_s:
@@ -303,6 +315,10 @@ class Oracle:
         return (self._world.loop.clock() - max(times)).total_seconds() if times else if_never
 
     def _retired(self, label: str, old: RentalState, before: Data, after: Data) -> None:
+        if self._world.pairs.are_there:
+            self._covered[label] = None
+            self._world.pairs.retired(label, before, after["message"])
+            return
         excuse = self._excuse(label, old, before)
         self._covered[label] = None
         if excuse is None:
@@ -384,6 +400,7 @@ class Oracle:
         self._ledger_is_the_bill()
         self._our_meter_is_near()
         self._no_secret_is_written()
+        self._world.pairs.judge_the_end()
         if self._world.slack:
             self._world.slack.judge.judge_the_end()
 
@@ -399,13 +416,15 @@ class Oracle:
                 by_owner[world.key_of_label(contract.label)].append(contract)
         for owned in world.users.owned:
             record = world.record(owned.key)
-            found += self._unrest_of(owned, record, by_owner.get(owned.key, []))
+            gpus = [c for c in by_owner.get(owned.key, []) if world.google is None or "/" not in str(c.id)]
+            found += self._unrest_of(owned, record, gpus)
+            found += world.pairs.unrest(owned.key, record) if record else []
         if len(by_owner.get(None, [])) > world.plan.pool_size:
             found.append(f"{[c.label for c in by_owner[None]]} are in a pool of {world.plan.pool_size}")
         for id, doc in world.store.docs.get("rentals", {}).items():
             if doc.data["state"] in ("releasing", "released") and not doc.data["settled"]:
                 found.append(f"{id} is {doc.data['state']} and not settled")
-        return found + world.mail.overdue()
+        return found + world.mail.overdue() + world.pairs.left_over()
 
     def _unrest_of(self, owned: Owned, record: Data | None, billing: list[Contract]) -> list[str]:
         key, final, is_broke = owned.key, owned.final, owned.account in self._world.broke

@@ -183,23 +183,48 @@ KNOBS: tuple[Knob, ...] = (
     Knob("slack_stale_button", "A10", "user", 0.3, "somebody presses what has expired, or is gone", 1800.0),
     Knob("slack_unlinked", "A5", "user", 0.2, "somebody is unlinked with a request under way, for a while", 900.0),
     Knob("slack_stranger", "A5", "user", 0.2, "somebody of no account or of another one types and presses"),
+    # Google's machines and addresses
+    Knob("google_stockout", "D1", "account", 0.006, "no machine begins in some zones, which operations tell", 3600.0),
+    Knob("google_quota", "D1", "account", 0.004, "no further machine, and now and then no address either", 1800.0),
+    Knob("google_slow", "D1", "account", 0.004, "every operation takes minutes", 900.0),
+    Knob("google_fails_later", "D1", "answer", 0.1, "a call is answered with success, and its operation fails"),
+    Knob("google_500_done", "A2 D1", "answer", 0.2, "500 after the machine was made"),
+    Knob("google_delete_fails", "A7", "answer", 0.2, "500, and the machine runs on"),
+    Knob("google_omits", "A23", "answer", 0.1, "a listing lacks machines and does not say so"),
+    Knob("google_unreachable", "A23", "answer", 0.1, "a listing that says which zones it could not reach"),
+    Knob("standby_mute", "A13", "account", 0.2, "a standby runs, and never calls"),
+    Knob("standby_preempted", "D1", "host", 0.01, "Google stops a standby; its disk is kept"),
+    Knob("standby_lost", "D1 D5", "host", 0.006, "a standby and its disk are gone without a word"),
+    # between the two machines of a pair
+    Knob("cut_pair", "D2 C1", "host", 0.01, "GPU and standby do not reach each other", LONGEST_CUT_S),
+    Knob("frames_slow", "D3 C1", "host", 0.2, "what the GPU sends is long on its way", 300.0),
+    Knob("false_alarm", "D2 D4", "host", 0.01, "the standby takes a GPU for dead that lives"),
+    Knob("gpu_dies_unheard", "D2 D5", "host", 0.008, "a GPU dies while its standby is cut off from us", 3600.0),
+    Knob("second_death", "D5", "host", 0.05, "another machine dies while a standby writes"),
+    Knob("claim_lost", "B7", "web", 0.6, "a standby's webhook does not arrive; its reports say the same"),
+    Knob("claim_late", "B7 D2", "web", 0.4, "it arrives late, after what came later", LONGEST_LATE_S),
+    Knob("claim_twice", "B7", "web", 0.4, "it arrives again", LONGEST_LATE_S),
+    Knob("claim_forged", "D2", "host", 0.01, "a GPU claims what only its standby may"),
+    Knob("asks_failover", "D5", "user", 0.4, "the user wants to move to the standby"),
+    Knob("asks_hand_back", "D5", "user", 0.5, "the user wants to go back to a GPU"),
+    Knob("flips_standby", "D5", "user", 0.3, "the user wants no standby, or wants one again"),
 )
 
 BY_NAME = {knob.name: knob for knob in KNOBS}
 OF_SLACK = frozenset(name for name in BY_NAME if name.startswith(("slack_", "chat_")))
 """They need somebody in Slack."""
 
+OF_PAIRS = frozenset(knob.name for knob in KNOBS[[knob.name for knob in KNOBS].index("google_stockout") :])
+"""They need somebody with a standby."""
+
 NOT_HERE: dict[str, str] = {
     "A17": "a stopped machine is never started again: hibernation destroys, and a wake rents anew (R5)",
     "B6": "the product has no read-write transactions; a commit carries no remote call, and the import rules see to it",
     "B9": "the store's contract suite runs over the emulator, SQLite and the simulation's store alike",
-    "C1": "the live sync comes with the standby",
     "C2": "files that change while they are read: the engine's own tests write during a snapshot",
     "C9": "the tree zoo: the engine's round-trip tests",
     "C10": "hostile manifests: the engine's own tests",
     "C11": "bombs: the engine's own tests",
-    "D1": "comes with the standby",
-    "D3": "comes with the standby",
 }
 """Rows of the catalogue without a knob, each with its reason."""
 

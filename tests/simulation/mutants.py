@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.workflows import lifecycle
-from tests.simulation import planted, planted_slack
+from tests.simulation import planted, planted_pair, planted_slack
 from tests.simulation.planted import Replacement
 
 
@@ -286,6 +286,204 @@ MUTANTS: tuple[Mutant, ...] = (
         "S6",
         frozenset({"chat_unreachable"}),
     ),
+    Mutant(
+        "a snapshot of any epoch",
+        "common.workflows.hibernate._may_count",
+        planted_pair.counts_in_any_epoch,
+        "P2",
+        frozenset({"false_alarm", "beat_late", "asks_failover", "asks_hand_back"}),
+    ),
+    Mutant(
+        "the pointer does not count",
+        "common.domain.standby.is_behind",
+        planted.constant(False),
+        "W2",
+        frozenset({"cut_pair", "asks_failover"}),
+    ),
+    Mutant(
+        "a claim of any epoch",
+        "common.domain.standby.may_take_over",
+        planted_pair.claim_of_any_epoch,
+        "W2",
+        frozenset({"claim_late", "claim_twice", "false_alarm", "beat_late", "asks_hand_back"}),
+    ),
+    Mutant(
+        "appointed without a claim",
+        "common.workflows.mirror.take_over",
+        planted_pair.appointed_by_control,
+        "W2",
+        frozenset({"gpu_dies_unheard", "lost", "cut_control"}),
+    ),
+    Mutant(
+        "claims more than it has",
+        "common.domain.role.Role.claim",
+        planted_pair.claims_too_much,
+        "W2",
+        frozenset({"cut_pair", "frames_slow"}),
+    ),
+    Mutant(
+        "frames after the seal",
+        "common.domain.role.Role.may_take",
+        planted_pair.takes_after_the_seal,
+        "W2",
+        frozenset({"false_alarm", "claim_lost", "beat_lost"}),
+    ),
+    Mutant(
+        "frames from anybody",
+        "common.domain.role.Role.may_take",
+        planted_pair.takes_from_anybody,
+        "A1",
+        frozenset({"false_alarm", "cut_replies", "asks_hand_back", "beat_lost"}),
+    ),
+    Mutant(
+        "a role of older words",
+        "common.domain.role.Role.heard",
+        planted_pair.hears_older_words,
+        "A3",
+        frozenset({"false_alarm", "asks_hand_back"}),
+    ),
+    Mutant(
+        "restored while a mirror lives",
+        "common.workflows.failover._is_guarded",
+        planted.constant(False),
+        "W2",
+        frozenset({"gpu_dies_unheard", "lost"}),
+    ),
+    Mutant(
+        "the old GPU retired at once",
+        "common.workflows.mirror.take_over",
+        planted_pair.old_gpu_retired,
+        "H1",
+        frozenset({"false_alarm", "asks_failover"}),
+    ),
+    Mutant(
+        "the held GPU retired uncovered",
+        "common.workflows.failover.drop_lost_held",
+        planted_pair.held_let_go_uncovered,
+        "H1",
+        frozenset({"false_alarm", "asks_failover"}),
+    ),
+    Mutant(
+        "retired by no move of the pair",
+        "common.workflows.mirror.retire",
+        planted.constant([]),
+        "H1",
+        frozenset({"false_alarm", "asks_hand_back", "second_death"}),
+    ),
+    Mutant(
+        "covered by any snapshot",
+        "common.domain.instance.Instance.is_covered",
+        planted_pair.says(lambda instance: instance.pointer is not None),
+        "P3",
+        frozenset({"false_alarm", "second_death", "flips_standby", "asks_hand_back"}),
+    ),
+    Mutant(
+        "no way back to the old GPU",
+        "common.workflows.mirror.give_back",
+        planted.constant(False),
+        "W3",
+        frozenset({"false_alarm", "second_death", "cut_objects"}),
+    ),
+    Mutant(
+        "a candidate kept half full",
+        "common.workflows.mirror.restart_from_pointer",
+        planted_pair.candidate_kept,
+        "W3",
+        frozenset({"false_alarm", "second_death", "standby_lost"}),
+    ),
+    Mutant(
+        "handed back unfrozen",
+        "common.domain.standby.is_equal",
+        planted_pair.equal_without_a_freeze,
+        "W4",
+        frozenset({"false_alarm", "asks_hand_back", "cut_replies"}),
+    ),
+    Mutant(
+        "handed back unequal",
+        "common.domain.standby.is_equal",
+        planted_pair.equal_by_the_freeze,
+        "W4",
+        frozenset({"false_alarm", "asks_hand_back", "frames_slow", "cut_pair"}),
+    ),
+    Mutant(
+        "handed back with writes on their way",
+        "common.domain.standby.is_equal",
+        planted_pair.equal_with_a_backlog,
+        "W4",
+        frozenset({"false_alarm", "asks_hand_back", "frames_slow"}),
+    ),
+    Mutant(
+        "frames under a copy",
+        "common.domain.role.Role.filling",
+        lambda _original: lambda role, **_more: role,
+        "W4",
+        frozenset({"false_alarm", "asks_hand_back", "slow_line"}),
+    ),
+    Mutant(
+        "acknowledged by nobody else",
+        "common.domain.role.Role.may_acknowledge",
+        planted_pair.says(lambda role: role.is_writer),
+        "A2",
+        frozenset({"false_alarm", "standby_lost", "lost", "second_death"}),
+    ),
+    Mutant(
+        "acknowledged while it drains",
+        "common.domain.role.Role.may_acknowledge",
+        planted_pair.says(lambda role: role.is_writer and role.view.mirror not in (None, role.label)),
+        "A1",
+        frozenset({"flips_standby", "standby_lost"}),
+    ),
+    Mutant(
+        "drained at once",
+        "common.workflows.mirror.drain",
+        planted_pair.drained_at_once,
+        "D1",
+        frozenset({"flips_standby", "standby_lost"}),
+    ),
+    Mutant(
+        "drained in the same epoch",
+        "common.workflows.mirror.drain",
+        planted_pair.drained_in_the_same_epoch,
+        "D1",
+        frozenset({"flips_standby", "standby_lost", "cut_replies"}),
+    ),
+    Mutant(
+        "a mirror let go at once",
+        "common.workflows.standby.let_go",
+        planted_pair.let_go_at_once,
+        "D1",
+        frozenset({"flips_standby"}),
+    ),
+    Mutant(
+        "attached unequal",
+        "common.domain.standby.may_attach",
+        planted_pair.attached_unequal,
+        "D2",
+        frozenset({"frames_slow", "lost", "cut_pair"}),
+    ),
+    Mutant(
+        "half a copy sealed",
+        "common.domain.role.Role.may_seal",
+        planted_pair.says(
+            lambda role: role.view.mirror == role.label and role.view.writer != role.label and role.sealed is None
+        ),
+        "D2",
+        frozenset({"asks_failover", "false_alarm", "frames_slow"}),
+    ),
+    Mutant(
+        "a second standby",
+        "common.workflows.standby.plan",
+        planted_pair.another_standby,
+        "E1",
+        frozenset({"google_slow"}),
+    ),
+    Mutant(
+        "the address is kept",
+        "common.workflows.standby.release_address",
+        planted.constant(False),
+        "L",
+        frozenset({"flips_standby"}),
+    ),
 )
 
 NOT_REACHED = {
@@ -295,7 +493,6 @@ NOT_REACHED = {
     "three processes; tests/functions/test_liveness.py loses them all",
     "sweep._is_fresh believing any age": "only delays a fence, by the quarter of an hour after which nobody remembers; "
     "tests/functions/test_liveness.py waits for it",
-    "hibernate._may_count without its epoch": "a machine serves in one epoch only until the standby brings start=keep",
     "hibernate._may_count without its version": "reports come numbered (hosts._newest), so an older one is never read",
 }
 """Rules that nothing in this world can break yet: other rules stand before them."""

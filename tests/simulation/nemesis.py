@@ -7,6 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from common.domain.host import ClaimReport, Notice
 from common.domain.instance import SnapshotTerms
 from common.domain.retention import Retention
 from common.records import load
@@ -29,6 +30,7 @@ class Nemesis:
             {knob: strike_it for knob, strike_it in table.items() if knob in world.faults.on}
             for table in (HOST, ACCOUNT)
         )
+        self._pairs = {knob: strike_it for knob, strike_it in PAIR.items() if knob in world.faults.on and world.google}
 
     def look(self) -> None:
         world = self._world
@@ -43,8 +45,14 @@ class Nemesis:
 
     def _machine(self, machine: Machine) -> None:
         for knob, strike_it in self._hosts.items():
+            if machine.is_standby and knob in OF_CONTAINERS:
+                continue
             if machine.is_running and (strike := self._world.struck(knob, machine)):
                 strike_it(self, machine, strike)
+        for knob, strike_pair in self._pairs.items():
+            is_meant = machine.is_standby == (knob in OF_STANDBYS)
+            if is_meant and machine.is_running and (strike := self._world.struck(knob, machine)):
+                strike_pair(self, machine, strike)
 
     # --- machines
 
@@ -115,6 +123,62 @@ class Nemesis:
         """Faults stop when their time is over, however long they would have been."""
         world = self._world
         return min(world.loop.now + 5 + strike.length_s(), max(world.faults_end, world.loop.now))
+
+    # --- pairs
+
+    def standby_preempted(self, standby: Machine, _strike: Strike) -> None:
+        assert self._world.google
+        self._world.google.preempt(standby.contract)  # type: ignore[arg-type]
+
+    def standby_lost(self, standby: Machine, _strike: Strike) -> None:
+        self._lose(standby)
+
+    def _lose(self, machine: Machine) -> None:
+        if machine.contract.listed:
+            machine.account.lose(machine.contract, self._world.loop.clock())
+
+    def cut_pair(self, machine: Machine, strike: Strike) -> None:
+        machine.cut_until["pair"] = self._until(strike)
+
+    def gpu_dies_unheard(self, standby: Machine, strike: Strike) -> None:
+        """What the standby has and would say, nobody hears."""
+        record = self._world.record(standby.key or "")
+        gpu = self._world.machine_of(record["writer"]) if record else None
+        if gpu and gpu is not standby and record and record["mirror"] == standby.label:
+            standby.cut_until["control"] = self._until(strike)
+            self._lose(gpu)
+
+    def second_death(self, standby: Machine, strike: Strike) -> None:
+        """Of the standby that writes, the GPU that is held, or the candidate."""
+        record = self._world.record(standby.key or "")
+        if record is None or record["writer"] != standby.label:
+            return
+        labels = [label for label in (record["standby"], record["held"], record["cand"]) if label]
+        if machine := self._world.machine_of(strike.rng.choice(labels)):
+            self._lose(machine)
+
+    def claim_forged(self, gpu: Machine, _strike: Strike) -> None:
+        """With its own token, which is all that a stranger's machine has."""
+        record = self._world.record(gpu.key or "")
+        if record is None or gpu.agent is None:
+            return
+        claim = ClaimReport(epoch=record["epoch"], version_epoch=record["epoch"], version_seq=1_000_000)
+        body = Notice(label=gpu.label, reason="sealed", claim=claim).model_dump_json()
+        self._world.web.claim(gpu, body, gpu.agent.memory.token)
+
+    def google_stockout(self, strike: Strike) -> None:
+        if google := self._world.google:
+            google.stock_out(strike, self._until(strike) + 120)
+
+    def google_quota(self, strike: Strike) -> None:
+        if google := self._world.google:
+            google.use_up_quota(strike)
+            self._world.at_or_when_quiet(self._world.loop.now + 60 + strike.length_s(), google.calm)
+
+    def google_slow(self, strike: Strike) -> None:
+        if google := self._world.google:
+            google.sim.slow(60 + 300 * strike.rng.random())
+            self._world.at_or_when_quiet(self._world.loop.now + 60 + strike.length_s(), google.calm)
 
     # --- the account, the network of the control plane, the bucket
 
@@ -213,6 +277,17 @@ HOST: dict[str, Callable[[Nemesis, Machine, Strike], None]] = {
     "gpu_spikes": lambda self, machine, strike: self.signal("spikes")(machine, strike),
     "gpu_stale": Nemesis.gpu_stale,
 }
+OF_CONTAINERS = frozenset({"outbid", "lost", "offline", "expires", "crash"})
+"""What a marketplace does to its machines."""
+PAIR: dict[str, Callable[[Nemesis, Machine, Strike], None]] = {
+    "standby_preempted": Nemesis.standby_preempted,
+    "standby_lost": Nemesis.standby_lost,
+    "cut_pair": Nemesis.cut_pair,
+    "gpu_dies_unheard": Nemesis.gpu_dies_unheard,
+    "second_death": Nemesis.second_death,
+    "claim_forged": Nemesis.claim_forged,
+}
+OF_STANDBYS = PAIR.keys() - {"claim_forged"}
 ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
     "credit_gone": Nemesis.credit_gone,
     "region_down": Nemesis.region_down,
@@ -225,6 +300,9 @@ ACCOUNT: dict[str, Callable[[Nemesis, Strike], None]] = {
     "cut_bucket": lambda self, strike: self.cut("objects")(strike),
     "cut_store": lambda self, strike: self.cut("store")(strike),
     "chat_cut": lambda self, strike: self.cut("chat")(strike),
+    "google_stockout": Nemesis.google_stockout,
+    "google_quota": Nemesis.google_quota,
+    "google_slow": Nemesis.google_slow,
     "keeps_less": Nemesis.keeps_less,
     "bit_rot": Nemesis.bit_rot,
     "object_vanishes": Nemesis.object_vanishes,

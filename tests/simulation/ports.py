@@ -14,12 +14,13 @@ from common.domain.offer import Offer, Wanted
 from common.errors import DumontError, MarketUnknown, ObjectStoreError, StoreError, StoreUnavailable, Throttled
 from common.ports import (
     MAX_QUERY_LIMIT,
+    Address,
     Charge,
     Data,
     Doc,
     Launch,
     Listed,
-    Market,
+    Operation,
     Store,
     Stored,
     Where,
@@ -275,7 +276,7 @@ class FaultyStore:
 class FaultyMarket:
     """`ports.Market`. What the vendor answers is another matter: see `market`."""
 
-    def __init__(self, market: Market, gate: Gate) -> None:
+    def __init__(self, market: Any, gate: Gate) -> None:
         self._market, self._gate = market, gate
         self.name, self.limits = market.name, market.limits
         self.about: Callable[[str], str] = lambda provider_id: provider_id
@@ -339,6 +340,35 @@ class FaultyAnnouncer(FaultyMarket):
         super().__init__(market, gate)
         self.subscribe, self.unsubscribe = market.subscribe, market.unsubscribe
         self.subscriptions, self.event = market.subscriptions, market.event
+
+
+class FaultyStandbys(FaultyMarket):
+    """`ports.Standbys`."""
+
+    def start(self, provider_id: str) -> str:
+        return self._changed("start", provider_id, lambda: self._market.start(provider_id))
+
+    def detach(self, provider_id: str) -> str:
+        return self._changed("detach", provider_id, lambda: self._market.detach(provider_id))
+
+    def operation(self, name: str) -> Operation | None:
+        return self._call("operation", "", lambda: self._market.operation(name), mutates=False)
+
+    def operations(self, provider_id: str) -> Sequence[Operation]:
+        about = self.about(provider_id)
+        return self._call("operations", about, lambda: self._market.operations(provider_id), mutates=False)
+
+    def reserve(self, name: str, region: str) -> Address:
+        return self._changed("reserve", name, lambda: self._market.reserve(name, region))
+
+    def release(self, name: str, region: str) -> bool:
+        return self._changed("release", name, lambda: self._market.release(name, region))
+
+    def addresses(self) -> Sequence[Address]:
+        return self._call("addresses", "", self._market.addresses, mutates=False)
+
+    def _changed(self, verb: str, what: str, do: Callable[[], T]) -> T:
+        return self._call(verb, self.about(what) or what, do, mutates=True)
 
 
 class FaultyObjects:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from common.domain.model import Model
 from common.domain.strategy import Strategy
 from tests.simulation.faults import Faults, Hit
-from tests.simulation.knobs import OF_SLACK
+from tests.simulation.knobs import OF_PAIRS, OF_SLACK
 from tests.simulation.world import Outcome, Plan, World
 
 PROCESSES = 2
@@ -49,20 +49,25 @@ class Run:
             return Faults(self.seed, {}, self.script)
         if self.directed is not None:
             return Faults(self.seed, {**dict(self.also), self.directed[0]: 1.0}, directed=self.directed)
-        without = self.without if self.plan().in_slack else self.without | OF_SLACK
+        plan = self.plan()
+        without = self.without if plan.in_slack else self.without | OF_SLACK
+        without = without if plan.with_standby else without | OF_PAIRS
         return Faults.swarm(self.seed, without=without, stirred=self.stirred)
 
     def plan(self) -> Plan:
         if self.is_story:
             return Plan.story(Strategy.RACE if self.is_race else Strategy.COLDSTART)
-        plan = Plan.of(self.seed, in_slack=self._needs_slack())
+        plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
         if self.directed and self.directed[1] == "ended":
             return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
         return plan
 
-    def _needs_slack(self) -> bool:
+    def _needs(self, knobs: frozenset[str]) -> bool:
         named = {*self.stirred, *(name for name, _ in self.also), *(name for name, _ in self.script or ())}
-        return not OF_SLACK.isdisjoint({*named, self.directed[0]} if self.directed else named)
+        return not knobs.isdisjoint({*named, self.directed[0]} if self.directed else named)
+
+    def _needs_a_standby(self) -> bool:
+        return self._needs(OF_PAIRS) or (self.directed is not None and self.directed[1] in ("standby", "handover"))
 
     def reproduced_by(self) -> str:
         words = f"make simulate SEEDS=1 SEED={self.seed}"

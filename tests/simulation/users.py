@@ -12,6 +12,7 @@ from common.domain.account import Caller, Role
 from common.domain.strategy import Strategy
 from common.errors import BudgetExceeded, DumontError, IllegalMove, NotFound
 from common.web import instances as rest
+from common.web import standby as rest_standby
 from common.web.routes import Call, Nothing
 from tests.simulation.clock import Task
 from tests.simulation.market import GPU
@@ -23,6 +24,9 @@ PATIENCE_S = 60.0
 """Until a user takes a request for lost and sends it again."""
 AGAIN_S = (5.0, 30.0)
 THINKS_S = (200.0, 1800.0)
+PAIR_THINKS_S = (60.0, 900.0)
+"""Of those who have a standby."""
+STAYS = 0.75
 BUSY_S, IDLE_S = (300.0, 2400.0), (60.0, 900.0)
 LOOKS_EVERY_S = 60.0
 INSISTS_AFTER_S = 120.0
@@ -35,6 +39,13 @@ VERBS: dict[str, Callable[[Call], Any]] = {
     "restore": rest.restore_instance,
     "purge": rest.purge_instance,
 }
+OF_STANDBYS: dict[str, tuple[Callable[[Call], Any], dict[str, Any]]] = {
+    "failover": (rest_standby.fail_over, {}),
+    "hand_back": (rest_standby.hand_back, {}),
+    "with_standby": (rest_standby.change, {"standby": True}),
+    "without_standby": (rest_standby.change, {"standby": False}),
+}
+"""Verb -> its handler, and what its body says besides the instance."""
 WISH = {
     "provision": "up",
     "wake": "up",
@@ -114,13 +125,15 @@ class Users:
             world.people.link(owned.account)
         owned.key = self.provision(owned)
         while loop.now < world.faults_end:
-            loop.sleep(self._rng.uniform(*THINKS_S))
+            loop.sleep(self._rng.uniform(*(PAIR_THINKS_S if world.google else THINKS_S)))
             if loop.now >= world.faults_end:
                 break
-            self.ask(owned, self._next_verb(owned))
+            if not (world.google and self._stays(owned)):
+                self.ask(owned, self._next_verb(owned))
             if flip := world.struck("flip", owned.key):
                 loop.sleep(5 + flip.length_s())
                 self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
+            self._moves(owned)
             if world.strike("stranger_asks", owned.key):
                 self._ask_as_stranger(owned)
         self.insist(owned)
@@ -129,6 +142,30 @@ class Users:
         if owned.always:
             return "purge" if owned.wish == "gone" else owned.always
         return self._rng.choice(NEXT[owned.wish])
+
+    def _stays(self, owned: Owned) -> bool:
+        """Who has a standby lets it run, more often than not: a pair has a life of its own."""
+        record = self._world.record(owned.key)
+        return record is not None and record["want"] == "up" and self._rng.random() < STAYS
+
+    def _moves(self, owned: Owned) -> None:
+        """There and back, and with a standby or without: asked for at any time."""
+        world = self._world
+        if world.strike("asks_failover", owned.key):
+            self.ask_of_standby(owned, "failover")
+        if world.strike("asks_hand_back", owned.key):
+            self.ask_of_standby(owned, "hand_back")
+        if world.strike("flips_standby", owned.key):
+            record = world.record(owned.key)
+            has_one = record is not None and record["spec"]["standby"]
+            self.ask_of_standby(owned, "without_standby" if has_one else "with_standby")
+
+    def ask_of_standby(self, owned: Owned, verb: str) -> None:
+        """Once: who is not heard tries again when it comes to mind."""
+        handle, more = OF_STANDBYS[verb]
+        body = (rest_standby.Wish if more else rest_standby.Which)(instance_id=owned.key.partition(".")[2], **more)
+        self._requests += 1
+        self._world.loop.join(self._call(owned, handle, body, {}, f"request-{self._requests}"), PATIENCE_S)
 
     def provision(self, owned: Owned) -> str:
         if self._world.people and owned.deploys_in_slack:
@@ -223,6 +260,8 @@ class Users:
                 asked_at = loop.now
                 for verb in self._verbs(record, owned.final):
                     self.ask(owned, verb)
+            if record is not None and owned.final == "up" and record["phase"] == "standby":
+                self.ask_of_standby(owned, "hand_back")
             loop.sleep(LOOKS_EVERY_S)
 
     def _last_wish(self, owned: Owned) -> str:

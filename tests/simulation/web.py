@@ -124,6 +124,18 @@ class Web:
                 world.loop.now + again.length_s(), lambda: self._handled(machine, "notice", body, token)
             )
 
+    def claim(self, machine: Machine, body: str, token: str) -> None:
+        """A standby's webhook: a copy of what it says in every report."""
+        world = self._world
+        if not machine.reaches("control") or world.strike("claim_lost", machine):
+            return
+        late = world.struck("claim_late", machine)
+        after_s = late.length_s() if late else 0.0
+        world.at_or_when_quiet(world.loop.now + after_s, lambda: self._handled(machine, "notice", body, token))
+        if again := world.struck("claim_twice", machine):
+            at = world.loop.now + again.length_s()
+            world.at_or_when_quiet(at, lambda: self._handled(machine, "notice", body, token))
+
     def announce(self, market: str, body: bytes, headers: dict[str, str]) -> Task:
         """A marketplace's event; whose signature it bears is looked at by us."""
         request = Posted(body, headers, f"/failover/{market}")

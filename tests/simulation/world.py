@@ -27,15 +27,20 @@ from jobs import hibernate_idle, prune_snapshots, reconcile, refill_warm_pool
 from tests.simulation import story, tensordock, vast
 from tests.simulation.clock import Killed, Loop, Task
 from tests.simulation.faults import Faults, Strike
+from tests.simulation.google import Google
+from tests.simulation.google import adapter as google_adapter
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
+from tests.simulation.invariants_pair import Pairs
 from tests.simulation.mail import Mail
 from tests.simulation.market import API_KEY, GPU, Account, Contract
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.objects import Bucket, Content, Workspaces
-from tests.simulation.ports import FaultyAnnouncer, FaultyMarket, FaultyObjects, FaultyStore, Gate
+from tests.simulation.pairs import Link
+from tests.simulation.ports import FaultyAnnouncer, FaultyMarket, FaultyObjects, FaultyStandbys, FaultyStore, Gate
 from tests.simulation.slack import SIGNING_SECRET, TOKEN, Workspace
 from tests.simulation.slack_people import People
+from tests.simulation.standbys import Standby
 from tests.simulation.store import MemoryStore
 from tests.simulation.users import Owned, Users
 from tests.simulation.web import SCHEDULE_DEADLINE_S, Web
@@ -57,6 +62,10 @@ IN_SLACK, DEPLOYS_IN_SLACK = 0.08, 0.5
 """Of the worlds; of those, the ones whose first instance is asked for there."""
 SLACK_FOR_S = 3_000.0
 """At most: what is followed by the second costs as much as it adds."""
+WITH_STANDBY = 0.25
+"""Of the worlds: instances have standbys at Google. They cost more than the others, and have a life of that length."""
+STANDBY_FOR_S = (2_500.0, 4_500.0)
+IDLE_FOR_S = (120.0, 600.0, 3_600.0)
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
 JOBS = (
@@ -83,6 +92,8 @@ class Plan:
     markets: tuple[str, ...] = ("vast",)
     in_slack: bool = False
     """The users are in Slack, too."""
+    with_standby: bool = False
+    """There is a Google, and every instance has a standby unless its user says otherwise."""
     has_story: bool = False
     """The users follow a script (module `sweep`) instead of their whims."""
 
@@ -91,7 +102,17 @@ class Plan:
         return cls((Owned("acct0", strategy),), STORY_AT_MOST_S, has_story=True)
 
     @classmethod
-    def of(cls, seed: int, *, in_slack: bool = False) -> Plan:
+    def of(cls, seed: int, *, in_slack: bool = False, with_standby: bool = False) -> Plan:
+        plan = cls._with_slack(seed, in_slack=in_slack)
+        rng = random.Random(f"standby:{seed}")
+        if not (rng.random() < WITH_STANDBY or with_standby):
+            return plan
+        owned = tuple(replace(each, idle_for_s=rng.choice(IDLE_FOR_S)) for each in plan.owned[: rng.choice((1, 1, 2))])
+        faults_for_s = max(STANDBY_FOR_S[0], min(plan.faults_for_s, STANDBY_FOR_S[1]))
+        return replace(plan, with_standby=True, owned=owned, faults_for_s=faults_for_s)
+
+    @classmethod
+    def _with_slack(cls, seed: int, *, in_slack: bool) -> Plan:
         plan, rng = cls._of(seed), random.Random(f"slack:{seed}")
         if not (rng.random() < IN_SLACK or in_slack):
             return plan
@@ -130,6 +151,8 @@ class Outcome:
     hits: list[tuple[str, int]]
     cells: dict[tuple[str, str], int]
     virtual_s: float
+    pairs: dict[str, int]
+    """What became of pairs: how many seals, take-overs, hand-backs, ..."""
     ending: dict[str, tuple[str, int]]
     """Which instance ended in which phase, on how many machines; without those whose end no user chose."""
 
@@ -169,6 +192,8 @@ class World:
     def _make_ports(self, trace: bool) -> None:
         rng = self.rng("ids")
         self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
+        self.google: Google | None = None
+        self.pairs = Pairs(self)
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
         self.gate = Gate(
@@ -182,6 +207,8 @@ class World:
         self.mail = Mail(self, self.gate)
         self.slack = Workspace(self, self.gate) if self.plan.in_slack else None
         self.accounts = [self._make_account(name) for name in self.plan.markets]
+        if self.plan.with_standby:
+            self.google = self._make_google()
         self.bucket = self.make_bucket()
         self.bucket.deleting = self.oracle.deleting
         settings = Settings(
@@ -206,6 +233,7 @@ class World:
             settings=settings,
             store=FaultyStore(self.store, self.gate),
             markets={account.name: self._make_port(account) for account in self.accounts},
+            standbys=self._make_standbys(self.google) if self.google else None,
             objects=FaultyObjects(self.bucket, self.gate),
             clock=self.loop.clock,
             ids=lambda: "".join(rng.choices(ALPHABET, k=bootstrap.ID_LENGTH)),
@@ -234,6 +262,18 @@ class World:
         )
         market.create_again = account.create_again
         return market
+
+    def _make_google(self) -> Google:
+        google = Google(self.loop, self.faults, self.phases, self.rng("google"))
+        google.after = functools.partial(self._carry_out, google)
+        google.created = self.oracle.created
+        google.destroying = self.oracle.destroying
+        return google
+
+    def _make_standbys(self, google: Google) -> FaultyStandbys:
+        port = FaultyStandbys(google_adapter(google), self.gate)
+        port.about = lambda provider_id: provider_id.rpartition("/")[2]
+        return port
 
     def make_market(self, account: Account) -> Market:
         return ADAPTERS[account.name](account)
@@ -286,6 +326,8 @@ class World:
             machine.standing_until = machine.disk_full_until = machine.signal_until = 0.0
         for action in self._when_quiet:
             action()
+        if self.google:
+            self.google.calm()
         self._when_quiet.clear()
         self.oracle.quiet_since = self.loop.now
 
@@ -312,6 +354,7 @@ class World:
             hits=self.faults.hits,
             cells=dict(self.faults.cells),
             virtual_s=self.loop.now,
+            pairs=dict(self.pairs.counts),
             ending=self._ending(),
         )
 
@@ -324,7 +367,7 @@ class World:
                 continue
             if record["phase"] == "ended" and owned.final != "gone":
                 continue
-            billing = [c for c in self.contracts() if c.listed and self.key_of_label(c.label) == owned.key]
+            billing = [c for c in self.gpus() if c.listed and self.key_of_label(c.label) == owned.key]
             ending[f"instance {number}"] = record["phase"], len(billing)
         return ending
 
@@ -334,7 +377,7 @@ class World:
         ]
         bills = [
             (c.id, c.label, str(account.sim.billed(c.id, self.loop.clock())))
-            for account in self.accounts
+            for account in [*self.accounts, *([self.google] if self.google else [])]
             for c in account.sim.all_contracts()
         ]
         return f"{docs} {bills} {self.loop.events} {self.gate.calls}"
@@ -394,9 +437,13 @@ class World:
 
     # --- machines
 
-    def contracts(self) -> list[Contract]:
+    def gpus(self) -> list[Contract]:
         """All that ever were, on every marketplace."""
         return [contract for account in self.accounts for contract in account.sim.all_contracts()]
+
+    def contracts(self) -> list[Contract]:
+        """And the standbys."""
+        return [*self.gpus(), *(self.google.sim.all_contracts() if self.google else ())]  # type: ignore[list-item]
 
     def _created(self, account: Account, contract: Contract) -> None:
         self.oracle.created(contract)
@@ -407,7 +454,7 @@ class World:
         account.sim.tick(self.loop.clock())
         self._carry_out(account)
 
-    def _carry_out(self, account: Account) -> None:
+    def _carry_out(self, account: Any) -> None:
         for effect in account.sim.drain():
             contract = next(c for c in account.sim.all_contracts() if c.id == effect.contract_id)
             if self.is_stranger(contract):
@@ -423,10 +470,14 @@ class World:
         if account.name in self.webhooks:
             self.webhooks[account.name].send_due()
 
-    def _start(self, account: Account, contract: Contract, token: str) -> None:
-        home = self.folder / str(contract.id)
+    def _start(self, account: Any, contract: Contract, token: str) -> None:
+        if before := self.machines.get(contract.id):
+            before.start()  # Google's, on its own disk
+            return
+        is_standby = account is self.google
+        home = self.folder / (contract.label if is_standby else str(contract.id))
         home.mkdir()
-        machine = Machine(
+        machine = (Standby if is_standby else Machine)(
             world=self,
             account=account,
             contract=contract,
@@ -435,6 +486,7 @@ class World:
             token=token,
             rng=self.rng(f"machine:{contract.label}"),
         )
+        machine.link = Link(machine) if self.google else None
         self.machines[contract.id] = machine
         machine.start()
 

@@ -63,6 +63,11 @@ class Vm:
         return self.ended_at is None
 
     @property
+    def is_stopped(self) -> bool:
+        """Its processes have ended; the disk is kept, and bills."""
+        return self.status in ("STOPPING", "TERMINATED")
+
+    @property
     def is_spot(self) -> bool:
         return self.terms.model == "spot"
 
