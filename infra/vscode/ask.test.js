@@ -64,5 +64,7 @@ test("what is no HTTP", async (t) => {
 });
 
 test("an address that is none is said so, and nothing is asked", async () => {
-  for (const address of ["", "status", "file:///etc/passwd", undefined, 7, {}]) assert.match((await ask(address)).error, /no http address/);
+  for (const address of ["", "status", "file:///etc/passwd", "constructor:x", undefined, 7, {}]) {
+    assert.match((await ask(address)).error, /no http address/);
+  }
 });

@@ -64,7 +64,8 @@ function toastOf(before, after) {
   if (before === null) return after.state === "gpu" ? null : warning(after);
   if (before.state === after.state && before.message === after.message) return null;
   if (after.state !== "gpu") return warning(after);
-  return before.state === "gpu" ? null : { kind: "information", message: after.message || "You are on the GPU machine." };
+  if (before.state === "gpu") return null;
+  return { kind: "information", message: after.message || "You are on the GPU machine." };
 }
 
 const warning = (status) => ({ kind: "warning", message: status.message || `Dumont: ${summaryOf(status).words}.` });
@@ -73,7 +74,8 @@ function barOf(memory, nowMs) {
   const { status } = memory;
   if (memory.failures > 0 && nowMs - memory.answeredMs >= UNKNOWN_AFTER_MS) {
     const last = status === null ? "" : ` Last known: ${summaryOf(status).words}.`;
-    return { text: "$(question) Dumont: status unknown", tooltip: `The standby does not answer: ${memory.why}.${last}`, tone: "quiet" };
+    const tooltip = `The standby does not answer: ${memory.why}.${last}`;
+    return { text: "$(question) Dumont: status unknown", tooltip, tone: "quiet" };
   }
   if (status === null) return { text: "$(ellipsis) Dumont", tooltip: "The standby is asked.", tone: "quiet" };
   const { icon, words, tone, detail } = summaryOf(status);
@@ -81,15 +83,17 @@ function barOf(memory, nowMs) {
   return { text: `$(${icon}) Dumont: ${words}`, tooltip: lines.filter(Boolean).join("\n"), tone };
 }
 
+const ON_STANDBY = { icon: "vm", words: "on the standby", tone: "warning", detail: "" };
+
 /** The state in a few words. A state that this version does not know is shown by its name, and never as well. */
 function summaryOf(status) {
   switch (status.state) {
     case "gpu":
       return onGpu(status);
     case "provisional":
-      return { icon: "vm", words: "on the standby", tone: "warning", detail: "The control plane has not answered yet." };
+      return { ...ON_STANDBY, detail: "The control plane has not answered yet." };
     case "standby":
-      if (status.handBackAt === null) return { icon: "vm", words: "on the standby", tone: "warning", detail: "" };
+      if (status.handBackAt === null) return ON_STANDBY;
       return { icon: "history", words: `back to a GPU at ${clock(status.handBackAt)}`, tone: "warning", detail: "" };
     case "incomplete":
       return { icon: "error", words: "GPU lost, copy not complete", tone: "error", detail: "" };
@@ -112,10 +116,14 @@ function onGpu({ isWhole, isWatched }) {
   return { icon: "shield", words: "mirrored", tone: "quiet", detail: "Your work is mirrored on the standby." };
 }
 
-const rtt = ({ state, rttMs }) => state === "gpu" && rttMs !== null && `From the standby to the GPU and back: ${rttMs.toFixed(1)} ms.`;
+const rtt = ({ state, rttMs }) =>
+  state === "gpu" && rttMs !== null && `From the standby to the GPU and back: ${rttMs.toFixed(1)} ms.`;
 
 /** hh:mm:ss where the user is. */
-const clock = (moment) => [moment.getHours(), moment.getMinutes(), moment.getSeconds()].map((n) => String(n).padStart(2, "0")).join(":");
+function clock(moment) {
+  const parts = [moment.getHours(), moment.getMinutes(), moment.getSeconds()];
+  return parts.map((part) => String(part).padStart(2, "0")).join(":");
+}
 
 /** Milliseconds to the next question. Nonsense in the settings is the usual pace; silence doubles it up to a bound. */
 function pauseMs(setting, failures) {

@@ -4,16 +4,24 @@ const test = require("node:test");
 const assert = require("node:assert/strict");
 const { begin, step, parse, pauseMs, backCommand, UNKNOWN_AFTER_MS, POLL_MS, PAUSE_MS_MAX } = require("./decide");
 
-const GPU = { state: "gpu", message: "You are on the GPU machine.", is_watched: true, is_whole: true, rtt_ms: 12.34, label: "dumont-d1-i7-3-0123abcd" };
-const MOVED = { state: "provisional", message: "The GPU machine has gone silent. You are on the standby: go on, your files are here.", label: GPU.label };
-const STANDBY = { state: "standby", message: "You are on the standby: your files are here, there is no GPU until a new one is ready." };
+const GPU = {
+  state: "gpu",
+  message: "You are on the GPU machine.",
+  is_watched: true,
+  is_whole: true,
+  rtt_ms: 12.34,
+  label: "dumont-d1-i7-3-0123abcd",
+};
+const MOVED = { state: "provisional", message: "The GPU machine has gone silent. Go on.", label: GPU.label };
+const STANDBY = { state: "standby", message: "You are on the standby: your files are here." };
+const READY = { state: "standby", message: "A GPU machine is ready: you move to it in 60 s." };
 
 /** The steps for these statuses, a quarter of a second apart; null = nobody answers. */
 function follow(...statuses) {
   let memory = begin(0);
   return statuses.map((status, i) => {
-    const answer = status === null ? { error: "ECONNREFUSED" } : { text: typeof status === "string" ? status : JSON.stringify(status) };
-    const shown = step(memory, answer, i * 250);
+    const text = typeof status === "string" ? status : JSON.stringify(status);
+    const shown = step(memory, status === null ? { error: "ECONNREFUSED" } : { text }, i * 250);
     memory = shown.memory;
     return shown;
   });
@@ -55,8 +63,7 @@ test("the record's word after the move is told too, for its sentence is another"
 
 test("the way back is told when it is near, with the time in the status bar", () => {
   const at = new Date(2031, 0, 2, 3, 4, 5);
-  const near = { ...STANDBY, message: "A GPU machine is ready: you move to it in 60 s, and processes here are ended then.", hand_back_at: at.toISOString() };
-  const { bar, toast } = lastOf(STANDBY, near);
+  const { bar, toast } = lastOf(STANDBY, { ...READY, hand_back_at: at.toISOString() });
   assert.equal(bar.text, "$(history) Dumont: back to a GPU at 03:04:05");
   assert.equal(toast.kind, "warning");
 });
@@ -109,8 +116,8 @@ test("what is no status is silence, whatever it is", () => {
 });
 
 test("fields of wrong kinds are as if they were not there", () => {
-  const { bar } = lastOf({ state: "gpu", message: 7, since: "soon", hand_back_at: {}, label: [], is_watched: "yes", is_whole: 1, rtt_ms: "fast" });
-  assert.match(bar.text, /not in sync/);
+  const wrong = { message: 7, since: "soon", hand_back_at: {}, label: [], is_watched: "yes", is_whole: 1 };
+  assert.match(lastOf({ state: "gpu", rtt_ms: "fast", ...wrong }).bar.text, /not in sync/);
   assert.equal(parse('{"state":"standby","since":"2026-13-45"}').since, null);
 });
 

@@ -37,7 +37,7 @@ async function look(watch, item) {
   const shown = step(last, answer, Date.now());
   last = shown.memory;
   show(item, shown.bar);
-  if (shown.toast) void tell(shown.toast);
+  if (shown.toast) tell(shown.toast).catch(() => {}); // the window is being closed
   watch.timer = setTimeout(look, pauseMs(settings.get("pollMs"), last.failures), watch, item);
 }
 
@@ -55,6 +55,7 @@ function show(item, { text, tooltip, tone }) {
 
 /** The editor stacks three toasts and keeps a fourth to itself: older ones of ours go to the bell first. */
 async function tell({ kind, message }) {
+  // An editor without that command shows the toast all the same, where it has room.
   if (openToasts > 0) await vscode.commands.executeCommand("notifications.hideToasts").then(undefined, () => {});
   openToasts += 1;
   try {

@@ -30,7 +30,9 @@ CONTENT_TYPES = """<?xml version="1.0" encoding="utf-8"?>
 def manifest() -> str:
     """What the editor reads of a .vsix before it unpacks it, from package.json alone."""
     said = json.loads((HERE / "package.json").read_text())
-    identity = f"Id={quoteattr(said['name'])} Version={quoteattr(said['version'])} Publisher={quoteattr(said['publisher'])}"
+    identity = (
+        f"Id={quoteattr(said['name'])} Version={quoteattr(said['version'])} Publisher={quoteattr(said['publisher'])}"
+    )
     properties = {
         "Microsoft.VisualStudio.Code.Engine": said["engines"]["vscode"],
         "Microsoft.VisualStudio.Code.ExtensionKind": ",".join(said["extensionKind"]),

@@ -20,8 +20,10 @@ async function main(browserPath, url) {
 
 /** Runs in the page. */
 function observe() {
-  const isSeen = (node) => node.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true }) && node.getBoundingClientRect().height > 0;
-  const wordsOf = (selector) => [...document.querySelectorAll(selector)].filter(isSeen).map((node) => node.textContent.trim());
+  const isShown = (node) => node.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true });
+  const isSeen = (node) => isShown(node) && node.getBoundingClientRect().height > 0;
+  const seenOf = (selector) => [...document.querySelectorAll(selector)].filter(isSeen);
+  const wordsOf = (selector) => seenOf(selector).map((node) => node.textContent.trim());
   let before = "";
   const look = () => {
     const bar = wordsOf(".statusbar-item").find((words) => words.startsWith("Dumont")) ?? null;
@@ -30,7 +32,8 @@ function observe() {
     before = JSON.stringify(shown);
     window.seen(JSON.stringify({ ms: Date.now(), ...shown }));
   };
-  new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+  const all = { subtree: true, childList: true, attributes: true, characterData: true };
+  new MutationObserver(look).observe(document, all);
 }
 
 main(...process.argv.slice(2)).catch((error) => {
