@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ class Status:
     """Of the tether's handshake: the way to the GPU and back."""
     is_whole: bool = False
     """The copy here equals what the GPU had at its version."""
+    hand_back_at: str | None = None
+    """ISO 8601, UTC, by this machine's clock: when the user moves back to a GPU, if that is decided."""
 
 
 def state_of(role: Role, *, is_stuck: bool = False) -> str:
@@ -120,9 +122,10 @@ def last(home: Path) -> Status:
         return nothing  # of another version of this program
 
 
-def now_iso() -> str:
-    """The moment, as people read it; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")  # noqa: TID251 - shown, and compared with nothing
+def now_iso(in_s: float = 0.0) -> str:
+    """The moment, or the one `in_s` seconds from now, as people read it; nothing is decided by it."""
+    moment = datetime.now(UTC) + timedelta(seconds=in_s)  # noqa: TID251 - shown, and compared with nothing
+    return moment.isoformat(timespec="milliseconds")
 
 
 def tell_terminals(message: str, folder: Path = TERMINALS) -> int:

@@ -84,7 +84,7 @@ class Watchdog:
         self._seal_due_s = 0.0
         self._is_stuck = False
         """The GPU is dead, and cannot be given up: the copy here is not whole."""
-        self._hand_back_s: float | None = None
+        self._hand_back: tuple[float, str] | None = None
         self._rtt_ms: float | None = None
         self._status = notice.last(self.home)
 
@@ -153,16 +153,20 @@ class Watchdog:
         if self._stands != self._wanted():
             self._door_due_s = 0.0
         back_in_s = self._kept.hand_back_in_s if self._kept else None
-        self._hand_back_s = None if back_in_s is None else self._hand_back_s or back_in_s  # said once, as heard first
+        if back_in_s is None:
+            self._hand_back = None
+        elif self._hand_back is None:  # said once, as heard first
+            self._hand_back = (back_in_s, notice.now_iso(back_in_s))
         self._show()
 
     def _show(self) -> None:
         state, view = notice.state_of(self.role, is_stuck=self._is_stuck), self.role.view
         reason = self.verdict.reason if self.verdict else self._status.reason
         writer = view.writer if view.writer != self.label else None
+        back_in_s, back_at = self._hand_back or (None, None)
         said = notice.Status(
             state=state,
-            message=notice.message_of(state, self.role, reason, self._hand_back_s),
+            message=notice.message_of(state, self.role, reason, back_in_s),
             since=self._status.since if state == self._status.state else notice.now_iso(),
             epoch=view.epoch,
             label=writer,
@@ -171,6 +175,7 @@ class Watchdog:
             is_watched=self.watch is not None and self.watch.is_armed,
             rtt_ms=self._rtt_ms,
             is_whole=self.role.is_whole,
+            hand_back_at=back_at if state == "standby" else None,
         )
         if said == self._status:
             return

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -218,9 +219,15 @@ def test_the_way_back_is_told_once_with_its_first_number(box: Box) -> None:
             kept = pair.Kept(label=ME, rev=rev, epoch=4, writer=ME, key=KEY.hex(), hand_back_in_s=back_in_s)
             pair.keep(box.home, kept)
             await asyncio.sleep(0.15)
+            moments.append(datetime.fromisoformat(notice.read(box.home)["hand_back_at"]))
+        box.hear(rev=6, epoch=4, writer=ME, mirror=None)
+        await until(lambda: notice.read(box.home)["hand_back_at"] is None)
 
+    moments: list[datetime] = []
     played(box, attached(box), act)
 
+    assert len(set(moments)) == 1
+    assert timedelta(seconds=30) < moments[0] - datetime.now(UTC) < timedelta(seconds=61)
     told = [str(said) for what, said in box.story if what == "tell"]
     assert [said for said in told if " s, and processes" in said] == [
         "A GPU machine is ready: you move to it in 60 s, and processes here are ended then."
