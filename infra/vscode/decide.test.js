@@ -70,6 +70,7 @@ test("the way back is told when it is near, with the time in the status bar", ()
 
 test("back on a GPU is told as information", () => {
   assert.deepEqual(lastOf(STANDBY, GPU).toast, { kind: "information", message: GPU.message });
+  assert.equal(lastOf(GPU, { ...GPU, message: "You are on a GPU." }).toast, null, "who was there is not back");
 });
 
 test("a window that opens on the standby says so at once", () => {

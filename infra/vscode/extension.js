@@ -53,9 +53,9 @@ function show(item, { text, tooltip, tone }) {
   [item.text, item.tooltip, item.backgroundColor] = [text, tooltip, color && new vscode.ThemeColor(color)];
 }
 
-/** The editor stacks three toasts and keeps a fourth to itself: older ones of ours go to the bell first. */
+/** What an open toast of ours says is over when the next one comes: it leaves for the bell, and one is seen at a time. */
 async function tell({ kind, message }) {
-  // An editor without that command shows the toast all the same, where it has room.
+  // An editor without that command stacks up to three.
   if (openToasts > 0) await vscode.commands.executeCommand("notifications.hideToasts").then(undefined, () => {});
   openToasts += 1;
   try {
