@@ -81,6 +81,8 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
     "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5)),
+    **dict.fromkeys(("claim_lost", "claim_late", "claim_twice"), (("false_alarm", 0.1), ("frames_slow", 0.5))),
+    **dict.fromkeys(("google_500_done", "standby_mute"), (("flips_standby", 0.7), ("standby_lost", 0.02))),
 }
 """And so that the fault itself has its chance."""
 

@@ -2,7 +2,7 @@
 
 The roles, the fence and the seal are the product's own, on each machine's disk. A frame is the whole content as it was
 when it was sent: what the other side takes is that version, whole. Before a stream's first frame everything is compared
-(a pass), and until that is over the copy is not whole.
+(a pass), and until that is over the copy is no newer than it was before.
 """
 
 from __future__ import annotations
