@@ -65,8 +65,8 @@ LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "down": (("destroy_fails", 1.0), ("flip", 0.3)),
     "ended": (("destroy_fails", 1.0), ("flip", 0.3)),
     "freezing": (("slow_line", 0.7), ("flip", 0.5)),
-    "standby": (("false_alarm", 0.02), ("cut_pair", 0.02), ("asks_failover", 0.5)),
-    "handover": (("false_alarm", 0.02), ("asks_failover", 0.5), ("asks_hand_back", 0.5), ("frames_slow", 1.0)),
+    "standby": (("false_alarm", 0.02), ("asks_failover", 1.0)),
+    "handover": (("asks_failover", 1.0), ("asks_hand_back", 1.0), ("frames_slow", 1.0)),
     "restoring": (("slow_line", 0.7),),
     "boot": (("boot_slow", 0.7), ("lost", 0.01)),
 }
@@ -81,6 +81,8 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
     "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5)),
+    **dict.fromkeys(("claim_lost", "claim_late", "claim_twice"), (("false_alarm", 0.1), ("frames_slow", 0.5))),
+    **dict.fromkeys(("google_500_done", "standby_mute"), (("flips_standby", 0.7), ("standby_lost", 0.02))),
 }
 """And so that the fault itself has its chance."""
 

@@ -167,7 +167,8 @@ class Pairs:
             return
         record = self._world.record(key)
         durable = self._durable(record) if record else None
-        if machine not in self._guards(key, promised.content) or (durable and durable.holds(promised.content)):
+        has_it = machine.is_alive and machine.content is not None and machine.content.holds(promised.content)
+        if not has_it or (durable and durable.holds(promised.content)):
             return
         if before["state"] == RentalState.LOST or self._world.oracle.is_silent(label):
             return

@@ -382,7 +382,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.mirror.give_back",
         planted.constant(False),
         "W3",
-        frozenset({"false_alarm", "second_death", "cut_objects"}),
+        frozenset({"false_alarm", "second_death", "cut_objects", "standby_lost", "upload_partial", "upload_quota"}),
     ),
     Mutant(
         "a candidate kept half full",

@@ -2,7 +2,7 @@
 
 The roles, the fence and the seal are the product's own, on each machine's disk. A frame is the whole content as it was
 when it was sent: what the other side takes is that version, whole. Before a stream's first frame everything is compared
-(a pass), and until that is over the copy is not whole.
+(a pass), and until that is over the copy is no newer than it was before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.domain.host import ClaimReport, Door, Notice, Sync
 from common.domain.role import Role
+from common.domain.version import Version
 from common.domain.watch import FIRST_BEAT_S, watches
 from common.host.epoch import Epoch, Fenced
 from common.host.pair import Kept
@@ -182,7 +183,9 @@ class Link:
         return role.may_acknowledge and role.view.epoch == frame.epoch
 
     def _put(self, frame: Frame, other: Link, *, is_whole: bool) -> bool:
-        """The receiver's side of one commit; False: it refuses."""
+        """The receiver's side of one commit; False: it refuses, or the connection ends over it."""
+        if Version(epoch=frame.epoch, seq=frame.seq) < other.role.version:
+            return False  # it was so long on its way that a snapshot came first
         try:
             with other.epoch.taking(frame.epoch, frame.label) as done:
                 if is_whole:
