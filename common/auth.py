@@ -23,6 +23,9 @@ BOOTSTRAP_FOR = timedelta(minutes=10)
 HOST_TOKEN_FOR = timedelta(minutes=15)
 HOST_TOKEN_GRACE = timedelta(minutes=30)
 """A host that was cut off or frozen may still renew an expired token for so long."""
+STANDBY_TOKEN_FOR = timedelta(days=2)
+"""Of a standby, which is a machine of our own project and may be the only one that has what a user wrote: cut off for
+hours, it must still be able to say so."""
 SCHEDULER_TOKEN_FOR = timedelta(minutes=5)
 GOOGLE_ALGORITHM = "RS256"
 GOOGLE_ISSUERS = ("accounts.google.com", "https://accounts.google.com")
@@ -102,13 +105,21 @@ def label_of_bootstrap(token: str, *, secret: str, now: datetime) -> str:
     return str(_read("bootstrap", token, secret, now)["sub"])
 
 
-def host_token(label: str, epoch: int, *, secret: str, now: datetime, recorded: Recorded | None = None) -> str:
+def host_token(
+    label: str,
+    epoch: int,
+    *,
+    secret: str,
+    now: datetime,
+    recorded: Recorded | None = None,
+    lifetime: timedelta = HOST_TOKEN_FOR,
+) -> str:
     """`recorded` = what is known of the report that this token answers; None = the next one is looked at in full."""
     claims: dict[str, Any] = {"sub": label, "epoch": epoch}
     if recorded:
         times = [int(recorded.written_at.timestamp()), int(recorded.durable_at.timestamp())]
         claims["rec"] = [recorded.key, recorded.beat, recorded.facts, *times]
-    return _sign("host", claims, HOST_TOKEN_FOR, secret, now)
+    return _sign("host", claims, lifetime, secret, now)
 
 
 def label_of_host(token: str, *, secret: str, now: datetime) -> str:

@@ -173,6 +173,8 @@ class Rental(Model):
     """Listed as running while its host is silent."""
     stopped_at: datetime | None = None
     """Of a standby: listed as stopped since then, its disk kept; it is started again."""
+    writes: bool = False
+    """Of a standby: it is the writer, and is looked at in every pass as whatever only it has deserves."""
     start_called_at: datetime | None = None
     """The last time that it was."""
     loss: Loss | None = None
@@ -201,6 +203,7 @@ class Rental(Model):
     def with_restlessness(self) -> Self:
         """It rests while it serves or stands by, is listed and heard, and once its bill is closed."""
         is_up = self.state is RentalState.SERVING or (self.is_standby and self.state is RentalState.READY)
+        is_up = is_up and not self.writes
         is_there = self.unreachable_at is None and self.absent_at is None and self.stopped_at is None
         serves = is_up and is_there
         return self.model_copy(update={"restless": not (self.settled or serves)})

@@ -296,12 +296,19 @@ def _reply(
         fz=_nonce(record) if record and wanted is Wanted.FREEZE else None,
         orders=orders,
         pair=_pair(app, record, label, now) if record and record.standby else None,
-        token=auth.host_token(label, epoch, secret=app.settings.jwt_secret, now=now, recorded=recorded),
+        token=auth.host_token(
+            label, epoch, secret=app.settings.jwt_secret, now=now, recorded=recorded, lifetime=_token_for(record, label)
+        ),
         storage_credentials=credentials,
         idle_for_s=_idle_window_s(app, record),
         dead_man_s=timing.dead_man_s,
         next_in_s=settled_s if rests else timing.heartbeat_busy_s,
     )
+
+
+def _token_for(instance: Instance | None, label: str) -> timedelta:
+    is_standby = instance is not None and label == instance.standby
+    return auth.STANDBY_TOKEN_FOR if is_standby else auth.HOST_TOKEN_FOR
 
 
 def _nonce(instance: Instance) -> str | None:

@@ -30,7 +30,8 @@ def attach(app: App, world: World, now: datetime) -> bool:
         return False
     attached = instance.having(mirror=instance.standby)
     text = "mirrored to the standby, which takes over if the GPU dies"
-    app.store.commit([world.instance.becomes(attached), event(app, instance, "mirrored", text, now)])
+    writes = [*_at_rest(world), event(app, instance, "mirrored", text, now)]
+    app.store.commit([world.instance.becomes(attached), *writes])
     return True
 
 
@@ -100,6 +101,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         writes += [before.unchanged()] if lost else [before.becomes(before.value.to(RentalState.HELD, at=now))]
     text = "the GPU is gone: you work on the standby, and another GPU is being rented"
     told = announce(app, instance, Kind.ON_STANDBY, "on_standby", text, now)
+    writes.append(kept.becomes(kept.value.model_copy(update={"writes": True})))
     app.store.commit([*writes, world.instance.becomes(taken), *told])
     return True
 
@@ -241,8 +243,14 @@ def hand_back(app: App, world: World, now: datetime) -> bool:
     older = [k for k in world.rentals.values() if k.value.label == instance.held]
     writes = retire(app, [End(k, Outcome.SILENT, "handed back to another machine") for k in older], now)
     told = announce(app, instance, Kind.BACK, "back", "back on a GPU", now)
-    app.store.commit([*writes, candidate.unchanged(), world.instance.becomes(up), *told])
+    app.store.commit([*writes, *_at_rest(world), candidate.unchanged(), world.instance.becomes(up), *told])
     return True
+
+
+def _at_rest(world: World) -> list[Write]:
+    """The standby writes no more: nothing has to be looked at before it, its machine or its GPU says something new."""
+    kept = world.standby
+    return [kept.becomes(kept.value.model_copy(update={"writes": False}))] if kept and kept.value.writes else []
 
 
 def hand_back_due_at(world: World) -> datetime | None:

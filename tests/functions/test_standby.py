@@ -395,3 +395,28 @@ def test_without_googles_credentials_everything_else_works(
     assert world.show(id).protection is Protection.UNPROTECTED
     assert world.show(id).address.kind == "direct"
     world.close()
+
+
+def test_a_standby_that_was_cut_off_for_hours_is_still_heard_and_takes_over(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "kept.txt", "on both\n")
+    world.pass_time(2)
+    label = of(world, id).standby or ""
+    world.machines[label].cut = True
+    world.pass_time(2 * 3600, step_s=10)  # longer than a GPU's token may be renewed
+    world.machines[label].cut = False
+    lose_gpu(world, id)
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    assert (world.workspace(id) / "kept.txt").read_text() == "on both\n"
+
+
+def test_a_standby_that_vanishes_while_it_writes_is_missed_within_minutes(world: World) -> None:
+    id = mirrored(world)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: of(world, id).is_covered)
+    lose_standby(world, id)
+
+    took_s = world.until(lambda: not of(world, id).is_on_standby, within_s=1200)
+    assert took_s < 600
