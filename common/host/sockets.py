@@ -47,7 +47,8 @@ def _of(family: int) -> Iterator[Connection]:
                     return
                 if kind == NLMSG_ERROR:
                     raise OSError(-struct.unpack_from("=i", message)[0], "the kernel refuses to list connections")
-                yield _connection(message)
+                if connection := _connection(message):
+                    yield connection
     raise OSError(f"a list of connections in more than {PIECES_MAX} pieces")
 
 
@@ -61,14 +62,19 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _connection(message: bytes) -> Connection:
-    """An old kernel's tcp_info may be too short for the counters: then nothing is known."""
+def _connection(message: bytes) -> Connection | None:
+    """None for one that the kernel tells nothing of: it is just being opened or closed, and carries nothing.
+
+    An old kernel's tcp_info may be too short for the counters: then nothing is known (OSError).
+    """
     local_port, inode = MESSAGE.unpack_from(message)[4], MESSAGE.unpack_from(message)[6]
     at = MESSAGE.size
     while at + ATTRIBUTE.size <= len(message):
         length, kind = ATTRIBUTE.unpack_from(message, at)
-        if kind == INET_DIAG_INFO and length >= ATTRIBUTE.size + BYTES_AT + 16:
+        if kind == INET_DIAG_INFO and length < ATTRIBUTE.size + BYTES_AT + 16:
+            raise OSError("the kernel does not count the bytes of connections")
+        if kind == INET_DIAG_INFO:
             sent, received = struct.unpack_from("=QQ", message, at + ATTRIBUTE.size + BYTES_AT)
             return Connection(inode, socket.ntohs(local_port), sent, received)
         at += max(ATTRIBUTE.size, (length + 3) & ~3)
-    raise OSError("the kernel does not count the bytes of connections")
+    return None

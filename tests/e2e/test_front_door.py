@@ -254,6 +254,7 @@ def test_a_watchdog_that_was_started_anew_moves_nobody_and_watches_again(box: Bo
     time.sleep(1.5)
     assert box.sealed is None
     assert box.world.status["since"] == since
+    until(lambda: box.world.status["is_watched"], why="it did not watch again")
 
     hurt(box, "cut")
     box.until_standby()
@@ -266,11 +267,9 @@ def _pid_of(box: Box, name: str) -> int | None:
         return None
 
 
-def test_without_a_whole_copy_nobody_is_moved(box: Box) -> None:
+def test_while_a_snapshot_is_put_in_place_on_the_standby_nobody_is_moved(box: Box) -> None:
     box.ready()
-    world = box.world
-    with Epoch(world.standby.home, STANDBY).taking(world.epoch, GPU) as done:
-        done(2, False)
+    Epoch(box.world.standby.home, STANDBY).fill(is_on=True)
     hurt(box, "kill")
 
     time.sleep(1.5)

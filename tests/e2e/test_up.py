@@ -18,7 +18,7 @@ import pytest
 from infra.local.up import _alive
 
 pytestmark = pytest.mark.e2e
-UP = [sys.executable, "-m", "infra.local.up", "--json", "--port", "0", "--state"]
+UP = [sys.executable, "-m", "infra.local.up", "--no-google", "--json", "--port", "0", "--state"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_up_tells_everything_a_program_needs_to_drive_it(tmp_path: Path, started
     facts = start(tmp_path, started)
 
     assert set(facts) == {
-        *("api", "vast", "s3", "s3_access_key", "s3_secret_key", "bucket"),
+        *("api", "vast", "gcp", "s3", "s3_access_key", "s3_secret_key", "bucket"),
         *("user", "password", "api_key", "vast_api_key", "tensordock", "tensordock_api_key", "world"),
         *("slack_url", "slack_signing_secret", "slack_response_url"),
     }

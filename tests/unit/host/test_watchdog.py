@@ -195,7 +195,8 @@ def test_a_standby_that_is_being_compared_again_has_all_that_was_acknowledged_an
 
     claim = box.epoch.read().claim
     assert claim is not None
-    assert (claim.epoch, claim.version.seq) == (3, 10)
+    assert claim.epoch == 3
+    assert claim.version.seq < 10  # what it was whole at: parts of something newer take nothing from that
 
 
 def test_a_standby_into_which_a_snapshot_is_put_seals_nothing_and_turns_nothing_until_it_is_in_place(box: Box) -> None:
