@@ -317,7 +317,10 @@ class Story:
         ledger, metered, seconds = self._books()
         bill = {tuple(row["key"]): Decimal(row["usd"]) for row in self._world("GET", "/bills").json()}
         computed = self._computed()
-        for key in set(bill) | set(ledger) | set(metered):
+        of_google = {rental["label"] for rental in self._store("rentals") if rental["kind"] == "standby"}
+        # the simulated Google bills machines, disks and addresses; traffic comes a day late on the real one's bill
+        untold = {key for key in {*ledger, *metered} if key[0] in of_google and key[1].startswith("bandwidth")}
+        for key in (set(bill) | set(ledger) | set(metered)) - untold:
             billed, slack = bill.get(key, Decimal(0)), seconds.get(key, Decimal(0)) * SECOND + Decimal("0.000001")
             off = abs(ledger.get(key, Decimal(0)) - billed)
             _check(off <= (slack if key in computed else 0), f"the ledger of {key} is not the bill: off by {off} USD")
