@@ -48,6 +48,8 @@ SAVED_WITHIN_S = 10.0
 EDITED = "thesis.tex"
 """In the workspace: what the user edits when the GPU dies."""
 SECOND = Decimal(1)
+BOOT_GB = Decimal("0.1")
+"""What a machine fetches before its agent counts: the bundle (48 MB), and the same again for the probe of its line."""
 err = Console(stderr=True)
 
 
@@ -450,7 +452,7 @@ class Story:
         return all(rental["settled"] for rental in self._store("rentals"))
 
     def _books(self) -> tuple[dict[Any, Decimal], dict[Any, Decimal], dict[Any, Decimal]]:
-        """(ledger, metered, USD per second of tolerance), each per (rental, kind)."""
+        """(ledger, metered, USD of tolerance), each per (rental, kind): a second, and what nobody could count yet."""
         ledger: dict[Any, Decimal] = {}
         for data in self._store("ledger"):
             entry = LedgerEntry.model_validate(data)
@@ -459,9 +461,10 @@ class Story:
         metered, tolerance = {}, {}
         for data in self._store("rentals"):
             rental = Rental.model_validate(data)
+            uncounted = {"bandwidth_down": rental.offer.download_usd_per_gb * BOOT_GB}
             for kind, usd in rental.metered_usd(now()).items():
                 metered[rental.label, kind] = usd
-                tolerance[rental.label, kind] = rental.usd_per_second(kind)
+                tolerance[rental.label, kind] = rental.usd_per_second(kind) + uncounted.get(kind, Decimal(0))
         return {k: v for k, v in ledger.items() if v}, metered, tolerance
 
     def _computed(self) -> set[tuple[str, str]]:
