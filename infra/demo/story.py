@@ -259,6 +259,8 @@ class Story:
         """From here on the instance has a standby."""
         self._put("/standby", {"instance_id": self.instance, "standby": True}, 202)
         self._wait(lambda: self._instance()["protection"] == "mirrored", "the standby to be in sync", BACK_WITHIN_S)
+        # it watches from the GPU's first beat on that it hears as its mirror; before that, silence means little
+        self._wait(self._is_watched, "the standby to watch its GPU")
         (standby,) = self._get(f"/standby?instance={self.instance}")["items"]
         address = self._instance()["address"]
         self._wait(lambda: self.shell.says(address, "echo in") == "in", "a shell at the standby's address")
@@ -301,6 +303,10 @@ class Story:
         self._wait(lambda: self.shell.says(address, "echo in") == "in", "a shell on the new GPU")
         self.result.update(back_s=round(back_s, 2))
         return f"{self._writer()['label']} has everything after {back_s:.1f} s; the shell is there again"
+
+    def _is_watched(self) -> bool:
+        status = self._mirror().parent / "dumont" / "status.json"
+        return status.exists() and bool(json.loads(status.read_text()).get("is_watched"))
 
     def _mirror(self) -> Path:
         """The standby's workspace."""
