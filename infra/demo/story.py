@@ -61,11 +61,12 @@ def command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it up, with URL, user and key printed.")] = False,
     state: Annotated[Path | None, typer.Option(help="State directory; a new one below .dumont by default.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Only the last line.")] = False,
+    standby: Annotated[bool, typer.Option("--standby", help="And the GPU dies while a file is edited.")] = False,
 ) -> None:
     """Play the whole story on this machine and check every step."""
     folder = state or Path(tempfile.mkdtemp(prefix="demo-", dir=_parent()))
     folder.mkdir(parents=True, exist_ok=True)
-    story = Story(folder.resolve(), quiet=json_, with_google=can_stand_by())
+    story = Story(folder.resolve(), quiet=json_, with_google=standby and can_stand_by())
     try:
         ok = story.play()
     finally:
