@@ -154,15 +154,11 @@ class Sender:
                 reader, writer = await asyncio.open_connection(bond.host, bond.port)
         except (OSError, TimeoutError):
             return False
-        try:
+        with contextlib.closing(writer), contextlib.suppress(OSError):  # a reset is as good as a close
             _look_whether_it_is_there(writer.get_extra_info("socket"))
             writer.write(LENGTH.pack(len(said)) + said)
             while await reader.read(1):
                 was_taken = True
-        except OSError:
-            pass  # reset: as good as closed
-        finally:
-            writer.close()
         return was_taken
 
     @staticmethod

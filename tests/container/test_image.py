@@ -19,7 +19,7 @@ import pytest
 from common.domain.host import Heartbeat, HostPhase, Reply, Wanted
 from infra.demo.s3_server import S3Server, s3_server
 from infra.gpu_host import image as images
-from infra.gpu_host.image import ULIMITS, CannotBuild, run_command
+from infra.gpu_host.image import ULIMITS, run_command
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 RUN_S = 120
@@ -29,17 +29,7 @@ HOST_NETWORK = ("--network", "host")
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
-    """Skipped where containers cannot be: programs or rights that are missing. What fails after that is a failure."""
-    if missing := images.missing_programs():
-        pytest.skip(f"not installed: {', '.join(missing)} (infra/local/setup.sh installs them as root)")
-    try:
-        base = images.require_base()
-    except CannotBuild as error:
-        pytest.skip(f"no base image: {error}")
-    tried = subprocess.run(run_command(base, ["/bin/true"]), capture_output=True, text=True, timeout=RUN_S)
-    if tried.returncode:
-        pytest.skip(f"this machine runs no containers: {tried.stderr.strip()[-300:]}")
+def image(can_run_containers: None) -> str:
     return images.build()
 
 
