@@ -52,6 +52,8 @@ class Offer(Model):
     """For the whole slice, without disk: GPUs, CPUs and memory."""
     gpu_bills_from: Literal["running", "created"] = "running"
     """Does the slice bill while it still boots?"""
+    billed_s_min: float = 0.0
+    """A run of the machine bills for no less, however short it was."""
     bid_floor_usd_per_hour: Usd | None = None
     """The lowest bid that rents the slice now, where the marketplace takes bids; without disk, like the price."""
     storage_usd_per_gb_month: Usd

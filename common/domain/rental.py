@@ -7,7 +7,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, Self
@@ -227,11 +227,19 @@ class Rental(Model):
         meter = self.meter
         gpu_from, disk_from = (_later(start, since) for start in (meter.gpu_from, meter.disk_from))
         return {
-            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, meter.gpu_until or now, less_s=meter.paused_s),
+            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, self.gpu_billed_until(now)),
             "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, meter.disk_until or now),
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
+
+    def gpu_billed_until(self, now: datetime) -> datetime:
+        """End of what its GPU or machine bills: without what it stood still, and no less than the vendor's least."""
+        meter = self.meter
+        until = (meter.gpu_until or now) - timedelta(seconds=meter.paused_s)
+        if meter.gpu_from is None or meter.gpu_until is None:
+            return until
+        return max(until, meter.gpu_from + timedelta(seconds=self.offer.billed_s_min))
 
     @property
     def now_usd_per_hour(self) -> Decimal:
@@ -260,6 +268,6 @@ def _later(start: datetime | None, since: datetime | None) -> datetime | None:
     return max(start, since) if start and since else start
 
 
-def _hours(start: datetime | None, end: datetime, *, less_s: float = 0.0) -> Decimal:
-    seconds = (end - start).total_seconds() - less_s if start else 0
+def _hours(start: datetime | None, end: datetime) -> Decimal:
+    seconds = (end - start).total_seconds() if start else 0
     return Decimal(str(max(0, seconds))) / SECONDS_PER_HOUR

@@ -36,6 +36,8 @@ acknowledges."""
 DISK_GB_MIN = 10
 """The system's image."""
 
+BILLED_S_MIN = 60.0
+"""Of each run of a machine: Google bills by the second after its first minute."""
 ADDRESS_USD_PER_HOUR: dict[str, Decimal] = {
     "spot": Decimal("0.0025"),
     "standard": Decimal("0.005"),
@@ -169,6 +171,7 @@ def standby_offer(terms: Terms) -> Offer:
         gpu_ram_mb=0,
         gpu_usd_per_hour=machine_usd_per_hour(terms) + ADDRESS_USD_PER_HOUR[terms.model],
         gpu_bills_from="running",
+        billed_s_min=BILLED_S_MIN,
         storage_usd_per_gb_month=disk_usd_per_gb_month(terms) * HOURS_PER_MONTH / GOOGLE_HOURS_PER_MONTH,
         upload_usd_per_gb=_egress_usd_per_gb(region),
         country=region.country,

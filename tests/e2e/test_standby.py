@@ -37,3 +37,4 @@ def test_the_user_works_on_at_the_same_address_and_comes_back_to_a_gpu_with_ever
     assert story.result["shell_s"] < 60
     story._terminate()
     assert story.result["rentals_left"] == 0
+    story._money()

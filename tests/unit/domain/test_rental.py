@@ -1,0 +1,49 @@
+"""What a machine costs by our own meter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from common.domain.rental import Meter, Rental
+from tests.unit.domain.test_strategy import offer
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = START + timedelta(hours=5)
+
+
+def rental(meter: Meter, *, billed_s_min: float = 60.0) -> Rental:
+    return Rental(
+        label="dumont-d-i-1-aaaaaaaa",
+        account="a",
+        instance_id="i",
+        instance_key="a.i",
+        provider="gcp",
+        at=START,
+        created_at=START,
+        offer=offer(usd="3.6", billed_s_min=billed_s_min),
+        image="",
+        disk_gb=10,
+        not_before=START,
+        meter=meter,
+    )
+
+
+def gpu_usd(meter: Meter, **more: float) -> Decimal:
+    return round(rental(meter, **more).metered_usd(LATER)["gpu"], 6)
+
+
+def test_a_run_bills_no_less_than_the_vendors_least() -> None:
+    short = Meter(gpu_from=START, gpu_until=START + timedelta(seconds=20))
+    long = Meter(gpu_from=START, gpu_until=START + timedelta(seconds=90))
+
+    assert gpu_usd(short) == Decimal("0.06")
+    assert gpu_usd(short, billed_s_min=0.0) == Decimal("0.02")
+    assert gpu_usd(long) == Decimal("0.09")
+
+
+def test_while_it_stood_still_it_did_not_bill() -> None:
+    ran = Meter(gpu_from=START).stopped(START + timedelta(seconds=100)).resumed(START + timedelta(seconds=400))
+
+    assert gpu_usd(ran.stopped(START + timedelta(seconds=500))) == Decimal("0.2")
+    assert gpu_usd(ran) == Decimal("3.6") * 5 - Decimal("0.3")
