@@ -98,7 +98,8 @@ class Link:
         if self.kept.writer == self.label and self.equal:
             return Sync(epoch=self.equal[0], seq=self.seq, is_whole=True, peer=self.equal[1], lag_s=0.0)
         version = {"epoch": role.version.epoch, "seq": role.version.seq}
-        return Sync(**version, is_whole=role.is_whole, peer=role.view.writer, lag_s=0.0)
+        hears = self.heard_at is not None
+        return Sync(**version, is_whole=role.is_whole, peer=role.view.writer, lag_s=0.0, hears=hears)
 
     def mark(self, above: int) -> int:
         self.seq = max(self.seq, above, Epoch(self.home, self.label).read().version.seq) + 1

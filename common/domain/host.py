@@ -92,6 +92,8 @@ class Sync(Model):
     """Label of the machine that the above is about."""
     rtt_ms: float | None = None
     """Measured by the heartbeats between the two."""
+    hears: bool = False
+    """Of a standby: the GPU's heartbeats arrive, so that its death would be seen."""
 
 
 class ClaimReport(Model):

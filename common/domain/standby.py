@@ -43,13 +43,16 @@ def is_behind(instance: Instance, claim: ClaimReport) -> bool:
 
 
 def may_attach(instance: Instance, gpu: HostRecord | None, standby: HostRecord | None) -> bool:
-    """Rule D2: in this very epoch the writer says that the standby equals it, and the standby says the same."""
+    """Rule D2: in this very epoch the writer says that the standby equals it, and the standby says the same.
+
+    One that does not hear its GPU, behind a firewall perhaps, would take its silence for its death.
+    """
     if not instance.is_running or instance.mirror or instance.drain or gpu is None or standby is None:
         return False
     sent, taken = gpu.sync, standby.sync
     is_sent = sent.is_whole and sent.peer == instance.standby and sent.epoch == instance.epoch
     is_taken = taken.is_whole and taken.peer == instance.writer and taken.epoch == instance.epoch
-    return is_sent and is_taken and standby.claim is None
+    return is_sent and is_taken and taken.hears and standby.claim is None
 
 
 def is_equal(instance: Instance, standby: HostRecord | None, candidate: HostRecord | None) -> bool:

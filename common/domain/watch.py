@@ -101,10 +101,14 @@ def side_of(role: Role) -> Side:
     return Side.STANDBY if role.sealed is not None or role.view.writer in (None, role.label) else Side.GPU
 
 
+def listens(role: Role) -> bool:
+    """To the GPU that writes, from before this standby is its mirror: then it knows at once when that one goes."""
+    return role.sealed is None and role.view.writer not in (None, role.label)
+
+
 def watches(role: Role) -> bool:
     """The watch begins when the standby hears that it is the mirror (rule D2), and ends with its seal."""
-    view = role.view
-    return role.sealed is None and view.mirror == role.label and view.writer not in (None, role.label)
+    return listens(role) and role.view.mirror == role.label
 
 
 @dataclass
@@ -166,6 +170,10 @@ class Watch:
     def is_armed(self) -> bool:
         """The GPU has beaten in this epoch: from here on its silence says something."""
         return self._beat_s is not None
+
+    def begin(self, now_s: float) -> None:
+        """This standby is the mirror from now on: a GPU that was never heard has its time to be heard from here."""
+        self.since_s = now_s
 
     def heard(self, beat: Beat, now_s: float) -> bool:
         """False: it counts for nothing."""

@@ -38,9 +38,10 @@ class Running:
 
     @property
     def is_alive(self) -> bool:
-        if self.popen is not None and self.popen.poll() is not None:
-            return False
-        return started(self.pid) == self.started
+        is_there = started(self.pid) == self.started
+        # Asked second: one that ended in between is then fetched from the kernel, and no remains of it stay.
+        has_ended = self.popen is not None and self.popen.poll() is not None
+        return is_there and not has_ended
 
 
 def started(pid: int) -> int | None:

@@ -279,8 +279,9 @@ class StandbyPrograms:
         return frozenset()
 
     def sync(self) -> Sync | None:
-        said = sync_of(self.home, self.label) or Sync()
-        return said.model_copy(update={"rtt_ms": notice.read(self.home).get("rtt_ms")})
+        said, watchdog = sync_of(self.home, self.label) or Sync(), notice.read(self.home)
+        heard = {"rtt_ms": watchdog.get("rtt_ms"), "hears": watchdog.get("is_watched") is True}
+        return said.model_copy(update=heard)
 
     def mark(self, above: int) -> int:
         return max(above, Epoch(self.home, self.label).read().version.seq) + 1

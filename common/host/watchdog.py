@@ -23,7 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from common.domain.role import Claim, Role
-from common.domain.watch import PROBE_TIMEOUT_S, Answer, Beat, Lease, Side, Verdict, Watch, side_of, watches
+from common.domain.watch import PROBE_TIMEOUT_S, Answer, Beat, Lease, Side, Verdict, Watch, listens, side_of, watches
 from common.host import beats, notice, pair
 from common.host.epoch import FILE as ROLE_FILE
 from common.host.epoch import Epoch
@@ -82,6 +82,7 @@ class Watchdog:
         self._trouble = ""
         """What was wrong with the door last; said once, for it is looked at ten times a second."""
         self._seal_due_s = 0.0
+        self._is_mirror = False
         self._is_stuck = False
         """The GPU is dead, and cannot be given up: the copy here is not whole."""
         self._hand_back: tuple[float, str] | None = None
@@ -116,7 +117,7 @@ class Watchdog:
             self._learn()
             self._stamp = stamp
         self._drain()
-        if self.watch:
+        if self.watch and self._is_mirror:
             now_s = self._clock()
             if self.watch.probe_due(now_s):
                 self._start(self._probe(self.watch, now_s))
@@ -141,13 +142,16 @@ class Watchdog:
         self.role, self._kept = self._epoch.read(), pair.read(self.home)
         view, before = self.role.view, self.watch
         has_key = self._kept is not None and self._kept.epoch == view.epoch and bool(self._kept.key)
-        if not (watches(self.role) and has_key):
+        was_mirror, self._is_mirror = self._is_mirror, watches(self.role)
+        if not (listens(self.role) and has_key):
             self.watch = None
         elif self.watch is None or (self.watch.epoch, self.watch.label) != (view.epoch, view.writer):
             assert view.writer is not None
             self.watch = Watch(view.epoch, view.writer, self._clock(), self._lease)
         if self.watch:
             self.watch.is_called = view.is_called
+            if self._is_mirror and not was_mirror:
+                self.watch.begin(self._clock())
         if self.watch is not before and self._tether:
             self._tether.close()
         if self._stands != self._wanted():

@@ -75,17 +75,17 @@ def serving_instance(folder: Path) -> Iterator[tuple[Local, str]]:
     store = f"firestore://bench-{uuid.uuid4().hex[:12]}/{DATABASE}"
     story = Story(folder, quiet=True, up_options=("--store", store))
     try:
-        story._start()
-        story._sign_in()
-        story._deploy()
-        label = story._writer()["label"]
+        story.start()
+        story.sign_in()
+        story.deploy()
+        label = story.writer()["label"]
         assert story.up
         story.up.kill()
         story.up.wait()
         os.kill(int((folder / "control.pid").read_text()), signal.SIGKILL)
-        for row in story._rentals():
+        for row in story.rentals():
             with suppress(httpx.HTTPStatusError):  # one that lost the race may be gone
-                story._world("POST", f"/rentals/{row['label']}/fault", json={"kind": "freeze"})
+                story.in_world("POST", f"/rentals/{row['label']}/fault", json={"kind": "freeze"})
         yield Local(**json.loads((folder / "config.json").read_text())), label
     finally:
         story.end()

@@ -24,11 +24,11 @@ def story(tmp_path: Path) -> Iterator[Story]:
     """A running instance with one file in its workspace."""
     made = Story(tmp_path, quiet=True)
     try:
-        made._start()
-        made._sign_in()
+        made.start()
+        made.sign_in()
         body = {"gpu": "RTX 4090", "strategy": "coldstart", "disk_gb": 32}
-        made.instance = made._post("/instances/provision", body, 202)["operation"]["instance_id"]
-        made._until("running")
+        made.instance = made.post("/instances/provision", body, 202)["operation"]["instance_id"]
+        made.until("running")
         _workspace(made).joinpath("notes.txt").write_text("worth keeping\n")
         yield made
     finally:
@@ -36,7 +36,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
 
 
 def _workspace(story: Story) -> Path:
-    return Path(story._writer()["workspace"])
+    return Path(story.writer()["workspace"])
 
 
 def _tree_of(root: int) -> dict[int, str]:
@@ -67,24 +67,24 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 def test_an_agent_killed_in_the_middle_of_a_snapshot_loses_neither_the_machine_nor_the_old_snapshot(
     story: Story,
 ) -> None:
-    story._wait(lambda: story._instance()["snapshot"] is not None, "a first snapshot")
-    old, rental = story._instance()["snapshot"], story._writer()
+    story.wait(lambda: story.shown()["snapshot"] is not None, "a first snapshot")
+    old, rental = story.shown()["snapshot"], story.writer()
     _workspace(story).joinpath("big.bin").write_bytes(os.urandom(BIG_FILE_BYTES))
     story.tree = look(_workspace(story))
     tree = _tree_of(rental["pid"])
     agent = min(pid for pid, program in tree.items() if "agent/agent" in program)
-    story._post(f"/instances/{story.instance}/hibernate", {}, 202)
-    story._wait(_task_runs(rental["pid"]), "the engine to work")
+    story.post(f"/instances/{story.instance}/hibernate", {}, 202)
+    story.wait(_task_runs(rental["pid"]), "the engine to work")
 
     _kill(agent)
 
-    assert story._instance()["snapshot"]["id"] == old["id"]
-    assert [row["label"] for row in story._rentals()] == [rental["label"]]
-    story._until("hibernated")  # the start-up script has started the agent again, and the order still stood
-    assert story._instance()["snapshot"]["id"] != old["id"]
-    story._post(f"/instances/{story.instance}/wake", {}, 202)
-    story._until("running")
-    story._same(_workspace(story))
+    assert story.shown()["snapshot"]["id"] == old["id"]
+    assert [row["label"] for row in story.rentals()] == [rental["label"]]
+    story.until("hibernated")  # the start-up script has started the agent again, and the order still stood
+    assert story.shown()["snapshot"]["id"] != old["id"]
+    story.post(f"/instances/{story.instance}/wake", {}, 202)
+    story.until("running")
+    story.same(_workspace(story))
 
 
 def _task_runs(root: int) -> Callable[[], bool]:
@@ -93,8 +93,8 @@ def _task_runs(root: int) -> Callable[[], bool]:
 
 def test_after_a_kill_of_every_process_the_instance_comes_back_from_its_snapshot(story: Story) -> None:
     story.tree = look(_workspace(story))
-    story._wait(lambda: story._instance()["snapshot"] is not None, "a snapshot")
-    crashed, facts = story._writer(), story.facts
+    story.wait(lambda: story.shown()["snapshot"] is not None, "a snapshot")
+    crashed, facts = story.writer(), story.facts
     pids = [int((story.folder / f"{name}.pid").read_text()) for name in ("world", "control")]
     assert story.up
     _kill(story.up.pid, *pids, *_tree_of(crashed["pid"]))
@@ -103,14 +103,14 @@ def test_after_a_kill_of_every_process_the_instance_comes_back_from_its_snapshot
 
     token = story.api.headers["Authorization"]
     story.end()
-    story._start()
+    story.start()
     story.api.headers["Authorization"] = token
 
     assert story.facts == facts
-    story._wait(lambda: story._instance()["state"] != "running", "the crash to be noticed")
-    story._until("running")
-    assert story._writer()["label"] != crashed["label"]
-    story._same(_workspace(story))
-    story._post(f"/instances/{story.instance}/terminate", {"discard": False}, 202)
-    story._until("terminated")
-    story._wait(lambda: not story._rentals(), "every rental to be gone")
+    story.wait(lambda: story.shown()["state"] != "running", "the crash to be noticed")
+    story.until("running")
+    assert story.writer()["label"] != crashed["label"]
+    story.same(_workspace(story))
+    story.post(f"/instances/{story.instance}/terminate", {"discard": False}, 202)
+    story.until("terminated")
+    story.wait(lambda: not story.rentals(), "every rental to be gone")

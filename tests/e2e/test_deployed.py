@@ -24,7 +24,7 @@ def test_the_story_up_to_the_hibernation_holds_on_the_deployed_archive(
     store = f"firestore://deployed-{uuid.uuid4().hex[:12]}/dumont"
     story = Story(tmp_path, quiet=True, up_options=("--as-deployed", "--store", store))
     try:
-        for chapter in (story._start, story._sign_in, story._deploy, story._write, story._idle):
+        for chapter in (story.start, story.sign_in, story.deploy, story.write, story.idle):
             began = time.monotonic()
             said = chapter()
             print(f"{time.monotonic() - began:7.2f} s  {said}", file=sys.stderr)

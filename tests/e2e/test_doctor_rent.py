@@ -43,7 +43,7 @@ def doctor(story: Story, folder: Path, *options: str) -> subprocess.Popen[str]:
 def test_a_real_run_rents_restores_gives_back_and_an_interrupted_one_leaves_nothing(tmp_path: Path) -> None:
     story = Story(tmp_path, quiet=True)
     try:
-        story._start()
+        story.start()
         whole = doctor(story, tmp_path, "--max-usd", "2", "--gpu", "RTX 4090", "--json")
         said, err = whole.communicate(timeout=400)
         assert whole.returncode == 0, said + err
@@ -51,17 +51,17 @@ def test_a_real_run_rents_restores_gives_back_and_an_interrupted_one_leaves_noth
         for check in ("ready", "snapshot", "restore", "end", "charge"):
             assert found[f"rent: {check}"]["verdict"] == "ok", found
         assert found["answers of vast"]["verdict"] == "ok", found
-        assert story._rentals() == []
+        assert story.rentals() == []
 
         stopped = doctor(story, tmp_path, "--max-usd", "2", "--gpu", "RTX 4090")
         deadline = time.monotonic() + 60
-        while not story._rentals():
+        while not story.rentals():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         stopped.send_signal(signal.SIGTERM)
         _, err = stopped.communicate(timeout=150)
         assert stopped.returncode != 0
         assert "ending what was rented" in err
-        assert story._rentals() == []
+        assert story.rentals() == []
     finally:
         story.end()

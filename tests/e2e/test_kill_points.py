@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.demo import books
 from infra.demo.material import look
 from infra.demo.story import Story
 
@@ -43,7 +44,7 @@ def _kill_world(story: Story) -> None:
 
 
 def _write(story: Story) -> None:
-    root = Path(story._writer()["workspace"])
+    root = Path(story.writer()["workspace"])
     (root / "deep" / "er").mkdir(parents=True)
     (root / "deep" / "er" / "notes.txt").write_text("worth keeping\n" * 1000)
     (root / "link").symlink_to("deep/er/notes.txt")
@@ -54,29 +55,29 @@ def test_it_converges_after_a_kill_at_every_named_point(tmp_path: Path, monkeypa
     monkeypatch.setenv("DUMONT_KILL_POINTS", ",".join(POINTS))
     story = Story(tmp_path, quiet=True)
     try:
-        story._start()
-        story._sign_in()
+        story.start()
+        story.sign_in()
         body = {"gpu": "RTX 4090", "strategy": "coldstart", "disk_gb": 32}
-        story.instance = story._post("/instances/provision", body, 202)["operation"]["instance_id"]
-        story._until("running")
+        story.instance = story.post("/instances/provision", body, 202)["operation"]["instance_id"]
+        story.until("running")
         _write(story)
         _kill_world(story)
-        story._post(f"/instances/{story.instance}/hibernate", {}, 202)
-        story._until("hibernated")
-        assert not story._billing()
+        story.post(f"/instances/{story.instance}/hibernate", {}, 202)
+        story.until("hibernated")
+        assert not story.billing()
 
-        story._post(f"/instances/{story.instance}/wake", {}, 202)
+        story.post(f"/instances/{story.instance}/wake", {}, 202)
         _kill_world(story)
-        story._until("running")
-        story._same(Path(story._writer()["workspace"]))
+        story.until("running")
+        story.same(Path(story.writer()["workspace"]))
 
-        story._post(f"/instances/{story.instance}/terminate", {"discard": False}, 202)
+        story.post(f"/instances/{story.instance}/terminate", {"discard": False}, 202)
         _kill_world(story)
-        story._until("terminated")
-        story._wait(lambda: not story._rentals(), "every rental to be gone")
-        story._wait(story._all_settled, "the bills to be settled")
-        ledger, _, _ = story._books()
-        bills = story._world("GET", "/bills").json()
+        story.until("terminated")
+        story.wait(lambda: not story.rentals(), "every rental to be gone")
+        story.wait(story.is_settled, "the bills to be settled")
+        ledger = books.read(story).ledger
+        bills = story.in_world("GET", "/bills").json()
     finally:
         story.end()
 

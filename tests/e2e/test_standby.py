@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.demo.story import Story, can_stand_by
+from infra.demo.shell import can_stand_by
+from infra.demo.story import Story
 
 pytestmark = [
     pytest.mark.e2e,
@@ -19,22 +20,22 @@ pytestmark = [
 @pytest.fixture
 def story(tmp_path: Path) -> Iterator[Story]:
     made = Story(tmp_path, quiet=True, with_google=True)
-    made._start()
-    made._sign_in()
-    made._deploy()
+    made.start()
+    made.sign_in()
+    made.deploy()
     yield made
     made.end()
 
 
 def test_the_user_works_on_at_the_same_address_and_comes_back_to_a_gpu_with_everything(story: Story) -> None:
-    (Path(story._writer()["workspace"]) / "before.txt").write_text("before there was a standby\n")
-    story._protect()
+    (Path(story.writer()["workspace"]) / "before.txt").write_text("before there was a standby\n")
+    story.protect()
 
-    story._dies()
-    assert (story._mirror() / "before.txt").read_text() == "before there was a standby\n"
-    story._back()
+    story.dies()
+    assert (story.mirror() / "before.txt").read_text() == "before there was a standby\n"
+    story.back()
 
     assert story.result["shell_s"] < 60
-    story._terminate()
+    story.terminate()
     assert story.result["rentals_left"] == 0
-    story._money()
+    story.money()

@@ -344,9 +344,11 @@ def test_a_copy_of_a_life_that_was_restored_over_is_whole_only_when_compared(tmp
     mirror.hear(View(rev=2, epoch=3, writer="gpu", mirror="standby", standby="standby"))
     with mirror.taking(3, "gpu") as done:
         done(1, False)
+    assert not mirror.read().is_whole
 
-    with pytest.raises(ValueError, match="no whole mirror"):
-        mirror.seal()
+    with mirror.taking(3, "gpu") as done:
+        done(2, True)
+    assert mirror.read().is_whole
 
 
 def test_a_standby_that_wrote_is_of_its_own_epoch_when_the_gpu_is_back_and_dies_at_once(world: World) -> None:
@@ -383,6 +385,21 @@ def test_the_role_goes_back_only_when_nothing_is_on_its_way(world: World, on_the
     candidate = HostRecord(label="gpu", phase=HostPhase.READY, sync=taken, **common)
 
     assert rules.is_equal(over, frozen, candidate) is (on_the_way == 0)
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_standby_that_does_not_hear_its_gpu_is_no_mirror_of_it(world: World, hears: bool) -> None:
+    id = mirrored(world)
+    instance = of(world, id)
+    common = {"account": ACCOUNT, "instance_id": id, "instance_key": instance.key, "last_seen_at": world.now}
+    whole = Sync(epoch=instance.epoch, seq=3, is_whole=True)
+    sent, taken = (whole.model_copy(update={"peer": peer}) for peer in (instance.standby, instance.writer))
+    gpu = HostRecord(label=instance.writer, phase=HostPhase.READY, sync=sent, **common)
+    standby = HostRecord(
+        label=instance.standby, phase=HostPhase.READY, sync=taken.model_copy(update={"hears": hears}), **common
+    )
+
+    assert rules.may_attach(instance.having(mirror=None), gpu, standby) is hears
 
 
 def test_without_googles_credentials_everything_else_works(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from common.domain.host import ClaimReport, Door, Notice, Sync
 from common.domain.role import Role
 from common.domain.version import Version
-from common.domain.watch import FIRST_BEAT_S, watches
+from common.domain.watch import FIRST_BEAT_S, listens
 from common.host.epoch import Epoch, Fenced
 from common.host.pair import Kept
 from tests.simulation.objects import Content
@@ -211,20 +211,25 @@ class Link:
             return
         self.claims = 0
         now, view = self.machine.world.loop.now, role.view
-        if not watches(role):
+        if not listens(role):
             self.watched = None
             return
         if self.watched != (view.epoch, view.writer):
-            self.watched, self.watched_from, self.heard_at = (view.epoch, view.writer), now, None
-        if (view.is_called or self._is_silent(now)) and role.may_seal:
+            self.watched, self.heard_at = (view.epoch, view.writer), None
+        self._listen()
+        if not role.may_seal:
+            self.watched_from = now
+        elif view.is_called or self._is_silent(now):
             self.epoch.seal()
             self.machine.world.pairs.sealed(self.machine)
             self._claim()
 
-    def _is_silent(self, now: float) -> bool:
+    def _listen(self) -> None:
         gpu = self.machine.world.machine_of(self.watched[1] if self.watched else None)
         if gpu and gpu.link and gpu.link.kept and self._has_way(gpu.link) and gpu.link.kept.writer == gpu.label:
             self.hear(gpu.link.kept.epoch, gpu.label)
+
+    def _is_silent(self, now: float) -> bool:
         if self.machine.world.strike("false_alarm", self.machine):
             return True
         if self.heard_at is None:
@@ -265,7 +270,7 @@ class Link:
             return Sync(epoch=epoch, seq=self.seq, is_whole=self.equal is not None, peer=peer, **backlog)
         role = self.role
         version = {"epoch": role.version.epoch, "seq": role.version.seq, "is_whole": role.is_whole}
-        return Sync(**version, peer=role.view.writer, lag_s=0.0)
+        return Sync(**version, peer=role.view.writer, lag_s=0.0, hears=self.heard_at is not None)
 
     def mark(self, above: int) -> int:
         """What changed before has a lower number, what changes later a higher one."""

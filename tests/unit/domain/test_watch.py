@@ -27,6 +27,7 @@ from common.domain.watch import (
     State,
     Verdict,
     Watch,
+    listens,
     side_of,
     watches,
 )
@@ -345,6 +346,34 @@ def test_the_door_leads_where_the_record_says_and_to_the_standby_once_it_has_sea
     assert side_of(back) is Side.GPU
     same_epoch = role(sealed=True).heard(View(rev=2, epoch=EPOCH, writer=GPU, mirror=STANDBY))
     assert side_of(same_epoch) is Side.STANDBY
+
+
+def test_a_standby_listens_to_a_gpu_before_it_is_its_mirror() -> None:
+    assert listens(role(mirror=None))
+    assert not listens(role(writer=STANDBY, mirror=None))
+    assert not listens(role(sealed=True))
+
+
+def test_a_gpu_that_was_heard_before_and_is_silent_when_the_watch_begins_is_dead_at_once() -> None:
+    watch = Watch(EPOCH, GPU, 0.0)
+    watch.heard(beat(1), 0.0)
+    watch.due_s(60.0)
+
+    watch.begin(60.0)
+
+    verdict = watch.look(60.0)
+    assert verdict
+    assert verdict.reason is Reason.SILENT
+
+
+def test_a_gpu_that_was_never_heard_has_its_time_from_the_begin_of_the_watch() -> None:
+    watch, begins_s = Watch(EPOCH, GPU, 0.0), 10 * FIRST_BEAT_S
+    watch.due_s(begins_s)
+    watch.begin(begins_s)
+    assert watch.look(begins_s) is None
+
+    watch.due_s(begins_s + FIRST_BEAT_S)
+    assert watch.look(begins_s + FIRST_BEAT_S)
 
 
 def test_only_the_mirror_of_a_gpu_watches_and_not_any_more_once_it_sealed() -> None:

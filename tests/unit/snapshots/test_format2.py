@@ -177,12 +177,22 @@ def test_a_manifest_of_28000_files_loads_at_once() -> None:
         Entry(b"d%04d/file%06d" % (n % 280, n), "file", 0o644, n, 100, SUM, (Extent(0, CHUNK, 0, 100),))
         for n in range(28_000)
     ]
-    began = time.process_time()
-    manifest, sealed = seal.seal(replace(honest(), entries=(honest().entries[0], *dirs, *files)), KEY)
-    writing_s = time.process_time() - began
+    large = replace(honest(), entries=(honest().entries[0], *dirs, *files))
+    writing_s, (manifest, sealed) = fastest(lambda: seal.seal(large, KEY))
+    reading_s, read = fastest(lambda: seal.unseal(sealed, manifest.key, KEY))
 
-    assert seal.unseal(sealed, manifest.key, KEY).files == 28_000
-    assert time.process_time() - began - writing_s < 3 * writing_s
+    assert read.files == 28_000
+    assert reading_s < 3 * writing_s
+
+
+def fastest(do: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of the fastest of three: a collection of a whole test run's garbage falls into one of them."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        result = do()
+        times.append(time.process_time() - began)
+    return min(times), result
 
 
 def test_a_hostile_manifest_changes_nothing(box: Box) -> None:
