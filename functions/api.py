@@ -13,9 +13,9 @@ from common.web import rest
 
 @functions_framework.http
 def api(request: Request) -> Response:
-    return Response.from_app(_application().wsgi_app, request.environ)
+    return Response.from_app(_application(rest.part_of(request.path)).wsgi_app, request.environ)
 
 
 @functools.cache
-def _application() -> Flask:
-    return rest.application(bootstrap.app())
+def _application(part: str | None) -> Flask:
+    return rest.application(bootstrap.app(), part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,8 @@ from common.domain.instance import State
 from common.domain.outbox import Kind
 from common.domain.slack import Person
 from common.ports import Store, Write
-from common.web.rest import ROUTES, specification
+from common.web import rest
+from common.web.rest import PARTS, application, part_of, routes, specification
 from common.workflows import outbox, slack
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
@@ -48,7 +50,7 @@ def test_a_wrong_password_and_an_unknown_address_look_the_same(world: World, adm
 
 def test_every_route_but_the_login_needs_credentials(world: World) -> None:
     nobody, forged = Api(world, None), Api(world, "dk_abc_def")
-    for route in ROUTES:
+    for route in routes():
         if route.right:
             path = "/api/v1" + route.path.replace("{", "").replace("}", "")
             problem(nobody.call(route.method, path, {}), 401, "unauthenticated")
@@ -190,7 +192,7 @@ def test_another_tenants_ids_are_not_found_by_any_route(world: World, admin: Api
     ids |= dict.fromkeys(("snapshot", "older", "newer"), "1-1")
     stranger = Api(world, key_for(world, "others", Role.ADMIN))
     walked = 0
-    for route in ROUTES:
+    for route in routes():
         if "{" in route.path and "{market}" not in route.path:
             own = made["id"] if route.path.startswith("/operations") else made["instance_id"]
             path = "/api/v1" + route.path.format(**ids, id=own)
@@ -266,9 +268,29 @@ def test_the_description_is_valid_openapi_and_names_every_route(admin: Api) -> N
 
     validate(spec)
     assert spec["openapi"] == "3.1.0"
-    assert sum(len(operations) for operations in spec["paths"].values()) == len(ROUTES)
+    assert sum(len(operations) for operations in spec["paths"].values()) == len(routes())
     assert spec == specification()
     assert b"/api/v1/instances/{id}/wake" in admin.call("GET", "/docs").data
+
+
+def test_every_route_is_served_by_the_one_part_that_its_path_names() -> None:
+    served = [(part, route) for part in PARTS for route in routes(part)]
+
+    assert all(part_of("/api/v1" + route.path) == part for part, route in served)
+    assert sorted((route.method, route.path) for _, route in served) == sorted((r.method, r.path) for r in routes())
+    web = Path(rest.__file__).parent
+    with_routes = {file.stem for file in web.glob("*.py") if "\nROUTES = " in file.read_text()}
+    assert with_routes == {name for names in PARTS.values() for name in names}
+
+
+def test_a_part_answers_for_what_it_does_not_have_as_the_whole_does(world: World) -> None:
+    asked = [("GET", "/api/v1/instances/none/nothing"), ("PATCH", "/api/v1/instances"), ("GET", "/api/v1/instances")]
+    whole, part = (application(world.app, name).test_client() for name in (None, part_of("/api/v1/instances/x")))
+
+    for method, path in asked:
+        one, other = whole.open(path, method=method), part.open(path, method=method)
+        assert (one.status_code, one.json["code"]) == (other.status_code, other.json["code"])
+    assert part_of("/api/v1/nothing") is part_of("/openapi.json") is part_of("/api/v1") is None
 
 
 def test_a_look_at_the_market_without_a_turn_says_when_to_come_back(admin: Api) -> None:
