@@ -1,7 +1,5 @@
 """Settings: the one module that knows the environment's names. A wrong or missing one stops the start with its name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 

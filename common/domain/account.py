@@ -1,7 +1,5 @@
 """Users, roles and keys."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from enum import StrEnum
 

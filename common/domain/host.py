@@ -1,7 +1,5 @@
 """Version 1 of the host protocol: what a host reports and what it is told. Level-triggered, idempotent by id."""
 
-from __future__ import annotations
-
 import hashlib
 from datetime import datetime, timedelta
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """What the user owns: its record, its lifecycle and the state it shows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """What a marketplace offers, and what it costs all in."""
 
-from __future__ import annotations
-
 import math
 from decimal import Decimal
 from typing import Annotated, Literal

@@ -4,8 +4,6 @@ The past (`History`) is the cheapest single GPU of each hour. Once an hour every
 kept until their time has come and are then scored against the last value (`Outlook`): what is served is what is scored.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence

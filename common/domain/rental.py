@@ -1,7 +1,5 @@
 """One machine we pay for: its label, its lifecycle, its terms and what our own clock says it cost."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Slack's side of a user: who is linked to whom, what was asked for there, and how its answer finds back."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime, timedelta
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Which snapshot is newer, and when one is due."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from common.domain.model import Model

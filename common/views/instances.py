@@ -1,7 +1,5 @@
 """What a user sees of an instance: state, address, protection, cost so far, and the story of its decisions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal

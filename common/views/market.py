@@ -1,7 +1,5 @@
 """What a GPU costs where, now and in the hours to come: the recorded outlook, filtered, with what it has been worth."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 

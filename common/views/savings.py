@@ -1,7 +1,5 @@
 """What an account spent, and which hours were not billed because its instances were hibernated."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """What an instance has kept: its snapshots, what lies between two of them, and whether one is really there."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from common.domain.instance import Instance

@@ -1,7 +1,5 @@
 """What a user sees of the standbys: whether each one is in sync, how far it lags, where it stands and what it costs."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum

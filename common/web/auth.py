@@ -1,7 +1,5 @@
 """Signing in, users and API keys."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The market as it is now."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 from pydantic import ConfigDict, Field

@@ -1,7 +1,5 @@
 """Webhooks, and the messages that did not reach them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Literal
 
