@@ -10,6 +10,7 @@ import secrets
 import ssl
 import string
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -36,10 +37,16 @@ NUDGE_S = 0.5
 _used: list[App] = []
 
 
-def app() -> App:
-    """The app of this process, from its environment unless another was given to `use`; raises `SettingError`."""
+def app(*, asks_markets: bool = False) -> App:
+    """The app of this process, from its environment unless another was given to `use`; raises `SettingError`.
+
+    `asks_markets`: of a function whose requests ask marketplaces; they are made ready while it reads its store.
+    """
     if not _used:
-        use(build(Settings.from_env(os.environ)))
+        built = build(Settings.from_env(os.environ))
+        use(built)
+        if asks_markets and isinstance(built.markets, Markets):
+            built.markets.prepare()
     return _used[-1]
 
 
@@ -141,11 +148,20 @@ class Markets(Mapping[str, Market]):
             raise SettingError(f"no marketplace's key is set: set {names}. Example: {EXAMPLES['VAST_API_KEY']}")
         self._settings, self._store = settings, store
         self._made: dict[str, Market] = {}
+        self._making = threading.Lock()
 
     def __getitem__(self, name: str) -> Market:
-        if name not in self._made:
-            self._made.setdefault(name, _market(name, self._keys[name], self._settings, self._store))
-        return self._made[name]
+        with self._making:
+            if name not in self._made:
+                self._made[name] = _market(name, self._keys[name], self._settings, self._store)
+            return self._made[name]
+
+    def prepare(self) -> None:
+        """Make them in the background: to load the HTTP client and the authorities is a tenth of a cold start.
+
+        What fails there fails again, and is seen, where a marketplace is asked for.
+        """
+        threading.Thread(target=lambda: list(self.values()), name="markets", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

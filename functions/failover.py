@@ -18,7 +18,7 @@ from common.workflows import hosts, lifecycle, sweep
 
 @functions_framework.http
 def failover(request: Request) -> ResponseReturnValue:
-    app = bootstrap.app()
+    app = bootstrap.app(asks_markets=True)
     market = request.path.strip("/").removeprefix("failover").strip("/")
     return problem.answered(app, lambda: _announced(app, market, request) if market else _noticed(app, request))
 

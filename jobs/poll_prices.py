@@ -14,7 +14,7 @@ from common.workflows import record_market
 
 @functions_framework.http
 def poll_prices(request: Request) -> ResponseReturnValue:
-    return schedule.answered(bootstrap.app(), request, "poll_prices", run)
+    return schedule.answered(bootstrap.app(asks_markets=True), request, "poll_prices", run)
 
 
 def run(app: App) -> dict[str, object]:

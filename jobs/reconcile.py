@@ -33,7 +33,7 @@ that silence is in no listing, and nobody else asks for it. Later ones come in t
 
 @functions_framework.http
 def reconcile(request: Request) -> ResponseReturnValue:
-    return schedule.answered(bootstrap.app(), request, "reconcile", run)
+    return schedule.answered(bootstrap.app(asks_markets=True), request, "reconcile", run)
 
 
 def run(app: App) -> dict[str, object]:

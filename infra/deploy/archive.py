@@ -63,7 +63,7 @@ import importlib
 
 # By default garbage is looked for with every 700 new objects. While modules are loaded there is none, and the looks
 # take a tenth of a cold start.
-gc.set_threshold(50_000)
+gc.set_threshold(150_000)
 
 MODULES = {'''
 _TAIL = """\
