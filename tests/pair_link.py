@@ -37,6 +37,8 @@ class Link:
     """(epoch, label of the other) of the last copy that was complete."""
     heard_at: datetime | None = None
     """Of a standby: its GPU's last sign."""
+    is_deaf: bool = False
+    """Of a standby: files reach it and heartbeats do not, for a firewall stands before that port."""
     stopped: bool = False
     seen: dict[str, bytes] = field(default_factory=dict)
 
@@ -66,7 +68,7 @@ class Link:
 
     def _send(self, other: Link) -> None:
         assert self.kept is not None
-        other.heard_at = self.now()
+        other.heard_at = None if other.is_deaf else self.now()
         files = _files(self.workspace)
         if files == _files(other.workspace) and self.equal == (self.kept.epoch, other.label):
             return

@@ -86,7 +86,7 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
         part=part,
         protection=protection_of(instance),
         in_sync=instance.mirror is not None and instance.drain is None,
-        why=_why(app, instance, part, now),
+        why=DEAF if _is_deaf(part, host) else _why(app, instance, part, now),
         epoch=instance.epoch,
         address=instance.address,
         lag_s=sync.lag_s,
@@ -135,6 +135,13 @@ _SENTENCES = {
     Part.WAITING: "the instance hibernates; its address is kept",
     Part.LEAVING: "the standby is on its way out",
 }
+
+
+DEAF = "the standby has everything and hears no heartbeat of its GPU: is its port 7946 (tcp and udp) let in?"
+
+
+def _is_deaf(part: Part, host: HostRecord | None) -> bool:
+    return part is Part.SYNCING and host is not None and host.sync.is_whole and not host.sync.hears
 
 
 def _why(app: App, instance: Instance, part: Part, now: datetime) -> str:

@@ -16,8 +16,10 @@ from common.domain.region import region_of
 from common.domain.rental import RentalState
 from common.domain.role import View
 from common.domain.version import Version
+from common.domain.watch import FIRST_BEAT_S
 from common.host.epoch import Epoch, Fenced
 from common.records import load
+from common.views.standbys import DEAF, standbys
 from common.workflows import hibernate, lifecycle, mirror, restore, terminate
 from common.workflows import standby as standby_steps
 from infra.demo.s3_server import S3Server
@@ -385,6 +387,21 @@ def test_the_role_goes_back_only_when_nothing_is_on_its_way(world: World, on_the
     candidate = HostRecord(label="gpu", phase=HostPhase.READY, sync=taken, **common)
 
     assert rules.is_equal(over, frozen, candidate) is (on_the_way == 0)
+
+
+def test_a_standby_before_a_firewall_that_lets_no_heartbeat_in_never_takes_over_and_says_why(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: of(world, id).standby in world.links)
+    link = world.links[of(world, id).standby or ""]
+    link.is_deaf = True
+    world.until(lambda: standbys(world.app, ACCOUNT, world.now)[0].why == DEAF)
+
+    world.pass_time(FIRST_BEAT_S + 60)
+    assert world.show(id).state is State.RUNNING
+    assert world.show(id).protection is not Protection.MIRRORED
+
+    link.is_deaf = False
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
 
 
 @pytest.mark.parametrize("hears", [True, False])
