@@ -171,6 +171,7 @@ INDEXES: tuple[Index, ...] = (
     Index("webhooks", equal=("account",)),
     Index("slack_links", equal=("account",)),
     Index("budgets"),
+    Index("addresses", equal=("is_idle",)),
     Index("ledger", equal=("account",), order="hour"),
     Index("outlooks"),
     Index("answers"),

@@ -17,7 +17,7 @@ from common.errors import DumontError
 from common.ports import App, Where, every
 from common.records import Kept, load, restless_rentals, unsettled_rentals
 from common.web import schedule
-from common.workflows import budgets, hibernate, lifecycle, outbox, settle, standby, sweep
+from common.workflows import addresses, budgets, hibernate, lifecycle, outbox, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
 ALL_RENTALS_RUNS = 10
@@ -48,7 +48,7 @@ def run(app: App) -> dict[str, object]:
     keys = _keys(app, swept, before)
     failed = [key for key in keys if not _advanced(app, key)]
     settled = settle.run(app, before.values(), app.clock())
-    freed = standby.sweep_addresses(app) if has_all else []
+    freed = addresses.sweep(app, app.clock()) if has_all else []
     told = outbox.drain(app, app.clock(), {**outbox.WEBHOOKS, TARGET: _to_slack})
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()

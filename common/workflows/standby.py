@@ -6,10 +6,12 @@ Every function is a step of the lifecycle: it moves one thing by one guarded com
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import standby as rules
+from common.domain.address import AddressRecord
 from common.domain.instance import Instance, Want
 from common.domain.offer import Offer
 from common.domain.outbox import Kind
@@ -17,9 +19,9 @@ from common.domain.region import place_of, region_of
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import offers_in, standby_offers
-from common.errors import MarketError
-from common.ports import Address, App, Write
-from common.records import World, dump, event, read
+from common.errors import Exists, MarketError
+from common.ports import App, Write
+from common.records import World, dump, event
 from common.workflows import rentals
 from common.workflows.history import ends, retire
 from common.workflows.outbox import announce
@@ -72,7 +74,7 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
     if kept.value.state is not RentalState.CREATING or now < kept.value.not_before:
         return False
     name = address_name(app, instance)
-    app.store.put("addresses", name, {"account": instance.account, "instance_key": instance.key})
+    _write_down(app, name, instance)
     try:
         address = app.standbys.reserve(name, instance.address_region)
     except MarketError as error:
@@ -84,6 +86,12 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
     else:
         app.store.commit([world.instance.becomes(instance.having(address=address.ip))])
     return True
+
+
+def _write_down(app: App, name: str, instance: Instance) -> None:
+    record = AddressRecord(account=instance.account, instance_key=instance.key)
+    with contextlib.suppress(Exists):
+        app.store.create("addresses", name, dump(record))
 
 
 def release_address(app: App, world: World, now: datetime) -> bool:
@@ -102,33 +110,6 @@ def release_address(app: App, world: World, now: datetime) -> bool:
     free = instance.having(address=None, address_region=None)
     app.store.commit([world.instance.becomes(free), event(app, instance, "standby", "its address is given back", now)])
     return True
-
-
-def sweep_addresses(app: App) -> list[str]:
-    """Give back what is reserved, in no machine's use and in no record: a return that failed after it was answered, or
-    a reservation that was carried out late. Listed first, then read; returns the names.
-    """
-    if app.standbys is None:
-        return []
-    try:
-        return [row.name for row in app.standbys.addresses() if _is_nobodys(app, row) and _given_back(app, row)]
-    except MarketError as error:
-        app.log("addresses_not_listed", error=str(error))
-        return []
-
-
-def _is_nobodys(app: App, row: Address) -> bool:
-    """Of this deployment: one that it never wrote down is another's."""
-    if row.used_by is not None or not row.name.startswith(f"dumont-{app.deployment().id}-"):
-        return False
-    owner = app.store.get("addresses", row.name)
-    kept = read(app, "instances", owner.data["instance_key"], Instance) if owner else None
-    return kept is not None and kept.value.address_region != row.region
-
-
-def _given_back(app: App, row: Address) -> bool:
-    app.log("address_left_over", name=row.name, region=row.region)
-    return app.standbys is not None and app.standbys.release(row.name, row.region)
 
 
 def create(app: App, world: World, now: datetime) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,18 @@ from common.adapters.s3 import S3
 from common.domain import standby as rules
 from common.domain.host import HostPhase, HostRecord, Sync
 from common.domain.instance import Instance, Phase, Protection, State
+from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.region import region_of
 from common.domain.rental import RentalState
 from common.domain.role import View
+from common.domain.standby_price import ADDRESS_USD_PER_HOUR
 from common.domain.version import Version
 from common.domain.watch import FIRST_BEAT_S
 from common.host.epoch import Epoch, Fenced
+from common.ports import every
 from common.records import load
 from common.views.standbys import DEAF, standbys
-from common.workflows import hibernate, lifecycle, mirror, restore, terminate
+from common.workflows import addresses, hibernate, lifecycle, mirror, restore, terminate
 from common.workflows import standby as standby_steps
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, Machine, World
@@ -269,8 +273,29 @@ def test_an_address_that_a_record_names_is_not_given_back(world: World) -> None:
     lose_standby(world, id)
     world.until(lambda: not world.standbys.addresses()[0].used_by)
 
-    assert standby_steps.sweep_addresses(world.app) == []
+    assert addresses.sweep(world.app, world.now) == []
     assert world.standbys.addresses()
+
+
+def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(world: World) -> None:
+    id = mirrored(world)
+    name, region = standby_steps.address_name(world.app, of(world, id)), of(world, id).address_region
+    for letter in "abcdf":
+        world.google.stockout(f"{region}-{letter}", world.now + timedelta(seconds=5400))
+    lose_standby(world, id)
+    world.pass_time(5400)
+    for _ in range(3):
+        addresses.sweep(world.app, world.now)
+    world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200)
+    world.pass_time(1200)
+
+    found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
+    entries = [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == name]
+    entered = sum((to_usd(entry.micro_usd) for entry in entries), Decimal(0))
+    billed = world.google.charges(world.now)[name]["address"]
+    assert billed > Decimal("0.0145")
+    assert abs(entered - billed) < ADDRESS_USD_PER_HOUR["unused"] * 20 / 60, "two listings, each ten minutes apart"
+    assert {entry.account for entry in entries} == {ACCOUNT}
 
 
 def test_a_standby_that_was_stopped_once_is_not_given_up_while_nobody_can_list_it(world: World) -> None:
