@@ -225,6 +225,8 @@ def _show_cost(region: str) -> None:
 
 def standby_lines(region: str) -> Iterator[str]:
     """What a standby costs a month, in the deployment's region for example: each one stands near its own GPU."""
+    from infra.deploy.network import in_words, open_to_all
+
     cheapest, dearest = cost.standby_range()
     span = f"{cheapest.usd_per_month:.2f} to {dearest.usd_per_month:.2f} USD a month"
     if region in regions():
@@ -235,6 +237,7 @@ def standby_lines(region: str) -> Iterator[str]:
         f"a standby, for each instance that has one, hibernated or not: {span}, with {cost.STANDBY_DISK_GB} GB and "
         f"without traffic, prices as of {cheapest.as_of}"
     )
+    yield f"open to everybody on standbys, and on them alone: {in_words(open_to_all()['open'])}"
     yield "no standby and no address is made here: an instance reserves its own with its first standby"
 
 

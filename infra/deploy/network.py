@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.adapters.gcp.compute import NETWORK, TAG
@@ -35,6 +36,11 @@ def open_to_all() -> Spec:
         "tags": [TAG],
         "open": {"tcp": [str(port) for port in tcp], "udp": [str(ports.beats)]},
     }
+
+
+def in_words(opened: Mapping[str, Sequence[str]]) -> str:
+    """`tcp 22 2200, udp 7946`, of ports by protocol."""
+    return ", ".join(f"{protocol} {' '.join(ports)}" for protocol, ports in opened.items())
 
 
 class Firewalls:

@@ -13,7 +13,7 @@ from common.domain.region import regions
 from common.domain.standby_price import ADDRESS_USD_PER_HOUR
 from infra.deploy.cost import STANDBY_DISK_GB
 from infra.deploy.google import PAGES_MAX, Google, GoogleRefused, GoogleSilent
-from infra.deploy.network import RULE, Firewalls, open_to_all
+from infra.deploy.network import RULE, Firewalls, in_words, open_to_all
 from infra.deploy.resource import Failed, Step
 
 CONSOLE = "https://console.cloud.google.com/iam-admin/quotas"
@@ -117,8 +117,7 @@ def door(google: Google) -> Finding:
         return failed(check, f"there is no rule {RULE}: no GPU and no user reaches a standby", _apply(google))
     if differences := Step("change", "firewall", RULE, wish, found).differences:
         return failed(check, f"{RULE} is not as it must be: {'; '.join(differences)}", _apply(google))
-    opened = ", ".join(f"{protocol} {' '.join(ports)}" for protocol, ports in wish["open"].items())
-    return ok(check, f"{opened} stand open, and nothing else by a rule of ours")
+    return ok(check, f"{in_words(wish['open'])} stand open, and nothing else by a rule of ours")
 
 
 def room(google: Google) -> Finding:

@@ -199,8 +199,9 @@ def test_a_month_of_a_standby_is_what_its_offers_say() -> None:
     assert cheapest.usd_per_month <= here.usd_per_month <= dearest.usd_per_month
     offer = offers_in(REGION)[0]
     assert round(offer.usd_per_hour(cost.STANDBY_DISK_GB) * 730, 6) == round(here.usd_per_month, 6)
-    [line, made_by] = standby_lines(REGION)
+    line, opened, made_by = standby_lines(REGION)
     assert f"{here.usd_per_month:.2f} USD a month in {REGION} (machine" in line
+    assert "tcp 22 2200 7946 8080 8888, udp 7946" in opened
     assert "reserves its own" in made_by
     assert "to" in next(standby_lines("mars-north1"))
 
