@@ -17,7 +17,7 @@ from infra.deploy import cost, standing
 from infra.deploy.cli import standby_lines
 from infra.deploy.network import RULE
 from infra.deploy.resource import Failed
-from tests.deploy.cloud import PROJECT, REGION, Cloud, built, cloud, served
+from tests.deploy.cloud import PROJECT, REGION, Cloud, Killed, built, cloud, served
 
 __all__ = ["built", "cloud", "served"]
 ZONE = "europe-west1-b"
@@ -132,6 +132,38 @@ def test_without_the_network_the_refusal_names_the_command_that_makes_it(cloud: 
     cloud.sim.table("knobs")["no_network"] = True
 
     with pytest.raises(Failed, match="gcloud compute networks create default"):
+        cloud.apply()
+    cloud.sim.table("knobs").clear()
+    cloud.apply()
+
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_what_a_killed_apply_has_begun_with_the_rule_is_waited_for(cloud: Cloud, method: str) -> None:
+    if method == "PATCH":
+        cloud.apply()
+        rule(cloud)["disabled"] = True
+
+    def die() -> None:
+        asked, path = cloud.sim.calls[-1] if cloud.sim.calls else ("", "")
+        if asked == method and "/firewalls" in path:
+            raise Killed
+
+    with pytest.raises(Killed):
+        cloud.deployer(before=die).apply(lambda _step: None)
+    assert cloud.sim.table("firewalls").get(RULE, {"disabled": True})["disabled"]  # it is not carried out yet
+
+    cloud.apply()
+
+    assert rule(cloud)["disabled"] is False
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_a_change_of_the_rule_that_google_accepts_and_does_not_carry_out_is_told(cloud: Cloud) -> None:
+    cloud.sim.table("knobs")["rules_fail"] = "an organisation's policy forbids it"
+
+    with pytest.raises(Failed, match=f"insert of {RULE}: an organisation's policy forbids it"):
         cloud.apply()
     cloud.sim.table("knobs").clear()
     cloud.apply()

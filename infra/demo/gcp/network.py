@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from common.domain.region import regions
@@ -51,7 +51,8 @@ class Change(Slow):
 
 
 def add_network(sim: GoogleSim) -> None:
-    """Knobs: `no_network` = the project has no network named default. Table `region quotas` = a region's own."""
+    """Knobs: `no_network` = the project has no network named default, `rules_fail` = the sentence with which changes of
+    rules end. Table `region quotas` = a region's own."""
     sim.compute = ComputeSim(rng=random.Random(1), project=sim.project)
     _firewalls(sim)
     sim.on("GET", PROJECT + "/regions", lambda ask: _page("region", _regions(sim), ask), api="compute")
@@ -64,10 +65,15 @@ def _firewalls(sim: GoogleSim) -> None:
 
     def begin(ask: Ask, kind: str, name: str, finish: Callable[[], Any]) -> dict[str, Any]:
         until = ask.now + timedelta(seconds=sim.operation_s)
-        id = f"operation-{len(sim.operations) + 1}"
-        sim.operations[id] = change = Change(
-            id, until, lambda _now: finish(), None, None, False, kind, name, sim.project
-        )
+
+        def end(_now: datetime) -> Any:
+            if sentence := sim.table("knobs").get("rules_fail"):
+                raise ComputeRefused(400, "failed", sentence)
+            return finish()
+
+        change = Change(f"operation-{len(sim.operations) + 1}", until, end)
+        change.kind, change.target, change.project = kind, name, sim.project
+        sim.operations[change.name] = change
         return change.shown()
 
     def insert(ask: Ask) -> Any:
