@@ -109,10 +109,8 @@ class Session:
         if store:
             refuse_while_machines_bill(store)
         if "compute" in found["api"]:
-            here, deployment = standing.standing(self.google), deployment_of(store) if store else None
-            standing.refuse_while_any_stand([one for one in here if one.is_of(deployment)])
-            if others := standing.left_alone(here):
-                out.print(others, soft_wrap=True, highlight=False)
+            others = standing.refuse_while_ours_stand(self.google, deployment_of(store) if store else None)
+            out.print(others, soft_wrap=True, highlight=False, end="\n" if others else "")
 
     def _app(self) -> Any:
         """Our own store is reached with the same credentials as everything else at Google."""

@@ -52,19 +52,19 @@ def standing(google: Google) -> list[Standing]:
     return [*machines, *addresses]
 
 
-def refuse_while_any_stand(found: Sequence[Standing]) -> None:
-    """Raises `Failed`, with their names: without the control plane nobody would ever give them back."""
-    if found:
+def refuse_while_ours_stand(google: Google, deployment: str | None) -> str:
+    """Raises `Failed` with the names of this deployment's: without the control plane nobody would give them back.
+
+    Returns what is to be said of others, which are left as they are. Raises what `standing` raises.
+    """
+    here = standing(google)
+    if ours := [one for one in here if one.is_of(deployment)]:
         raise Failed(
-            f"at Google there are still {_named(found)}: terminate their instances (dumont instances terminate), or "
+            f"at Google there are still {_named(ours)}: terminate their instances (dumont instances terminate), or "
             "let them do without a standby (dumont standby off); the control plane gives them back within minutes. "
             f"An address that no machine uses costs {ADDRESS_USD_PER_HOUR['unused']} USD an hour"
         )
-
-
-def left_alone(found: Sequence[Standing]) -> str:
-    """What is said of another deployment's."""
-    return f"not this deployment's, and left as they are: {_named(found)}" if found else ""
+    return f"not this deployment's, and left as they are: {_named(here)}" if here else ""
 
 
 def _named(found: Sequence[Standing]) -> str:

@@ -14,7 +14,7 @@ from common.domain.standby_price import Terms, offers_in
 from common.topology import FUNCTIONS
 from infra.demo.gcp.sim import Refused, Trouble
 from infra.deploy import cost, standing
-from infra.deploy.cli import standby_lines
+from infra.deploy.cli import deployment_of, standby_lines
 from infra.deploy.network import RULE
 from infra.deploy.resource import Failed
 from tests.deploy.cloud import PROJECT, REGION, Cloud, Killed, built, cloud, served
@@ -188,13 +188,21 @@ def test_machines_and_addresses_of_ours_keep_a_deployment_from_being_destroyed(c
     machine(cloud)
     google = cloud.google()
 
-    here = standing.standing(google)
-    assert [str(one) for one in here] == [f"machine {MACHINE} in {ZONE}", f"address dumont-d1-abc in {REGION}"]
-    assert [one.is_of("d1") for one in here] == [True, True]
+    assert deployment_of(cloud.store) is None
+    cloud.store.create("deployment", "self", {"id": "d1", "key": "00", "created_at": cloud.now})
     with pytest.raises(Failed, match=f"machine {MACHINE} in {ZONE}, address dumont-d1-abc in {REGION}.*0.01 USD an"):
-        standing.refuse_while_any_stand(here)
-    standing.refuse_while_any_stand([one for one in here if one.is_of("d2") or one.is_of(None)])
-    assert MACHINE in standing.left_alone(here)
+        standing.refuse_while_ours_stand(google, deployment_of(cloud.store))
+    for other in ("d", "d2", None):
+        said = standing.refuse_while_ours_stand(google, other)
+        assert said.endswith(f"left as they are: machine {MACHINE} in {ZONE}, address dumont-d1-abc in {REGION}")
+    google.close()
+
+
+def test_with_nothing_at_google_nothing_is_said(cloud: Cloud) -> None:
+    cloud.apply()
+    google = cloud.google()
+
+    assert standing.refuse_while_ours_stand(google, "d1") == ""
     google.close()
 
 
