@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 
 @dataclass(frozen=True)
 class Right:
-    """What one word in a row's `rights` stands for: roles on the project, and the secrets it may read."""
+    """What one word in a row's `rights` stands for: roles on the project, secrets it may read, settings it is given."""
 
     roles: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     """Names of settings; `{STORAGE}` = the storage provider's name in capitals."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Plain ones by name; `{PROJECT}` = where it is deployed."""
 
 
 RIGHTS: Mapping[str, Right] = {
@@ -24,6 +26,11 @@ RIGHTS: Mapping[str, Right] = {
             *("{STORAGE}_KEY_ID", "{STORAGE}_APPLICATION_KEY"),
             *("DUMONT_SNAPSHOT_SECRET", "DUMONT_SNAPSHOT_SECRET_BEFORE"),
         )
+    ),
+    # of Google's own roles these two are the least: the first may not reserve addresses, the second no machines
+    "standby": Right(
+        roles=("roles/compute.instanceAdmin.v1", "roles/compute.publicIpAdmin"),
+        settings={"GCP_CREDENTIALS": "default", "GCP_PROJECT": "{PROJECT}"},
     ),
     "slack": Right(secrets=("SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET")),
 }
@@ -94,14 +101,16 @@ _JOB: _Job = {"public": False, "cpu": "0.5", "max_instances": 1}
 """Half a CPU: a job mostly waits for others. One instance: two runs of one job never overlap."""
 
 _RUN = ("store", "market", "objects")
+"""Whatever rents machines or looks at markets."""
+_ADVANCE = (*_RUN, "standby")
 """Whatever may advance an instance."""
-_ALL = (*_RUN, "slack")
+_ALL = (*_ADVANCE, "slack")
 
 FUNCTIONS: tuple[Function, ...] = (
-    Function("api", "functions", "/", 60, 512, 16, _RUN, public=True),
-    Function("provision", "functions", "/provision", 60, 512, 16, _RUN, public=True),
-    Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, _RUN, public=True),
-    Function("failover", "functions", "/failover", 60, 512, 16, _RUN, public=True),
+    Function("api", "functions", "/", 60, 512, 16, _ADVANCE, public=True),
+    Function("provision", "functions", "/provision", 60, 512, 16, _ADVANCE, public=True),
+    Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, _ADVANCE, public=True),
+    Function("failover", "functions", "/failover", 60, 512, 16, _ADVANCE, public=True),
     Function("slack", "functions", "/slack", 60, 512, 16, _ALL, public=True),
     Function("metrics", "functions", "/metrics", 60, 512, 16, ("store",), public=True),
     Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, _ALL, **_JOB),

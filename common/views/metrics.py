@@ -17,6 +17,7 @@ from common.ports import App, every
 from common.records import World, load, operator_of, read
 from common.topology import SCHEDULES
 from common.views.instances import state_shown
+from common.views.standbys import is_in_sync, sync_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels = dict[str, str]
@@ -45,6 +46,7 @@ def exposition(app: App, account: str, now: datetime) -> str:
     worlds = [load(app, doc.id) for doc in docs if doc.data["ended_at"] is None]
     instances = [world.instance.value for world in worlds]
     families = [*_states(worlds), *_snapshots(instances, now), *_orders(worlds)]
+    families += _standbys(worlds)
     families += [*_removed(app, instances), *_drills(app, instances, now)]
     if account == operator_of(app.store):
         families += _schedules(app, now)
@@ -68,6 +70,18 @@ def _snapshots(instances: list[Instance], now: datetime) -> Iterator[Family]:
     yield Family("dumont_snapshot_files", "gauge", "Files in the newest verified snapshot.", files)
     failures = [({"instance": one.id}, float(one.snapshot_failures)) for one in instances]
     yield Family("dumont_snapshot_failures", "gauge", "Snapshots that failed in a row.", failures)
+
+
+def _standbys(worlds: list[World]) -> Iterator[Family]:
+    """Of every instance that wants one, also while it has none: what is not told is not taken for well."""
+    wanted = [world for world in worlds if world.instance.value.spec.standby]
+    labels = [{"instance": world.instance.value.id} for world in wanted]
+    equal = [float(is_in_sync(world.instance.value)) for world in wanted]
+    help = "1 = the standby is proven equal to the GPU; 0 = unprotected, or not in sync yet."
+    yield Family("dumont_standby_in_sync", "gauge", help, [*zip(labels, equal, strict=True)])
+    lags = [(label, sync_of(world).lag_s) for label, world in zip(labels, wanted, strict=True)]
+    help = "Age of the oldest change that the other side had not confirmed, as the writer last told it."
+    yield Family("dumont_standby_lag_seconds", "gauge", help, [(one, lag) for one, lag in lags if lag is not None])
 
 
 def _orders(worlds: list[World]) -> Iterator[Family]:

@@ -79,13 +79,13 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
     instance, kept = world.instance.value, world.standby
     host, gpu = world.host(instance.standby), world.rental(instance.cand or instance.writer)
     part = _part(instance, kept.value if kept else None, host)
-    sync = _sync(world)
+    sync = sync_of(world)
     base = StandbyOut(
         instance_id=instance.id,
         name=instance.name,
         part=part,
         protection=protection_of(instance),
-        in_sync=instance.mirror is not None and instance.drain is None,
+        in_sync=is_in_sync(instance),
         why=DEAF if _is_deaf(part, host) else _why(app, instance, part, now),
         epoch=instance.epoch,
         address=instance.address,
@@ -99,7 +99,12 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
     return base.model_copy(update=_machine(kept, gpu)) if kept else base
 
 
-def _sync(world: World) -> Sync:
+def is_in_sync(instance: Instance) -> bool:
+    """Proven by both sides, in the present epoch."""
+    return instance.mirror is not None and instance.drain is None
+
+
+def sync_of(world: World) -> Sync:
     """As who sends told it last: the GPU of its mirror, the standby of its candidate."""
     instance = world.instance.value
     host = world.host(instance.writer)

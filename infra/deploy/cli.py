@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.domain.region import regions
 from common.errors import DumontError, SettingError
 from common.ports import Store, every
 from infra.deploy import cost
@@ -40,7 +41,7 @@ def plan(project: Project, region: Region, all_: Annotated[bool, typer.Option("-
                 _show(step)
         counts = {act: sum(step.act == act for step in steps) for act in SIGNS}
         out.print(", ".join(f"{count} to {act}" for act, count in counts.items() if count))
-        _show_cost()
+        _show_cost(region)
 
 
 @deploy.command()
@@ -73,7 +74,7 @@ def destroy(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the deployment; the data stays unless it is asked for. Refused while machines may still bill."""
+    """Delete the deployment; the data stays unless it is asked for. Refused while a machine or address may bill."""
     with _session(project, region) as session:
         session.refuse_while_machines_bill()
         what = f"everything of Dumont in {project}, WITH ALL DATA," if with_data else f"Dumont's functions in {project}"
@@ -100,9 +101,16 @@ class Session:
         )
 
     def refuse_while_machines_bill(self) -> None:
-        """What was never made cannot bill."""
-        if self.deployer.look()["database"]:
-            refuse_while_machines_bill(self._app().store)
+        """What was never made cannot bill. Google is asked too: an address bills on when no machine has it."""
+        from infra.deploy import standing
+
+        found = self.deployer.look()
+        store: Store | None = self._app().store if found["database"] else None
+        if store:
+            refuse_while_machines_bill(store)
+        if "compute" in found["api"]:
+            others = standing.refuse_while_ours_stand(self.google, deployment_of(store) if store else None)
+            out.print(others, soft_wrap=True, highlight=False, end="\n" if others else "")
 
     def _app(self) -> Any:
         """Our own store is reached with the same credentials as everything else at Google."""
@@ -136,6 +144,12 @@ def refuse_while_machines_bill(store: Store) -> None:
             f"{len(open_)} machines are not settled yet ({shown}): hibernate or terminate their instances first "
             "(dumont instances list), empty the warm pool, and wait for their bills"
         )
+
+
+def deployment_of(store: Store) -> str | None:
+    """Its id, without drawing one; None = no control plane ever ran on this store."""
+    doc = store.get("deployment", "self")
+    return doc.data["id"] if doc else None
 
 
 def hosts(env: Mapping[str, str]) -> Mapping[str, str]:
@@ -195,14 +209,34 @@ def _show(step: Step) -> None:
         out.print(f"    {line}", highlight=False, markup=False)
 
 
-def _show_cost() -> None:
-    """Regional and multi-regional prices beside each other."""
+def _show_cost(region: str) -> None:
+    """Regional and multi-regional prices beside each other; what a standby costs comes on top, per instance."""
     table = Table(title=f"USD a month, prices as of {cost.PRICES_AS_OF}, no free tier", title_justify="left")
     for column in ("hosts all day", "regional", "multi-regional"):
         table.add_column(column, justify="right")
     for hosts in HOSTS_SHOWN:
         table.add_row(str(hosts), *(f"{monthly(prices, hosts):.2f}" for prices in (cost.REGIONAL, cost.MULTI_REGIONAL)))
     out.print(table)
+    for line in standby_lines(region):
+        out.print(line, soft_wrap=True, highlight=False)
+
+
+def standby_lines(region: str) -> Iterator[str]:
+    """What a standby costs a month, in the deployment's region for example: each one stands near its own GPU."""
+    from infra.deploy.network import in_words, open_to_all
+
+    cheapest, dearest = cost.standby_range()
+    span = f"{cheapest.usd_per_month:.2f} to {dearest.usd_per_month:.2f} USD a month"
+    if region in regions():
+        month = cost.standby_month(region)
+        parts = f"machine {month.machine:.2f}, disk {month.disk:.2f}, address {month.address:.2f}"
+        span = f"{month.usd_per_month:.2f} USD a month in {region} ({parts}), {span} anywhere"
+    yield (
+        f"a standby, for each instance that has one, hibernated or not: {span}, with {cost.STANDBY_DISK_GB} GB and "
+        f"without traffic, prices as of {cheapest.as_of}"
+    )
+    yield f"open to everybody on standbys, and on them alone: {in_words(open_to_all()['open'])}"
+    yield "no standby and no address is made here: an instance reserves its own with its first standby"
 
 
 def monthly(prices: cost.Prices, hosts: int) -> Decimal:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from common.domain.instance import Spec
+from common.domain.region import regions
+from common.domain.standby_price import StandbyCost, Terms, monthly_cost
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
 
 PRICES_AS_OF = "2026-11"
@@ -159,3 +162,18 @@ def min_instances_usd_per_month(prices: Prices, functions: Sequence[Function] = 
         ),
         Decimal(0),
     )
+
+
+STANDBY_DISK_GB: int = Spec.model_fields["disk_gb"].default
+"""A standby's disk is as large as the instance's."""
+
+
+def standby_month(region: str) -> StandbyCost:
+    """Of one Spot standby with the usual disk, running all month; raises KeyError for a region without prices."""
+    return monthly_cost(Terms(zone=regions()[region].zones[0]), STANDBY_DISK_GB)
+
+
+def standby_range() -> tuple[StandbyCost, StandbyCost]:
+    """The same where it is cheapest and where it is dearest."""
+    months = sorted((standby_month(region) for region in regions()), key=lambda month: month.usd_per_month)
+    return months[0], months[-1]

@@ -58,7 +58,7 @@ def command(
     findings = [
         *(Finding.model_validate(row) for row in said["findings"]),
         _clock(url),
-        *_quotas(*place(url, project, region)),
+        *_at_google(*place(url, project, region)),
         *_probed([Probe.model_validate(row) for row in said["probes"]]),
         *rented,
     ]
@@ -134,11 +134,11 @@ def place(url: str, project: str, region: str) -> tuple[str, str]:
     return project or (named["project"] if named else ""), region or (named["region"] if named else "")
 
 
-def _quotas(project: str, region: str) -> Iterator[Finding]:
-    """Asked with this machine's own credentials: no function may read them."""
+def _at_google(project: str, region: str) -> Iterator[Finding]:
+    """Quotas and the standbys' door, asked with this machine's own credentials: no function may read them."""
     if not project or not region:
         return
-    from infra.deploy import quotas
+    from infra.deploy import quotas, standing
     from infra.deploy.cli import credentials, hosts
     from infra.deploy.google import Google
 
@@ -149,6 +149,7 @@ def _quotas(project: str, region: str) -> Iterator[Finding]:
         return
     try:
         yield from quotas.examine(google)
+        yield from standing.examine(google)
     finally:
         google.close()
 

@@ -22,6 +22,7 @@ HOSTS: Mapping[str, str] = {
         "cloudfunctions",
         "cloudscheduler",
         "cloudresourcemanager",
+        "compute",
         "firestore",
         "iam",
         "run",
@@ -30,8 +31,8 @@ HOSTS: Mapping[str, str] = {
         "storage",
     )
 }
-SETTLING = ("does not exist", "SERVICE_DISABLED", "has not been used in project", "try again later")
-"""In a refusal: what was made a moment ago is not known everywhere yet."""
+SETTLING = ("does not exist", "SERVICE_DISABLED", "has not been used in project", "try again later", "is not ready")
+"""In a refusal: what was made a moment ago is not known everywhere yet, or another change of it is under way."""
 
 
 class GoogleRefused(Exception):

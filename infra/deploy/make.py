@@ -15,6 +15,7 @@ from infra.deploy.code import Buckets, Functions, Schedules, Services, Sources
 from infra.deploy.database import DATABASE, Databases, Fields, Indexes
 from infra.deploy.deployer import Deployer
 from infra.deploy.google import Google
+from infra.deploy.network import Firewalls
 from infra.deploy.product import Bundles, Snapshots, StorageRules, Webhooks
 from infra.deploy.project import DRAWN, Accounts, Apis, Readers, Roles, Secrets
 from infra.deploy.resource import Kind
@@ -119,6 +120,7 @@ def kinds(google: Google, parts: Parts, app: Callable[[], App], objects: Callabl
         Buckets(google),
         Roles(google),
         Readers(google),
+        Firewalls(google),
         Indexes(google),
         Fields(google),
         Sources(google, parts.archive),

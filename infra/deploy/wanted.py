@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function, Schedule
 from infra.deploy.archive import Archive
 from infra.deploy.database import DATABASE, composite_indexes, field_settings
+from infra.deploy.network import RULE, open_to_all
 from infra.deploy.product import ABORT_AFTER_DAYS, UNFINISHED
 from infra.deploy.project import DRAWN, NEW_VERSION, PREFIX, email
 from infra.deploy.resource import Spec, Wanted
@@ -20,6 +21,7 @@ APIS = (
     "cloudfunctions",
     "cloudresourcemanager",
     "cloudscheduler",
+    "compute",
     "firestore",
     "iam",
     "run",
@@ -58,6 +60,11 @@ class Target:
         named = {name.replace("{STORAGE}", self.storage) for right in function.rights for name in RIGHTS[right].secrets}
         return sorted(named & set(self.secrets))
 
+    def settings_of(self, function: Function) -> dict[str, str]:
+        """The plain ones that its rights name."""
+        named = {name: value for right in function.rights for name, value in RIGHTS[right].settings.items()}
+        return {name: value.replace("{PROJECT}", self.project) for name, value in named.items()}
+
     def account_of(self, function: Function) -> str:
         return email(self.project, f"{PREFIX}{function.service}")
 
@@ -76,6 +83,7 @@ def wanted(target: Target, archive: Archive, versions: Mapping[str, str]) -> lis
         ),
         *_roles(target),
         *_readers(target),
+        Wanted("firewall", RULE, open_to_all()),
         *(Wanted("index", shape) for shape in composite_indexes()),
         *(Wanted("field", name, spec) for name, spec in field_settings().items()),
         Wanted("source", archive.id),
@@ -113,7 +121,7 @@ def _readers(target: Target) -> list[Wanted]:
 
 
 def _function(target: Target, row: Function, archive: Archive, versions: Mapping[str, str]) -> Spec:
-    env = {**target.env, "WORKERS": "1", "THREADS": str(row.concurrency)}
+    env = {**target.env, **target.settings_of(row), "WORKERS": "1", "THREADS": str(row.concurrency)}
     if not row.public:
         env |= {
             "DUMONT_SCHEDULER_ACCOUNT": email(target.project, f"{PREFIX}scheduler"),

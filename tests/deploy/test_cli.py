@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ def test_plan_shows_what_would_be_made_and_its_cost_and_changes_nothing(google: 
     assert "+ function heartbeat" in shown.output
     assert "+ schedule dumont-reconcile" in shown.output
     assert "prices as of" in shown.output
+    assert "+ api compute" in shown.output
+    assert "+ firewall dumont-standby" in shown.output
+    assert "+ role roles/compute.instanceAdmin.v1" in shown.output
+    assert "a standby, for each instance that has one, hibernated or not: 10.12 USD a month" in shown.output
     assert {path for _, path in google.writes} <= {"/token"}
 
 
@@ -113,6 +118,18 @@ def test_a_deployment_is_not_destroyed_while_a_machine_may_still_bill(tmp_path: 
     with pytest.raises(Failed, match=r"1 machines are not settled yet .dumont-d-i1-2-bbbbbbbb"):
         refuse_while_machines_bill(store)
     store.close()
+
+
+def test_a_standby_of_another_deployment_is_told_and_left(google: GoogleSim) -> None:
+    """There is no database yet, and so no deployment of which it could be."""
+    google.enabled["compute"] = datetime(2026, 1, 1, tzinfo=UTC)
+    google.compute.reserve(REGION, "dumont-other-i1", None, datetime(2026, 1, 1, tzinfo=UTC))
+
+    destroyed = CliRunner().invoke(deploy, ["destroy", "--yes", *WHERE])
+
+    assert destroyed.exit_code == 0, destroyed.output
+    assert f"left as they are: address dumont-other-i1 in {REGION}" in destroyed.output
+    assert len(google.compute.addresses()) == 1
 
 
 def test_a_refusal_of_google_is_one_sentence_and_how_to_go_on(google: GoogleSim) -> None:

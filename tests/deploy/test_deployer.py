@@ -40,6 +40,7 @@ def test_apply_on_an_empty_project_makes_everything_and_a_second_one_writes_noth
     assert cloud.objects.writes == writes
 
 
+@pytest.mark.timeout(900)
 def test_killed_before_every_single_call_an_apply_goes_on_to_the_same_end(
     served: Served, built: Archive, tmp_path: Path
 ) -> None:

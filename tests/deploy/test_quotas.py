@@ -117,7 +117,7 @@ def test_the_project_and_the_region_are_read_from_the_url_of_the_api() -> None:
 def test_without_credentials_the_doctor_says_that_it_did_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCP_CREDENTIALS", "/nowhere.json")
 
-    [finding] = doctor._quotas(PROJECT, REGION)
+    [finding] = doctor._at_google(PROJECT, REGION)
 
     assert finding.verdict is Verdict.WARNING
     assert "gcloud auth application-default login" in (finding.mend or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from common.domain.account import Role
 from common.ports import App
 from common.topology import FUNCTIONS, SCHEDULES
 from common.web import schedule
-from common.workflows import doctor
+from common.workflows import doctor, users
+from infra.demo.s3_server import S3Server
 from tests.functions.conftest import Api, key_for
 from tests.hand_cranked import World
 
@@ -107,6 +109,25 @@ def test_only_operators_may_ask_and_they_get_probes_to_make(well: World, admin: 
     assert {f"way to {row.name}" for row in FUNCTIONS if row.path != "/"} <= set(probed)
     assert probed["webhook round trip"]["expected"] == [404]
     assert {finding["verdict"] for finding in said["findings"]} == {"ok"}
+
+
+def test_google_is_asked_with_the_functions_own_settings(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> None:
+    world = World(tmp_path, s3_on_loopback, objects, with_google=True)
+    users.appoint_operator(world.store, "acme")
+    operator = Api(world, key_for(world, "acme", Role.ADMIN))
+
+    def said() -> dict[str, Any]:
+        findings = operator.get("/doctor").get_json()["findings"]
+        return next(row for row in findings if row["check"] == "standbys at google")
+
+    assert said()["verdict"] == "ok"
+    assert "0 addresses of ours" in said()["found"]
+    world.google._key_id = "another"
+    assert said()["verdict"] == "failed"
+    assert "dumont deploy apply" in said()["mend"]
+    world.google._key_id, world.google._requests_per_minute = None, 0
+    assert (said()["verdict"], said()["mend"]) == ("warning", "ask again in a minute")
+    world.close()
 
 
 def test_a_machine_without_a_record_is_an_alarm(well: World, admin: Api) -> None:

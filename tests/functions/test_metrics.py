@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 from functions_framework import create_app
 
 from common import bootstrap
+from common.adapters.s3 import S3
 from common.domain.account import Role
 from common.domain.host import HostRecord
+from common.domain.instance import Protection
 from common.records import dump, read
 from common.topology import function
 from common.views import metrics
+from infra.demo.s3_server import S3Server
 from jobs import prune_snapshots
 from tests.functions.conftest import key_for
 from tests.functions.test_story_by_hand import running, write
@@ -76,6 +80,35 @@ def test_an_order_under_way_shows_how_far_and_how_fast(world: World, client: Fla
     assert f"dumont_order_compression_ratio{at} 3.0" in text
     assert f"dumont_order_seconds_left{at} 6.0" in text
     assert (shown["files"], shown["bytes_per_s"], shown["ratio"], shown["seconds_left"]) == (7, 100.0, 3.0, 6.0)
+
+
+def test_a_standby_says_whether_it_is_in_sync_and_how_far_it_lags(
+    tmp_path: Path, s3_on_loopback: S3Server, objects: S3
+) -> None:
+    world = World(tmp_path, s3_on_loopback, objects, with_google=True)
+    id = world.provision()
+    at = f'{{instance="{id}"}}'
+
+    def told() -> dict[str, float]:
+        lines = [line for line in metrics.exposition(world.app, ACCOUNT, world.now).splitlines() if line[0] != "#"]
+        assert all(LINE.fullmatch(line) for line in lines)
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines) if "standby" in name}
+
+    assert told() == {f"dumont_standby_in_sync{at}": 0.0}
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+    instance = world.record(id)
+    kept = read(world.app, "hosts", instance.writer or "", HostRecord)
+    assert kept
+    sync = kept.value.sync.model_copy(update={"epoch": instance.epoch, "lag_s": 1.5})
+    world.store.put("hosts", instance.writer or "", dump(kept.value.model_copy(update={"sync": sync})))
+    assert told() == {f"dumont_standby_in_sync{at}": 1.0, f"dumont_standby_lag_seconds{at}": 1.5}
+    older = sync.model_copy(update={"epoch": instance.epoch - 1})
+    world.store.put("hosts", instance.writer or "", dump(kept.value.model_copy(update={"sync": older})))
+    assert told() == {f"dumont_standby_in_sync{at}": 1.0}
+    without = instance.having(spec=instance.spec.model_copy(update={"standby": False}))
+    world.store.put("instances", instance.key, dump(without))
+    assert told() == {}
+    world.close()
 
 
 def test_a_stranger_sees_nothing_of_it_and_nobody_without_a_key(world: World, client: FlaskClient) -> None:

@@ -95,14 +95,16 @@ class Api(Routes):
         return handler(Ask(request.method, names, body, request.query, request.body, now))
 
 
-def add_routes(api: Api, sim: ComputeSim) -> None:
+def add_routes(api: Routes, sim: ComputeSim, *, interface: str | None = None) -> None:
+    """`interface` = the one of Google's that must be on, in a project that switches them on one by one."""
+
     def on(method: str, path: str, handler: Callable[[Ask], Any]) -> None:
         def of_this_project(ask: Ask) -> Any:
             if ask.names["project"] != sim.project:
                 raise ComputeRefused(404, "notFound", f"The resource 'projects/{ask.names['project']}' was not found")
             return handler(ask)
 
-        api.on(method, path, of_this_project, api=None)
+        api.on(method, path, of_this_project, api=interface)
 
     def id(ask: Ask) -> str:
         return f"{ask.names['zone']}/{ask.names['name']}"

@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.demo.wire import Answer, Request, json_answer, json_body
+
+if TYPE_CHECKING:
+    from infra.demo.gcp.compute import ComputeSim
 
 Handler = Callable[["Ask"], Any]
 TOKEN_PATH = "/token"
@@ -94,7 +97,10 @@ class Routes:
 
 
 class GoogleSim(Routes):
-    """One project. What each interface does is added by `infra.demo.gcp.{project,database,code}`."""
+    """One project. What each interface does is added by `infra.demo.gcp.{project,database,code,network}`."""
+
+    compute: ComputeSim
+    """Its machines and addresses."""
 
     def __init__(self, project: str, region: str, *, operation_s: float = 12, settle_s: float = 4) -> None:
         super().__init__()
@@ -126,6 +132,7 @@ class GoogleSim(Routes):
 
     def tick(self, now: datetime) -> None:
         """Operations whose time has come end."""
+        self.compute.tick(now)
         for slow in list(self.operations.values()):
             if not slow.done and now >= slow.until:
                 slow.done = True
