@@ -39,6 +39,8 @@ class Link:
     """Of a standby: its GPU's last sign."""
     is_deaf: bool = False
     """Of a standby: files reach it and heartbeats do not, for a firewall stands before that port."""
+    holds_back: bool = False
+    """Of a GPU: it beats, and what is written there is still on its way."""
     stopped: bool = False
     seen: dict[str, bytes] = field(default_factory=dict)
 
@@ -70,6 +72,8 @@ class Link:
         assert self.kept is not None
         other.heard_at = None if other.is_deaf else self.now()
         files = _files(self.workspace)
+        if self.holds_back:
+            return
         if files == _files(other.workspace) and self.equal == (self.kept.epoch, other.label):
             return
         try:

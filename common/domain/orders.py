@@ -10,6 +10,7 @@ from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.snapshot import is_due
 from common.domain.standby import is_behind
+from common.domain.version import Version
 
 
 def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
@@ -25,6 +26,8 @@ def wanted_of(instance: Instance | None, rental: Rental) -> Wanted:
 
 COPY_FAILED = "copy-"
 """How the id of an order to fill a candidate begins."""
+REWIND_TRIES = 3
+"""Of a standby that lacks what the pointer holds; after them a GPU restores the pointer, which has all of both."""
 HURRY_TIMES = 10
 """Snapshots that are less than so many settled heartbeats apart are reported as soon as they are there."""
 
@@ -38,14 +41,16 @@ def orders_of(
     settled_s: float,
     now: datetime,
     claim: ClaimReport | None = None,
+    last: OrderResult | None = None,
 ) -> list[Order]:
     """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired).
 
-    `phase` = what the rental's host says it is doing. A snapshot of a host that serves is reported in its turn, with
-    the heartbeat `settled_s` later, and taken so much earlier: what is lost at most is `snapshot_every_s`.
+    `phase` = what the rental's host says it is doing, `last` = how its last order ended. A snapshot of a host that
+    serves is reported in its turn, with the heartbeat `settled_s` later, and taken so much earlier: what is lost at
+    most is `snapshot_every_s`.
     """
     if not instance.serves(label):
-        return _pair_orders(instance, label, claim)
+        return _pair_orders(instance, label, claim, last)
     if instance.started_epoch < instance.epoch:
         if instance.start == "keep":
             return [Order(id=keep_id(instance), kind="keep")]
@@ -70,7 +75,7 @@ def orders_of(
     return []
 
 
-def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None) -> list[Order]:
+def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None, last: OrderResult | None) -> list[Order]:
     """To a candidate: what the pointer holds, once that is the standby's own. To a claimant that lacks some: that."""
     pointer = instance.pointer
     if pointer is None:
@@ -81,10 +86,28 @@ def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None) -> l
         return [Order(id=f"{COPY_FAILED}{instance.epoch}-{pointer.taken_epoch}", kind="copy", args=args)]
     is_claimant = label == instance.standby and claim is not None and claim.epoch == instance.epoch
     if is_claimant and claim is not None and is_behind(instance, claim):
-        return [
-            Order(id=f"rewind-{instance.epoch}-{pointer.version.epoch}-{pointer.version.seq}", kind="rewind", args=args)
-        ]
+        tries = _rewind_tries(instance, last)
+        return [Order(id=_rewind_id(instance, tries), kind="rewind", args=args)] if tries < REWIND_TRIES else []
     return []
+
+
+def _rewind_id(instance: Instance, tries: int) -> str:
+    """A host tries an order only once, so that each try has an id of its own."""
+    version = instance.pointer.version if instance.pointer else Version(epoch=0, seq=0)
+    return f"rewind-{instance.epoch}-{version.epoch}-{version.seq}-{tries}"
+
+
+def _rewind_tries(instance: Instance, last: OrderResult | None) -> int:
+    """How often it failed, as the claimant's last result says; between two tries it has no other order."""
+    failed = last.id if last and not last.ok else None
+    return next((tries + 1 for tries in range(REWIND_TRIES) if failed == _rewind_id(instance, tries)), 0)
+
+
+def is_rewind_failed(instance: Instance, standby: HostRecord | None) -> bool:
+    """The standby cannot get what it lacks: the pointer holds more than it has."""
+    claim = standby.claim if standby else None
+    lacks = claim is not None and claim.epoch == instance.epoch and is_behind(instance, claim)
+    return lacks and standby is not None and _rewind_tries(instance, standby.progress.last) >= REWIND_TRIES
 
 
 def _snapshot_args(instance: Instance) -> dict[str, Any]:

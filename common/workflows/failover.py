@@ -6,7 +6,7 @@ from datetime import datetime
 
 from common.domain import standby
 from common.domain.instance import Instance, Phase, Want
-from common.domain.orders import failed_restore
+from common.domain.orders import failed_restore, is_rewind_failed
 from common.domain.outbox import Kind
 from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
@@ -93,9 +93,12 @@ def replace_unfit(app: App, world: World, now: datetime) -> bool:
 def _is_guarded(world: World) -> bool:
     """A mirror that is not lost has the next word: the role is never taken from its GPU behind its back (rule W2).
 
-    Of a standby that writes itself, `standby` decides.
+    Of a standby that writes itself, `standby` decides. One that lacks what the pointer holds, and cannot get it, has
+    nothing to say.
     """
     instance, mirror = world.instance.value, world.rental(world.instance.value.mirror)
+    if is_rewind_failed(instance, world.host(instance.mirror)):
+        return False
     return instance.is_on_standby or not standby.is_lost(mirror.value if mirror else None)
 
 

@@ -14,6 +14,7 @@ from common.domain.host import (
     Heartbeat,
     HostPhase,
     HostRecord,
+    OrderResult,
     Pair,
     Reply,
     StorageCredentials,
@@ -126,8 +127,8 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
     is_heeded = not report.is_news or world is not None or rental.instance_key is None
     recorded = Recorded(rental.instance_key, beat.beat, report.facts, written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
-    trusted, claim = recorded if is_recorded else None, report.host.claim
-    return _reply(app, rental.label, wanted, report.host.phase, instance, trusted, now, claim)
+    trusted, host = recorded if is_recorded else None, report.host
+    return _reply(app, rental.label, wanted, host.phase, instance, trusted, now, host.claim, host.progress.last)
 
 
 def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -> bool:
@@ -264,17 +265,15 @@ def _reply(
     recorded: Recorded | None,
     now: datetime,
     claim: ClaimReport | None = None,
+    last: OrderResult | None = None,
 ) -> Reply:
     """Who was not recorded is asked to call again soon."""
     timing = app.settings.timing
     record = instance.value if instance else None
     every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
     settled_s = timing.heartbeat_settled_s
-    orders = (
-        orders_of(record, label, phase, snapshot_every_s=every_s, settled_s=settled_s, now=now, claim=claim)
-        if record
-        else []
-    )
+    times = {"snapshot_every_s": every_s, "settled_s": settled_s}
+    orders = orders_of(record, label, phase, **times, now=now, claim=claim, last=last) if record else []
     credentials = _credentials(app, record, now) if record and orders else None
     if credentials is None:
         orders = []  # nothing could come of them: the store has no credentials for it now

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.adapters.s3 import S3
+from common.domain import orders as rules_of_orders
 from common.domain import standby as rules
-from common.domain.host import HostPhase, HostRecord, Sync
+from common.domain.host import HostPhase, HostRecord, OrderResult, Sync
 from common.domain.instance import Instance, Phase, Protection, State
 from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.region import region_of
@@ -391,6 +392,54 @@ def test_a_standby_that_wrote_is_of_its_own_epoch_when_the_gpu_is_back_and_dies_
     world.until(lambda: world.show(id).state is State.ON_STANDBY)
 
     assert (world.workspace(id) / "paper.txt").read_text() == "written on the standby\n"
+
+
+def behind(world: World) -> tuple[str, str, bytes]:
+    """A GPU died when its snapshot had more than its standby, and the bucket lost it: (id, key, manifest)."""
+    id = mirrored(world)
+    world.links[of(world, id).writer or ""].holds_back = True
+    write(world, id, "paper.txt", "in the snapshot alone\n")
+    before = of(world, id).pointer
+    world.until(lambda: of(world, id).pointer not in (None, before))
+    key = (of(world, id).pointer or before).manifest_key  # type: ignore[union-attr]
+    manifest = world.objects.get(key)
+    world.objects.delete([key])
+    lose_gpu(world, id)
+    world.until(lambda: (standby_host(world, id).progress.last or DONE).id.startswith("rewind"))
+    assert of(world, id).writer != of(world, id).standby
+    return id, key, manifest
+
+
+def standby_host(world: World, id: str) -> HostRecord:
+    host = load(world.app, f"{ACCOUNT}.{id}").host(of(world, id).standby)
+    assert host
+    return host
+
+
+DONE = OrderResult(id="none", ok=True)
+
+
+def test_a_standby_that_could_not_get_what_it_lacks_tries_again(world: World) -> None:
+    id, key, manifest = behind(world)
+    world.objects.put(key, manifest)
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+
+    assert (world.workspace(id) / "paper.txt").read_text() == "in the snapshot alone\n"
+
+
+def test_a_standby_that_cannot_get_what_it_lacks_leaves_it_to_a_gpu_that_restores_the_pointer(world: World) -> None:
+    id, key, manifest = behind(world)
+    lost = of(world, id).writer
+    world.until(lambda: rules_of_orders.is_rewind_failed(of(world, id), standby_host(world, id)))
+    world.objects.put(key, manifest)
+
+    world.until(lambda: of(world, id).writer not in (lost, None) and world.show(id).state is State.RUNNING)
+
+    assert of(world, id).writer != of(world, id).standby
+    assert (world.workspace(id) / "paper.txt").read_text() == "in the snapshot alone\n"
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+    assert (standby(world, id).agent.workspace / "paper.txt").read_text() == "in the snapshot alone\n"
 
 
 def test_a_snapshot_that_could_not_be_put_in_place_leaves_nothing_whole(tmp_path: Path) -> None:
