@@ -192,6 +192,7 @@ class World:
             heard=Heard("process", self.timing.silent_after_s),
             chat=self.chat,
             nudge_outbox=self._follow_outbox,
+            country_of_ip=bootstrap.country_of_ip,
             nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []
