@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -174,3 +175,17 @@ def offers() -> tuple[Offer, ...]:
 def launch_of(label: str = LABEL, **more: Any) -> Launch:
     wanted: dict[str, Any] = {"image": "", "disk_gb": 30, "env": {"A": "it's b"}, "start_script": "echo up\n", **more}
     return Launch(label=label, **wanted)
+
+
+@pytest.fixture(params=["near", "over http"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = Rig(over_http=request.param == "over http")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def alone() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()

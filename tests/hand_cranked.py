@@ -29,7 +29,8 @@ from common.domain.offer import Offer
 from common.domain.pool import PoolTerms
 from common.errors import DumontError, NotFound, ObjectStoreError
 from common.host import attest
-from common.host.agent import Agent, Refused, Unanswered
+from common.host.agent import Agent
+from common.host.around import Refused, Unanswered
 from common.host.samples import Looks
 from common.ports import App, Grant, Launch, ObjectStore
 from common.records import load
