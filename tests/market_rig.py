@@ -6,7 +6,6 @@ A new marketplace is a row of MARKETS.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
@@ -24,10 +22,10 @@ from common.errors import (
     OfferGone,
 )
 from common.ports import Launch, Market
-from infra.demo.http_face import HttpFace
 from infra.demo.tensordock import TensorDockSim
 from infra.demo.vast import INTERVALS, VastSim
 from tests.hand_cranked import SimTransport
+from tests.loopback import served
 
 START = datetime(2026, 3, 1, 11, 59, 30, tzinfo=UTC)
 RTX_4090 = Wanted(gpu="RTX 4090", disk_gb=64)
@@ -54,11 +52,6 @@ MARKETS: dict[str, tuple[Callable[..., Market], Callable[[bool], Any]]] = {
 }
 
 
-class Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Silence."""
-
-
 class Rig:
     """One marketplace: the adapter over its simulator, on a clock of its own."""
 
@@ -73,12 +66,7 @@ class Rig:
         self.market = self.with_key(KEY)
 
     def _serve(self) -> str:
-        face = HttpFace(self.sim, clock=lambda: self.now, lock=threading.Lock())
-        server = make_server("127.0.0.1", 0, face, threaded=True, request_handler=Quiet)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._stack.callback(server.server_close)
-        self._stack.callback(server.shutdown)
-        return f"http://127.0.0.1:{server.port}"
+        return self._stack.enter_context(served(self.sim, lambda: self.now))
 
     def with_key(self, key: str) -> Market:
         return self._made(key, self._transport)

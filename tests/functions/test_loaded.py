@@ -48,7 +48,7 @@ API = "common.web.rest"
 HEAVY = (
     *(STORE, TOKENS, MARKET, ENGINE, API),
     *("google.cloud.compute_v1", "google.cloud.functions_v2", "google.cloud.scheduler_v1", "boto3", "sqlite3"),
-    *("argon2", "rich", "slack_sdk", "numpy", "lz4", "blosc", "blake3", "common.chatops.render"),
+    *("iptocc", "argon2", "rich", "slack_sdk", "numpy", "lz4", "blosc", "blake3", "common.chatops.render"),
 )
 LOADED = {
     "api": {STORE, API},
