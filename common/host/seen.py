@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 
-from common.domain import idle
 from common.domain.host import Signal
-from common.domain.idle import GPU, Sample, is_idle
+from common.domain.idle import GPU, Sample, idle_since, is_idle, vetoes
 from common.domain.life import UNKNOWN
 from common.host.samples import Looks, summary
 
@@ -70,17 +69,17 @@ class Seen:
         return Idleness.IDLE if is_idle(since, idle_for_s=self.idle_for_s, now=now) else Idleness.QUIET
 
     def idle_since(self, now: datetime, *, is_serving: bool) -> datetime | None:
-        return idle.idle_since(self.samples, now=now, sample_every_s=self.looks.every_s) if is_serving else None
+        return idle_since(self.samples, now=now, sample_every_s=self.looks.every_s) if is_serving else None
 
     def vetoes(self, now: datetime, *, is_serving: bool) -> tuple[str, ...]:
         """Why a quiet GPU is not idle. A GPU that works needs no other reason, and a clock that runs again has none."""
         if not is_serving or self.idle_since(now, is_serving=True) is not None:
             return ()
-        found = idle.vetoes(self.samples, idle_for_s=self.idle_for_s, now=now)
+        found = vetoes(self.samples, idle_for_s=self.idle_for_s, now=now)
         return () if GPU in found else found
 
     def reasons_to_stay_up(self, now: datetime, *, is_serving: bool) -> tuple[str, ...]:
         """Of a machine that is about to be frozen; none while it is idle still."""
         if self.idleness(now, is_serving=is_serving) is Idleness.IDLE:
             return ()
-        return idle.vetoes(self.samples, idle_for_s=self.idle_for_s, now=now) or (UNKNOWN,)
+        return vetoes(self.samples, idle_for_s=self.idle_for_s, now=now) or (UNKNOWN,)
