@@ -48,7 +48,8 @@ API = "common.web.rest"
 HEAVY = (
     *(STORE, TOKENS, MARKET, ENGINE, API),
     *("google.cloud.compute_v1", "google.cloud.functions_v2", "google.cloud.scheduler_v1", "boto3", "sqlite3"),
-    *("iptocc", "argon2", "rich", "slack_sdk", "numpy", "lz4", "blosc", "blake3", "common.chatops.render"),
+    *("argon2", "rich", "slack_sdk", "numpy", "lz4", "blosc", "blake3", "common.chatops.render"),
+    "iptocc",
 )
 LOADED = {
     "api": {STORE, API},
