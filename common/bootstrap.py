@@ -73,6 +73,7 @@ def build(settings: Settings, store: Store | None = None) -> App:
         courier=HttpCourier(loopback_allowed=settings.webhook_loopback),
         chat=_chat(settings),
         google_key=GoogleKeys(settings.google_keys_url, clock=now).key,
+        country_of_ip=country_of_ip,
         nudge=functools.partial(nudge, settings),
         nudge_outbox=functools.partial(nudge_outbox, settings),
     )
@@ -198,6 +199,13 @@ def standbys_of(settings: Settings) -> Standbys | None:
     from common.adapters.gcp import GcpCompute
 
     return GcpCompute(settings.gcp_credentials, project=settings.gcp_project, base_url=settings.gcp_url)
+
+
+def country_of_ip(ip: str) -> str | None:
+    """`region.CountryOfIp`; the database is loaded with the first address that is asked for."""
+    from common.adapters.ip_registry import country_of
+
+    return country_of(ip)
 
 
 @functools.cache

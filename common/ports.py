@@ -602,6 +602,8 @@ class App:
     """None = hosts are given the deployment's own key, because a setting says so."""
     google_key: Callable[[str], dict[str, Any]] = no_google_key
     """The public key (a JSON Web Key) by which Google signs tokens under that id; raises `Unauthenticated`."""
+    country_of_ip: Callable[[str], str | None] = lambda _ip: None
+    """`region.CountryOfIp`, offline: for machines whose marketplace does not say where they stand."""
     nudge: Callable[[str], None] = lambda _key: None
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
     nudge_outbox: Callable[[], None] = lambda: None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,11 +12,11 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from requests.adapters import BaseAdapter
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common.adapters.gcp import GcpCompute
 from common.domain.offer import Offer
@@ -26,8 +25,8 @@ from common.domain.standby_price import standby_offers
 from common.ports import Launch, Operation
 from infra.demo.gcp.compute import PREEMPTION_NOTICE, ComputeSim
 from infra.demo.gcp.compute_work import OPERATION_S
-from infra.demo.http_face import HttpFace
 from infra.demo.wire import Answer, Request
+from tests.loopback import served
 
 START = datetime(2026, 3, 1, 11, 59, 30, tzinfo=UTC)
 KEY_ID = "sim-key"
@@ -86,11 +85,6 @@ def service_account_key(key_id: str, project: str = "demo-project") -> str:
     )
 
 
-class Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Silence."""
-
-
 class Rig:
     """One project: the adapter over its simulator, on a clock of its own."""
 
@@ -107,12 +101,7 @@ class Rig:
         return self.sim.handle(request, self.now)
 
     def _serve(self) -> str:
-        face = HttpFace(self.sim, clock=lambda: self.now, lock=threading.Lock())
-        server = make_server("127.0.0.1", 0, face, threaded=True, request_handler=Quiet)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._stack.callback(server.server_close)
-        self._stack.callback(server.shutdown)
-        return f"http://127.0.0.1:{server.port}"
+        return self._stack.enter_context(served(self.sim, lambda: self.now))
 
     def with_key(self, key_id: str) -> GcpCompute:
         return self._made(service_account_key(key_id), self.carrier)
@@ -174,3 +163,17 @@ def offers() -> tuple[Offer, ...]:
 def launch_of(label: str = LABEL, **more: Any) -> Launch:
     wanted: dict[str, Any] = {"image": "", "disk_gb": 30, "env": {"A": "it's b"}, "start_script": "echo up\n", **more}
     return Launch(label=label, **wanted)
+
+
+@pytest.fixture(params=["near", "over http"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = Rig(over_http=request.param == "over http")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def alone() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()

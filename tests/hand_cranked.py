@@ -29,7 +29,8 @@ from common.domain.offer import Offer
 from common.domain.pool import PoolTerms
 from common.errors import DumontError, NotFound, ObjectStoreError
 from common.host import attest
-from common.host.agent import Agent, Refused, Unanswered
+from common.host.agent import Agent
+from common.host.around import Refused, Unanswered
 from common.host.samples import Looks
 from common.ports import App, Grant, Launch, ObjectStore
 from common.records import load
@@ -192,6 +193,7 @@ class World:
             heard=Heard("process", self.timing.silent_after_s),
             chat=self.chat,
             nudge_outbox=self._follow_outbox,
+            country_of_ip=bootstrap.country_of_ip,
             nudge=lambda key: self.followed.update({key: self.now + timedelta(seconds=lifecycle.FOLLOW_S)}),
         )
         self.log: list[tuple[str, dict[str, Any]]] = []

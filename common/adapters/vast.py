@@ -333,6 +333,7 @@ def _offer(row: Json) -> Offer | None:
             reliability=float(row.get("reliability") or row.get("reliability2") or 0),
             country=country_of(place),
             geolocation=place,
+            public_ip=str(row["public_ipaddr"]).strip() if row.get("public_ipaddr") else None,
             cuda_max=float(row["cuda_max_good"]) if row.get("cuda_max_good") else None,
             driver_version=row.get("driver_version"),
             disk_space_gb=float(row.get("disk_space") or 0),

@@ -247,12 +247,18 @@ def offers(items: Sequence[Json], gpu: str, *, outlook: Sequence[Json] = ()) -> 
     """What can be rented now, and what the record says of the regions; `outlook` = rows of the spot market."""
     rows = [
         f"`{_usd(o['usd_per_hour']):>9}/h`  all in {_usd(o['all_in_usd_per_hour'])}/h  ready {o['ready_s']:.0f} s  "
-        f"{o['num_gpus']} × {escaped(o['gpu'])}  {escaped(o['geolocation'] or 'somewhere')}  {o['provider']}"
+        f"{o['num_gpus']} × {escaped(o['gpu'])}  {escaped(_where(o))}  {o['provider']}"
         for o in items[:OFFERS_SHOWN]
     ]
     more = f"{len(items)} offers; prices are GPU + disk; {code(f'{COMMAND} deploy {gpu}')} shows a plan"
     ahead = [section("\n".join(_region(row) for row in outlook[:REGIONS_SHOWN]))] if outlook else []
     return message(f"{len(items)} offers of {escaped(gpu)}", [section("\n".join(rows)), *ahead, context(more)])
+
+
+def _where(offer: Json) -> str:
+    """As the marketplace says, else where its address is registered."""
+    by_ip = f"{offer['place_country']} by its IP" if offer["place_told_by"] == "ip" else "somewhere"
+    return offer["geolocation"] or by_ip
 
 
 def _region(row: Json) -> str:

@@ -99,7 +99,9 @@ def deploy(
 
 def _short(offer: dict[str, Any]) -> dict[str, Any]:
     prices = {name: f"{float(offer[name]):.4f}" for name in ("usd_per_hour", "all_in_usd_per_hour")}
-    return offer | prices | {"ready_s": f"{offer['ready_s']:.0f}"}
+    by_ip = f"{offer['place_country']} by its IP" if offer["place_told_by"] == "ip" else None
+    where = offer["geolocation"] or by_ip
+    return offer | prices | {"ready_s": f"{offer['ready_s']:.0f}", "geolocation": where}
 
 
 def _price(plan: dict[str, Any]) -> str:

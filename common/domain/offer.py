@@ -64,6 +64,8 @@ class Offer(Model):
     country: str | None = None
     """ISO 3166 alpha-2 where the marketplace's text ends in one."""
     geolocation: str | None = None
+    public_ip: str | None = None
+    """As the marketplace states it, unchecked: where the machine stands when its text does not say."""
     cuda_max: float | None = None
     driver_version: str | None = None
     disk_space_gb: float = 0.0

@@ -9,7 +9,7 @@ from decimal import Decimal
 from common.domain.boot import boot_times
 from common.domain.model import Model
 from common.domain.offer import Offer, Usd
-from common.domain.region import estimated_rtt_ms, great_circle_km, nearest, place_of, regions
+from common.domain.region import CountryOfIp, Place, nearest, nowhere, place_of_machine, regions
 
 IMAGE_GB = 6.0
 """Compressed, when the wish does not say: what images with a CUDA framework usually have."""
@@ -64,6 +64,10 @@ class Ranked(Model):
     counts as dearer."""
     standby_rtt_ms: float | None = None
     """ESTIMATED from the distance to where its standby is or would be; None = no standby, or nobody can tell."""
+    standby_rtt_far_ms: float | None = None
+    """The same from the far end of its country; None = more than the country is known, or nothing."""
+    place: Place | None = None
+    """Where the machine stands, and who says so; asked only where a standby is wanted."""
     blocked_until: datetime | None = None
     """Its history keeps it out of deploys until then."""
 
@@ -73,14 +77,23 @@ class Ranked(Model):
 
 
 def rank(
-    offers: Sequence[Offer], load: Load, *, boot_timeout_s: float, blocked: Mapping[str, datetime] | None = None
+    offers: Sequence[Offer],
+    load: Load,
+    *,
+    boot_timeout_s: float,
+    blocked: Mapping[str, datetime] | None = None,
+    country_of_ip: CountryOfIp = nowhere,
 ) -> list[Ranked]:
     """Best first, blocked machines (`provider:machine_id` -> until when) last."""
-    ranked = [_ranked(offer, load, boot_timeout_s, (blocked or {}).get(offer.machine_key)) for offer in offers]
+    placed = [(offer, place_of_machine(offer, country_of_ip) if load.has_standby else None) for offer in offers]
+    blocks = blocked or {}
+    ranked = [_ranked(offer, place, load, boot_timeout_s, blocks.get(offer.machine_key)) for offer, place in placed]
     return sorted(ranked, key=lambda r: (r.blocked_until is not None, r.rank_usd_per_hour, r.ready_s, r.offer.offer_id))
 
 
-def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: datetime | None) -> Ranked:
+def _ranked(
+    offer: Offer, place: Place | None, load: Load, boot_timeout_s: float, blocked_until: datetime | None
+) -> Ranked:
     boot_s = boot_times(offer.provider, boot_timeout_s).usual_s
     image_s, snapshot_s = (_download_s(size, offer.download_mbit_s) for size in (load.image_gb, load.snapshot_gb))
     running, disk = offer.usd_per_hour(load.disk_gb), offer.disk_usd_per_hour(load.disk_gb)
@@ -91,7 +104,7 @@ def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: date
     waiting = booting * _hours(boot_s + image_s) + running * _hours(snapshot_s)
     all_in = running + (bandwidth + waiting) / SESSION_HOURS
     patience = WAIT_USD_PER_HOUR * _hours(boot_s + image_s + snapshot_s) / SESSION_HOURS
-    rtt_ms = _standby_rtt_ms(offer, load.standby_region) if load.has_standby else None
+    rtt_ms, rtt_far_ms = _standby_rtt_ms(place, load.standby_region)
     far = running * _far_share(rtt_ms) if load.has_standby else Decimal(0)
     return Ranked(
         offer=offer,
@@ -104,17 +117,18 @@ def _ranked(offer: Offer, load: Load, boot_timeout_s: float, blocked_until: date
         all_in_usd_per_hour=all_in,
         rank_usd_per_hour=all_in + patience + far,
         standby_rtt_ms=rtt_ms,
+        standby_rtt_far_ms=rtt_far_ms,
+        place=place,
         blocked_until=blocked_until,
     )
 
 
-def _standby_rtt_ms(offer: Offer, region: str | None) -> float | None:
-    place = place_of(offer.geolocation) or place_of(offer.country)
+def _standby_rtt_ms(place: Place | None, region: str | None) -> tuple[float | None, float | None]:
+    """As estimated, and from the far end of a country of which nothing more is known."""
     if place is None:
-        return None
-    if region is None:
-        return nearest(place).rtt_ms
-    return estimated_rtt_ms(great_circle_km((place.latitude, place.longitude), regions()[region].at))
+        return None, None
+    to = nearest(place).region if region is None else regions()[region]
+    return place.rtt_ms_to(to), place.rtt_far_ms_to(to)
 
 
 def _far_share(rtt_ms: float | None) -> Decimal:

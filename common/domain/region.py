@@ -1,5 +1,5 @@
-"""Where a machine stands: marketplaces write free text, users ask for ISO 3166 alpha-2 country codes, and a standby
-stands in the Google Cloud region that is nearest to it."""
+"""Where a machine stands: marketplaces write free text or tell only an address, users ask for ISO 3166 alpha-2 country
+codes, and a standby stands in the Google Cloud region that is nearest to it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from common.domain.offer import Offer
 
 COUNTRY_CODES = {
     "argentina": "AR", "armenia": "AM", "australia": "AU", "austria": "AT", "azerbaijan": "AZ", "bahrain": "BH",
@@ -51,7 +54,25 @@ DETOUR = 1.5
 RTT_MS_MIN = 1.0
 """Switches and access lines: no path is shown as faster."""
 EARTH_KM = 6371.0
+COUNTRY_REACH_KM = {
+    "AR": 2400.0, "AU": 3300.0, "BR": 2700.0, "CA": 3600.0, "CL": 2200.0, "CN": 2400.0, "DZ": 1600.0, "ID": 3800.0,
+    "IN": 1600.0, "KZ": 2000.0, "MX": 2300.0, "NO": 1200.0, "RU": 6500.0, "SA": 1100.0, "TR": 1300.0, "US": 2700.0,
+    "ZA": 1100.0,
+}  # fmt: skip
+"""From a large country's point in places.json to its furthest city: Perth, Manaus, Vancouver, Urumqi, Vladivostok,
+Seattle (Alaska and Hawaii apart). Great circles between coordinates of common knowledge, rounded up."""
+OTHER_REACH_KM = 1000.0
+"""Of any other country: the north of Sweden or of Japan from the point."""
 _SPACES = re.compile(r"\s+")
+
+CountryOfIp = Callable[[str], str | None]
+"""A public address -> the country that it is registered in (ISO 3166 alpha-2). Never raises; None = it cannot be told:
+no address, a private or reserved one, or one that is nobody's."""
+
+
+def nowhere(_ip: str) -> str | None:
+    """`CountryOfIp` without a database."""
+    return None
 
 
 class Place(BaseModel):
@@ -62,10 +83,29 @@ class Place(BaseModel):
     latitude: float
     longitude: float
     precision: Literal["city", "subdivision", "country"]
-    """A country stands for its main city of data centres, a large one without such a city for its middle: what is
-    estimated from it may be a thousand kilometres off."""
+    """A country stands for its main city of data centres, a large one without such a city for where the middle of its
+    people lives: what is estimated from it may be off by `reach_km`."""
     country: str
     """ISO 3166 alpha-2."""
+    told_by: Literal["text", "ip"] = "text"
+    """By the marketplace, or only by where its address is registered: with about one address in twenty that is another
+    country than the machine's (a block may be used anywhere)."""
+
+    @property
+    def reach_km(self) -> float | None:
+        """How far from the point the machine may stand where only its country is known; None = more is known."""
+        return COUNTRY_REACH_KM.get(self.country, OTHER_REACH_KM) if self.precision == "country" else None
+
+    def km_to(self, region: Region) -> float:
+        return great_circle_km((self.latitude, self.longitude), region.at)
+
+    def rtt_ms_to(self, region: Region) -> float:
+        """An ESTIMATE from the distance."""
+        return estimated_rtt_ms(self.km_to(region))
+
+    def rtt_far_ms_to(self, region: Region) -> float | None:
+        """The same if the machine stands at the far end of its country; None = more than the country is known."""
+        return None if self.reach_km is None else estimated_rtt_ms(self.km_to(region) + self.reach_km)
 
 
 class Region(BaseModel):
@@ -119,6 +159,19 @@ def place_of(text: str | None) -> Place | None:
     return _place(_places()["countries"][country], "country", country)
 
 
+def place_of_machine(offer: Offer, country_of_ip: CountryOfIp, ip: str | None = None) -> Place | None:
+    """Where the marketplace says that it stands, else the country of its public address; `ip` = one learnt since.
+
+    The offer's country counts only where there is no text: it is read from the end of the text, and of a text that
+    contradicts itself that end says nothing.
+    """
+    if place := place_of(offer.geolocation or offer.country):
+        return place
+    address = offer.public_ip or ip
+    by_ip = place_of(country_of_ip(address)) if address else None
+    return by_ip and by_ip.model_copy(update={"told_by": "ip"})
+
+
 def near(place: Place) -> tuple[Near, ...]:
     """All regions, the nearest first."""
     seen = (_seen(place, region) for region in regions().values())
@@ -158,8 +211,7 @@ def _region(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seen(place: Place, region: Region) -> Near:
-    km = great_circle_km((place.latitude, place.longitude), region.at)
-    return Near(region=region, km=km, rtt_ms=estimated_rtt_ms(km))
+    return Near(region=region, km=place.km_to(region), rtt_ms=place.rtt_ms_to(region))
 
 
 @cache

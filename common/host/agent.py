@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.domain.host import (
     Attest,
@@ -26,18 +26,18 @@ from common.domain.host import (
     Sync,
     Wanted,
 )
-from common.domain.idle import GPU, SAMPLE_EVERY_S, Sample, idle_since, is_idle, vetoes
-from common.domain.life import UNKNOWN
+from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
 from common.host import pair
+from common.host.around import Control, Refused, Unanswered, Writers
 from common.host.epoch import Epoch
 from common.host.hearing import claim_of, hear, is_guest
 from common.host.memory import Place, Remembered, remembered
 from common.host.programs import Alone, Programs
-from common.host.samples import Looks, summary
+from common.host.samples import Looks
+from common.host.seen import Seen
 from common.host.work import Work, start_work, write_atomically
 
-SAMPLES_KEPT = 1000
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
 """How long the dead man waits for work under way."""
@@ -51,44 +51,10 @@ RETRY_AFTER_S = 5.0
 """Until the next heartbeat when one was not answered."""
 
 
-class Idleness(Enum):
-    BUSY = auto()
-    """Or not known."""
-    QUIET = auto()
-    IDLE = auto()
-    """Quiet for the whole window."""
-
-
 class DeadMan(Enum):
     ARMED = auto()
     SAVING = auto()
     STOPPED = auto()
-
-
-class Unanswered(Exception):
-    """The control plane gave no usable answer: nothing is known, nothing changes."""
-
-
-class Refused(Exception):
-    """The control plane knows no such rental."""
-
-
-class Control(Protocol):
-    """The way to the control plane."""
-
-    def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
-        """Raises `Unanswered` or `Refused`."""
-
-    def notice(self, label: str, reason: str, token: str) -> None:
-        """Best effort; never raises."""
-
-
-class Writers(Protocol):
-    """The user's processes."""
-
-    def freeze(self) -> None: ...
-
-    def thaw(self) -> None: ...
 
 
 @dataclass
@@ -113,26 +79,22 @@ class Agent:
     programs: Programs = field(default_factory=Alone)
     """What this machine runs for the other one of its pair."""
     memory: Remembered = field(init=False)
+    seen: Seen = field(init=False)
     phase: HostPhase = HostPhase.READY
     work: Work | None = None
-    samples: list[Sample] = field(default_factory=list)
-    signals: dict[str, list[float | None]] = field(default_factory=dict)
     next_beat_at: datetime | None = None
     next_sample_at: datetime | None = None
     heard_at: datetime | None = None
     paused_at: datetime | None = None
     """The user's processes are held still since then, for a snapshot of one moment."""
-    idle_for_s: float = 180.0
-    """The instance's idle window, as the last reply named it."""
     beats: int = 0
-    told: Idleness = Idleness.BUSY
-    """What the last report said that was answered."""
     told_of_pair: tuple[object, ...] = ()
-    """The same of what it said of its pair."""
+    """What the last report said of its pair that was answered."""
     dead_man: DeadMan = DeadMan.ARMED
 
     def __post_init__(self) -> None:
         self.memory = remembered(self.home)
+        self.seen = Seen(self.looks, self.life)
         self.epoch = Epoch(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
@@ -184,26 +146,14 @@ class Agent:
             self.next_beat_at = None
 
     def _sample(self, now: datetime) -> None:
-        look = self.looks.look()
-        signs = () if self.memory.frozen else self.life(now)
-        sample = Sample(at=now, gpu_percent=look.get("gpu_percent"), signs=signs)
-        self.samples = [*self.samples[-SAMPLES_KEPT:], sample]
-        for name, value in look.items():
-            self.signals.setdefault(name, []).append(value)
+        self.seen.sample(now, is_frozen=self.memory.frozen)
         self.next_sample_at = now + timedelta(seconds=self.looks.every_s)
-        if self._idleness_turned(now):
+        if self.seen.has_turned(now, is_serving=self._is_serving):
             self.next_beat_at = None
 
-    def _idleness_turned(self, now: datetime) -> bool:
-        """Idle for the whole window, or busy again after it said idle: the control plane hears it at once."""
-        idleness = self._idleness(now)
-        return idleness is not self.told and idleness is not Idleness.QUIET
-
-    def _idleness(self, now: datetime) -> Idleness:
-        since = self._idle_since(now)
-        if since is None:
-            return Idleness.BUSY
-        return Idleness.IDLE if is_idle(since, idle_for_s=self.idle_for_s, now=now) else Idleness.QUIET
+    @property
+    def _is_serving(self) -> bool:
+        return self.phase is HostPhase.SERVING
 
     def _said_of_pair(self) -> tuple[object, ...]:
         """What the control plane should hear of at once: not a lag or a sequence number."""
@@ -224,7 +174,7 @@ class Agent:
             self._stop()
             return
         self.heard_at, self.dead_man = now, DeadMan.ARMED
-        self.signals, self.told, self.idle_for_s = {}, self._idleness(now), reply.idle_for_s
+        self.seen.answered(now, is_serving=self._is_serving, idle_for_s=reply.idle_for_s)
         self.told_of_pair = said_of_pair
         self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
         if reply.rev >= self.memory.rev:
@@ -242,35 +192,17 @@ class Agent:
             held_token_s=max(0.0, (now - self.heard_at).total_seconds()) if self.heard_at else None,
             phase=self.phase,
             fz=memory.fz,
-            idle_since=self._idle_since(now),
-            vetoes=list(self._vetoes(now)),
+            idle_since=self.seen.idle_since(now, is_serving=self._is_serving),
+            vetoes=list(memory.vetoes if memory.frozen else self.seen.vetoes(now, is_serving=self._is_serving)),
             disk=self.looks.disk(self.workspace),
             sync=self.programs.sync() or Sync(seq=memory.seq),
             progress=self._progress(),
-            samples={name: summary(values) for name, values in self.signals.items()},
+            samples=self.seen.summaries(),
             attest=memory.attest,
             claim=claim_of(self.epoch),
             door=self.programs.door(),
             tunnel_key=self.programs.tunnel_key(),
         )
-
-    def _idle_since(self, now: datetime) -> datetime | None:
-        """Only a serving host can be idle: a restore or a freeze is work of ours."""
-        if self.phase is not HostPhase.SERVING:
-            return None
-        return idle_since(self.samples, now=now, sample_every_s=self.looks.every_s)
-
-    def _vetoes(self, now: datetime) -> tuple[str, ...]:
-        """Why a quiet GPU is not idle, and of a frozen machine, why it was not idle when it was frozen.
-
-        A GPU that works needs no other reason, and a clock that runs again has none.
-        """
-        if self.memory.frozen:
-            return self.memory.vetoes
-        if self.phase is not HostPhase.SERVING or self._idle_since(now) is not None:
-            return ()
-        found = vetoes(self.samples, idle_for_s=self.idle_for_s, now=now)
-        return () if GPU in found else found
 
     def _progress(self) -> Progress:
         memory, running = self.memory, self.work.progress() if self.work else {}
@@ -401,9 +333,7 @@ class Agent:
     def _look_again(self, now: datetime) -> None:
         """Before it freezes: who has begun to work since idleness was reported is told, and not put to sleep."""
         if not self.memory.frozen:
-            is_still = self._idleness(now) is Idleness.IDLE
-            found = vetoes(self.samples, idle_for_s=self.idle_for_s, now=now) or (UNKNOWN,)
-            self._keep(vetoes=() if is_still else found)
+            self._keep(vetoes=self.seen.reasons_to_stay_up(now, is_serving=self._is_serving))
 
     def _freeze(self, nonce: str | None) -> None:
         if self.memory.fz != nonce or self.phase is not HostPhase.FROZEN:
@@ -413,7 +343,7 @@ class Agent:
 
     def _thaw(self) -> None:
         self.writers.thaw()
-        self.samples = []  # who was held still was not idle
+        self.seen.forget()  # who was held still was not idle
         self._keep(frozen=False, fz=None, vetoes=())
         self.phase = self._phase_at_work()
 

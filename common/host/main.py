@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from common.domain.host import Attest, Heartbeat, Reply
 from common.host import access, attest, repository, tunnel
-from common.host.agent import Agent, Refused, Unanswered
+from common.host.agent import Agent
+from common.host.around import Refused, Unanswered
 from common.host.life import Life
 from common.host.ports import ports_of
 from common.host.programs import GpuPrograms, Programs, StandbyUsers

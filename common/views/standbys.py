@@ -8,11 +8,11 @@ from common.domain.host import HostRecord, Sync
 from common.domain.instance import Instance, Phase, Protection, Want, protection_of
 from common.domain.model import Model
 from common.domain.offer import Usd
-from common.domain.region import estimated_rtt_ms, great_circle_km, place_of, region_of, regions
+from common.domain.region import Place, place_of_machine, region_of, regions
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import StandbyCost, monthly_cost, terms_of
 from common.ports import App, every
-from common.records import Kept, World, load
+from common.records import World, load
 
 
 class Part(StrEnum):
@@ -50,6 +50,10 @@ class StandbyOut(Model):
     distance_km: float | None = None
     """From the GPU, by great circle."""
     estimated_rtt_ms: float | None = None
+    estimated_rtt_far_ms: float | None = None
+    """The same from the far end of the GPU's country; None = more than the country is known, or nothing."""
+    gpu_place_told_by: str | None = None
+    """`text` of the marketplace's, or `ip`: only where its address is registered, which may be another country."""
     measured_rtt_ms: float | None = None
     """By the heartbeats between the two; None = not yet."""
     lag_s: float | None = None
@@ -96,7 +100,11 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
         root=sync.root,
         measured_rtt_ms=sync.rtt_ms,
     )
-    return base.model_copy(update=_machine(kept, gpu)) if kept else base
+    if kept is None:
+        return base
+    is_machine = gpu is not None and not gpu.value.is_standby
+    place = place_of_machine(gpu.value.offer, app.country_of_ip, gpu.value.ssh_host) if gpu and is_machine else None
+    return base.model_copy(update=_machine(kept.value, place))
 
 
 def is_in_sync(instance: Instance) -> bool:
@@ -164,9 +172,8 @@ def _why(app: App, instance: Instance, part: Part, now: datetime) -> str:
     return "unprotected: nobody can tell where the GPU stands, so no standby is near it" if not instance.standby else ""
 
 
-def _machine(kept: Kept[Rental], gpu: Kept[Rental] | None) -> dict[str, object]:
+def _machine(rental: Rental, gpu: Place | None) -> dict[str, object]:
     """Where it stands, how far from the GPU, and what it costs."""
-    rental = kept.value
     zone = rental.offer.machine_id
     month = monthly_cost(terms_of(rental.offer.offer_id), rental.disk_gb)
     told: dict[str, object] = {
@@ -175,9 +182,13 @@ def _machine(kept: Kept[Rental], gpu: Kept[Rental] | None) -> dict[str, object]:
         "month": month,
         "usd_per_month": month.usd_per_month.quantize(Decimal("0.01")),
     }
-    place = place_of(gpu.value.offer.geolocation) if gpu and not gpu.value.is_standby else None
-    if place is not None:
-        region = regions()[region_of(zone)]
-        km = great_circle_km((place.latitude, place.longitude), region.at)
-        told |= {"distance_km": round(km), "estimated_rtt_ms": round(estimated_rtt_ms(km), 1)}
-    return told
+    if gpu is None:
+        return told
+    region = regions()[region_of(zone)]
+    far_ms = gpu.rtt_far_ms_to(region)
+    return told | {
+        "distance_km": round(gpu.km_to(region)),
+        "estimated_rtt_ms": round(gpu.rtt_ms_to(region), 1),
+        "estimated_rtt_far_ms": None if far_ms is None else round(far_ms, 1),
+        "gpu_place_told_by": gpu.told_by,
+    }

@@ -115,6 +115,12 @@ class OfferOut(Model):
     geolocation: str | None
     standby_rtt_ms: float | None
     """Estimated, to where its standby is or would be."""
+    standby_rtt_far_ms: float | None
+    """The same from the far end of its country; null = more than the country is known, or nothing."""
+    place_country: str | None
+    """Where it was taken to stand for that estimate (ISO 3166 alpha-2)."""
+    place_told_by: str | None
+    """`text` of the marketplace's, or `ip`: only where its address is registered, which may be another country."""
     blocked_until: datetime | None
     """Set: its history keeps the machine out of deploys until then."""
 
@@ -187,6 +193,9 @@ def offer_out(ranked: Ranked) -> OfferOut:
         country=offer.country,
         geolocation=offer.geolocation,
         standby_rtt_ms=ranked.standby_rtt_ms,
+        standby_rtt_far_ms=ranked.standby_rtt_far_ms,
+        place_country=ranked.place.country if ranked.place else None,
+        place_told_by=ranked.place.told_by if ranked.place else None,
         blocked_until=ranked.blocked_until,
     )
 

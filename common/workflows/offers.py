@@ -58,7 +58,8 @@ def ranked(
         standby_region=standby_region,
     )
     timeout_s = app.settings.timing.boot_timeout_s
-    return rank(found, load, boot_timeout_s=timeout_s, blocked=history.blocked(app, now))
+    blocked = history.blocked(app, now)
+    return rank(found, load, boot_timeout_s=timeout_s, blocked=blocked, country_of_ip=app.country_of_ip)
 
 
 def search(app: App, spec: Spec, *, priority: Priority, who: str, fresh_for_s: float = FRESH_FOR_S) -> list[Offer]:

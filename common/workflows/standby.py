@@ -15,7 +15,7 @@ from common.domain.address import AddressRecord
 from common.domain.instance import Instance, Want
 from common.domain.offer import Offer
 from common.domain.outbox import Kind
-from common.domain.region import place_of, region_of
+from common.domain.region import place_of_machine, region_of
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import offers_in, standby_offers
@@ -39,7 +39,7 @@ def plan(app: App, world: World, now: datetime) -> bool:
         return False
     if not (rules.is_wanted(instance) and instance.is_running):
         return False
-    offers = _offers(instance, writer.value)
+    offers = _offers(app, instance, writer.value)
     if not offers:
         return False
     offer = offers[instance.standby_tries % len(offers)]
@@ -53,11 +53,11 @@ def plan(app: App, world: World, now: datetime) -> bool:
     return True
 
 
-def _offers(instance: Instance, gpu: Rental) -> Sequence[Offer]:
+def _offers(app: App, instance: Instance, gpu: Rental) -> Sequence[Offer]:
     """Near the GPU, the best first. Who has an address keeps it, and with it the region, however far the GPU is now."""
     if instance.address_region is not None:
         return offers_in(instance.address_region)
-    place = place_of(gpu.offer.geolocation) or place_of(gpu.offer.country)
+    place = place_of_machine(gpu.offer, app.country_of_ip, gpu.ssh_host)
     return () if place is None else standby_offers(place, instance.spec.disk_gb)
 
 

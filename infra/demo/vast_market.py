@@ -114,7 +114,7 @@ def offer(machine: dict[str, Any], offer_id: int, *, bid: bool, storage_gb: floa
         "start_date": (now - timedelta(days=30)).timestamp(),
         "end_date": end.timestamp(),
         "duration": (end - now).total_seconds(),
-        "public_ipaddr": "127.0.0.1",
+        "public_ipaddr": machine.get("public_ipaddr", "127.0.0.1"),
     }
 
 

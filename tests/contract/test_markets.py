@@ -1,140 +1,27 @@
 """What every marketplace must do: one suite over each adapter and its simulator, in process and over HTTP.
 
-A new marketplace is a row of MARKETS; what only one vendor has stands in its own tests.
+A new marketplace is a row of MARKETS in tests/market_rig.py; what only one vendor has stands in its own tests.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import httpx
 import pytest
-from werkzeug.serving import WSGIRequestHandler, make_server
 
-from common.adapters.tensordock import TensorDock
-from common.adapters.vast import Vast
-from common.domain.offer import Offer, Wanted
+from common.domain.offer import Wanted
 from common.errors import (
-    MarketError,
-    MarketKeyRefused,
-    MarketRefused,
     MarketUnknown,
     NoCredit,
     OfferGone,
-    Throttled,
 )
-from common.ports import Launch, Market
-from infra.demo.http_face import HttpFace
-from infra.demo.tensordock import TensorDockSim
-from infra.demo.vast import INTERVALS, VastSim
 from tests.hand_cranked import SimTransport
+from tests.market_rig import BOOT_S, HOUR, MICRO, RTX_4090, START, Rig, alone, launch_of, rig
 
-START = datetime(2026, 3, 1, 11, 59, 30, tzinfo=UTC)
-RTX_4090 = Wanted(gpu="RTX 4090", disk_gb=64)
-KEY = "sim-key"
-HOUR = timedelta(hours=1)
-MICRO = Decimal("0.000001")
-BOOT_S = 20.0
-"""No simulated machine takes longer."""
-Answers = Callable[[httpx.Request], httpx.Response]
-
-
-def _vast(limited: bool) -> VastSim:
-    return VastSim(rng=random.Random(1), api_key=KEY, intervals=INTERVALS if limited else {})
-
-
-def _tensordock(limited: bool) -> TensorDockSim:
-    limits = {} if limited else {"requests_per_minute": None}
-    return TensorDockSim(rng=random.Random(1), api_key=KEY, **limits)
-
-
-MARKETS: dict[str, tuple[Callable[..., Market], Callable[[bool], Any]]] = {
-    "vast": (Vast, _vast),
-    "tensordock": (TensorDock, _tensordock),
-}
-
-
-class Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Silence."""
-
-
-class Rig:
-    """One marketplace: the adapter over its simulator, on a clock of its own."""
-
-    def __init__(self, name: str, *, over_http: bool = False, limited: bool = False) -> None:
-        self.name, self.now = name, START
-        self.adapter, make = MARKETS[name]
-        self._more = {"wait": self.after} if self.adapter is Vast else {}
-        self.sim = make(limited)
-        self._stack = ExitStack()
-        self.url = self._serve() if over_http else "http://market.sim"
-        self._transport = None if over_http else SimTransport(self)
-        self.market = self.with_key(KEY)
-
-    def _serve(self) -> str:
-        face = HttpFace(self.sim, clock=lambda: self.now, lock=threading.Lock())
-        server = make_server("127.0.0.1", 0, face, threaded=True, request_handler=Quiet)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._stack.callback(server.server_close)
-        self._stack.callback(server.shutdown)
-        return f"http://127.0.0.1:{server.port}"
-
-    def with_key(self, key: str) -> Market:
-        return self._made(key, self._transport)
-
-    def answering(self, answers: Answers) -> Market:
-        """The adapter of an account whose marketplace answers so."""
-        return self._made(KEY, httpx.MockTransport(answers))
-
-    def _made(self, key: str, transport: httpx.BaseTransport | None) -> Market:
-        made = self.adapter(key, base_url=self.url, transport=transport, **self._more)
-        self._stack.callback(made.close)
-        return made
-
-    def rent(self, offer: Offer | None = None, label: str = "one", **more: Any) -> str:
-        return self.market.create(offer or self.market.search(RTX_4090)[0], _launch(label, **more))
-
-    def after(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-        self.sim.tick(self.now)
-
-    def take(self, offer: Offer) -> None:
-        """Somebody else rents what the offer stands for."""
-        while True:
-            try:
-                self.rent(offer, label="somebody-else")
-            except OfferGone:
-                return
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def _launch(label: str, **more: Any) -> Launch:
-    return Launch(label=label, image="i", disk_gb=64, env={"A": "it's b"}, start_script="echo up\n", **more)
-
-
-@pytest.fixture(params=[*MARKETS, *(f"{name} over http" for name in MARKETS)])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    name, _, over_http = request.param.partition(" ")
-    made = Rig(name, over_http=bool(over_http))
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=MARKETS)
-def alone(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = Rig(request.param)
-    yield made
-    made.close()
+__all__ = ["alone", "rig"]
 
 
 # --- search
@@ -250,7 +137,7 @@ def test_a_create_is_made_once_whatever_the_answer(alone: Rig) -> None:
         return answer
 
     with pytest.raises(MarketUnknown):
-        alone.answering(lose_the_answer).create(offer, _launch("one"))
+        alone.answering(lose_the_answer).create(offer, launch_of("one"))
 
     assert len(made) == 1
     assert [row.label for row in alone.market.list()] == ["one"]
@@ -420,136 +307,3 @@ def test_a_journalled_market_bills_on_as_if_nothing_had_happened(alone: Rig) -> 
 
     assert again.billed(contract, alone.now) == alone.sim.billed(contract, alone.now)
     assert again.to_json() == alone.sim.to_json()
-
-
-# --- refusals and answers that say nothing
-
-
-CALLS: dict[str, Callable[[Market], Any]] = {
-    "search": lambda market: market.search(RTX_4090),
-    "list": lambda market: market.list(),
-    "get": lambda market: market.get("1"),
-    "destroy": lambda market: market.destroy("1"),
-    "credit": lambda market: market.credit_usd(),
-    "charges": lambda market: market.charges(START, START),
-}
-NO_CALL_FOR = {("tensordock", "credit"), ("tensordock", "charges")}
-"""What a marketplace has no call for is answered with None, and asks nobody."""
-
-
-def _raises(rig: Rig, call: str, market: Market, kind: type[MarketError]) -> MarketError | None:
-    """The error that a call ends with; None for a call that the marketplace does not have."""
-    if (rig.name, call) in NO_CALL_FOR:
-        assert CALLS[call](market) is None
-        return None
-    with pytest.raises(kind) as raised:
-        CALLS[call](market)
-    return raised.value
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_wrong_key_is_named_by_every_call(rig: Rig, call: str) -> None:
-    _raises(rig, call, rig.with_key("wrong"), MarketKeyRefused)
-
-
-def test_a_wrong_key_rents_nothing(rig: Rig) -> None:
-    offer = rig.market.search(RTX_4090)[0]
-
-    with pytest.raises(MarketKeyRefused):
-        rig.with_key("wrong").create(offer, _launch("one"))
-
-    assert rig.market.list() == []
-
-
-def _raise(error: Exception) -> Answers:
-    def answers(_: httpx.Request) -> httpx.Response:
-        raise error
-
-    return answers
-
-
-NOTHING: dict[str, Answers] = {
-    "html": lambda _: httpx.Response(200, text="<html>maintenance</html>"),
-    "html 404": lambda _: httpx.Response(404, text="<html>not found</html>"),
-    "html 502": lambda _: httpx.Response(502, text="<html>bad gateway</html>"),
-    "empty": lambda _: httpx.Response(200, content=b""),
-    "empty 404": lambda _: httpx.Response(404, content=b""),
-    "null": lambda _: httpx.Response(200, text="null"),
-    "a list": lambda _: httpx.Response(200, text="[]"),
-    "truncated": lambda _: httpx.Response(200, text='{"instances": [{"id": 1'),
-    "500": lambda _: httpx.Response(500, json={"success": False, "error": "oops"}),
-    "503 text": lambda _: httpx.Response(503, text="try later"),
-    "redirect": lambda _: httpx.Response(302, json={}),
-    "timeout": _raise(httpx.ReadTimeout("slow")),
-    "refused": _raise(httpx.ConnectError("no")),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("answer", NOTHING)
-def test_an_answer_without_information_is_never_absence_or_success(alone: Rig, answer: str, call: str) -> None:
-    _raises(alone, call, alone.answering(NOTHING[answer]), MarketUnknown)
-
-
-@pytest.mark.parametrize("answer", NOTHING)
-def test_a_create_answered_so_may_or_may_not_have_worked(alone: Rig, answer: str) -> None:
-    offer = alone.market.search(RTX_4090)[0]
-
-    with pytest.raises(MarketUnknown):
-        alone.answering(NOTHING[answer]).create(offer, _launch("one"))
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_refusal_with_status_200_is_neither_absence_nor_success(alone: Rig, call: str) -> None:
-    body = {"success": False, "error": "oops", "msg": "something is wrong"}
-
-    _raises(alone, call, alone.answering(lambda _: httpx.Response(200, json=body)), MarketRefused)
-
-
-EMPTY_BODIES: list[Any] = [{}, {"success": True}, {"data": None}, {"data": {}}, {"instances": "none"}]
-
-
-@pytest.mark.parametrize("body", EMPTY_BODIES, ids=json.dumps)
-@pytest.mark.parametrize("call", ["list", "get", "search"])
-def test_an_object_without_what_was_asked_for_is_no_information(alone: Rig, call: str, body: Any) -> None:
-    market = alone.answering(lambda _: httpx.Response(200, json=body))
-
-    with pytest.raises(MarketUnknown):
-        CALLS[call](market)
-
-
-@pytest.mark.parametrize("text", ["API requests too frequent", '{"detail": "slow down"}', "<html>429</html>", ""])
-@pytest.mark.parametrize("call", CALLS)
-def test_a_rate_limit_is_a_definite_refusal_whatever_its_body(alone: Rig, call: str, text: str) -> None:
-    market = alone.answering(lambda _: httpx.Response(429, text=text))
-
-    refused = _raises(alone, call, market, Throttled)
-
-    assert refused is None or (isinstance(refused, Throttled) and refused.retry_after_s > 0)
-
-
-@pytest.mark.parametrize("name", MARKETS)
-def test_the_vendors_limit_is_met_as_throttled(name: str) -> None:
-    rig = Rig(name, limited=True)
-
-    with pytest.raises(Throttled):
-        for _ in range(200):
-            rig.market.list()
-    rig.close()
-
-
-ROWS: dict[str, Any] = {"null": None, "a text": "x", "a number": 1, "without an id": {"label": "x", "name": "x"}}
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_a_listing_with_a_row_that_does_not_parse_is_no_listing(alone: Rig, row: str) -> None:
-    alone.rent()
-    real = SimTransport(alone)
-
-    def with_a_bad_row(request: httpx.Request) -> httpx.Response:
-        body = json.loads(real.handle_request(request).content)
-        (body["instances"] if "instances" in body else body["data"]["instances"]).append(ROWS[row])
-        return httpx.Response(200, json=body)
-
-    with pytest.raises(MarketError):
-        alone.answering(with_a_bad_row).list()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import functions_framework
+import pytest
 from flask.testing import FlaskClient
 
 from common import bootstrap
 from common.domain.account import Role
+from common.workflows import outbox
 from infra.demo.slack import CHANNEL, REDELIVER_AFTER_S, Message, buttons
 from tests.functions.conftest import Api, key_for
 from tests.hand_cranked import World
@@ -93,3 +95,30 @@ class Somebody:
 def text_of(content: dict[str, Any]) -> str:
     """Everything a person can read in it."""
     return json.dumps(content, ensure_ascii=False)
+
+
+@pytest.fixture
+def ada(world: World) -> Somebody:
+    """An admin of acme."""
+    return Somebody(world).is_linked()
+
+
+def another_admin(world: World) -> str:
+    from common import auth
+    from common.domain.account import Caller
+    from common.workflows import users
+
+    user = users.add(
+        world.app, account="acme", email="root@acme.example", password="12345678", role=Role.ADMIN, now=world.now
+    )
+    caller = Caller(account="acme", user_id=user.id, role=Role.ADMIN)
+    record, key = auth.new_api_key(ids=world.app.ids, caller=caller, name="t", role=Role.ADMIN, now=world.now)
+    users.save_api_key(world.store, record)
+    return key
+
+
+def errand(world: World) -> outbox.Message:
+    """The one that waits to be carried out."""
+    docs = world.store.query("outbox", [("account", "==", "acme"), ("state", "==", "waiting")])
+    (message,) = [outbox.Message.model_validate(d.data) for d in docs if d.data["kind"] == "slack.errand"]
+    return message

@@ -53,6 +53,7 @@ HEAVY = (
     *(STORE, TOKENS, MARKET, ENGINE, API),
     *(GOOGLE, "google.cloud.functions_v2", "google.cloud.scheduler_v1", "boto3", "sqlite3"),
     *("argon2", "rich", "slack_sdk", "numpy", "lz4", "blosc", "blake3", "common.chatops.render"),
+    "iptocc",
 )
 LOADED = {
     "api": {STORE, API},

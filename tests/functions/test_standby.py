@@ -332,7 +332,7 @@ def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: Wo
     world.until(lambda: world.show(id).state is State.RUNNING)
     gpu = load(world.app, f"{ACCOUNT}.{id}").writer.value
 
-    offers = standby_steps._offers(of(world, id).having(address_region="australia-southeast1"), gpu)
+    offers = standby_steps._offers(world.app, of(world, id).having(address_region="australia-southeast1"), gpu)
 
     assert {region_of(offer.machine_id) for offer in offers} == {"australia-southeast1"}
 

@@ -156,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "missing signal is idle",
-        "common.host.agent.idle_since",
+        "common.host.seen.idle_since",
         planted.missing_is_quiet,
         "I15",
         frozenset({"gpu_missing"}),

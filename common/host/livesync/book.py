@@ -15,6 +15,8 @@ OPEN_QUIET_S = 0.25
 """A file that somebody still writes is sent when nothing was written for so long ..."""
 OPEN_MOST_S = 2.0
 """... or when it has been written for so long."""
+TORN_WAIT_S, TORN_WAIT_MOST_S = 0.25, 5.0
+"""Before a file that was written while it was read is read again: twice as long every time."""
 CHANGES_MAX = 200_000
 """More are not kept one by one (about 0.4 kB each): everything is compared instead, as after a lost event."""
 
@@ -38,6 +40,11 @@ class Change:
     proof: tuple[int, ...] = ()
     """(inode, size, mtime_ns) of what was found equal to what the receiver has."""
     tries: int = 0
+
+    @property
+    def wait_s(self) -> float:
+        """Until it is tried again."""
+        return min(TORN_WAIT_MOST_S, TORN_WAIT_S * 2.0 ** min(self.tries - 1, 10)) if self.tries else 0.0
 
 
 class Book:

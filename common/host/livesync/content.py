@@ -48,6 +48,11 @@ class Sent:
         self.edge = (self.edge + data)[-EDGE_BYTES:]
 
 
+def proof_of(status: os.stat_result, size: int | None = None) -> tuple[int, ...]:
+    """Of a comparison of the first `size` bytes; of the whole file, with its time, when left out."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if size is None else (status.st_ino, size)
+
+
 class Changing(Exception):
     """The file changed while it was read."""
 

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from common.host.livesync import content, frames
-from common.host.livesync.book import Book, Change
-from common.host.livesync.content import Changing, Sent, Source
+from common.host.livesync.book import TORN_WAIT_MOST_S, TORN_WAIT_S, Book, Change
+from common.host.livesync.content import Changing, Sent, Source, proof_of
 from common.host.livesync.folders import FolderTimes
 from common.host.livesync.frames import (
     PIECE_BYTES_MAX,
@@ -43,7 +43,6 @@ CHECKED_AT_ONCE_BYTES = 1 << 20
 CHECK_SHARE = 20.0
 """A closed log is compared with what was sent of it no more often than once in so many times what that takes."""
 TORN_MAX = 3
-TORN_WAIT_S, TORN_WAIT_MOST_S = 0.25, 5.0
 
 
 class Outgoing:
@@ -184,7 +183,7 @@ class Outgoing:
             change.tries += 1
         if not is_there or (transfer.is_torn and change.tries <= TORN_MAX):
             self.stream.drop(transfer)
-            self.book.put_back(change, now_s + (self._wait_s(change) if is_there else 0))
+            self.book.put_back(change, now_s + (change.wait_s if is_there else 0))
         elif transfer.is_torn:  # for ever rewritten: better torn than old, but not confirmed
             self.stream.place(transfer, seq=0)
             self.book.put_back(change, now_s + TORN_WAIT_MOST_S)
@@ -267,12 +266,12 @@ class Outgoing:
             self.tails.pop(change.path, None)
 
     def _send_large(self, change: Change, fd: int, status: os.stat_result) -> None:
-        if change.digest and change.proof == _proof(status):
+        if change.digest and change.proof == proof_of(status):
             dress = dress_of(status)
             entry = Entry(b"", b"f", dress, status.st_size, b"")
             self._put(Meta(change.path, dress, status.st_size), change, entry)
         elif change.digest:
-            self._check(change, os.dup(fd), status.st_size, change.digest, _proof(status))
+            self._check(change, os.dup(fd), status.st_size, change.digest, proof_of(status))
         else:
             self.tails.pop(change.path, None)
             self._order += 1
@@ -283,14 +282,14 @@ class Outgoing:
     def _send_tail(self, change: Change, fd: int, status: os.stat_result, tail: Sent) -> None:
         """What it gained. A file that was closed is compared first: only logs leave alone what they wrote before."""
         is_due = True
-        if change.is_closed and change.proof != _proof(status, tail.size):
+        if change.is_closed and change.proof != proof_of(status, tail.size):
             if tail.size <= CHECKED_AT_ONCE_BYTES:
                 if content.digest(fd, tail.size) != tail.hasher.digest():
                     del self.tails[change.path]
                     self.book.put_back(change, self._clock())
                     return
             elif self._clock() >= tail.check_at_s:
-                self._check(change, os.dup(fd), tail.size, tail.hasher.digest(), _proof(status, tail.size))
+                self._check(change, os.dup(fd), tail.size, tail.hasher.digest(), proof_of(status, tail.size))
                 return
             else:
                 is_due = False
@@ -303,7 +302,7 @@ class Outgoing:
         tail.add(data)
         self.tails.move_to_end(change.path)
         if not is_all or not is_due:
-            change.proof = _proof(status, tail.size) if is_due and change.is_closed else ()
+            change.proof = proof_of(status, tail.size) if is_due and change.is_closed else ()
             self.book.put_back(change, self._clock() if not is_all else tail.check_at_s)
         elif change.is_closed:
             self.unchecked.discard(change.path)
@@ -343,10 +342,7 @@ class Outgoing:
     def again(self, change: Change) -> None:
         """Later, and later every time."""
         change.tries += 1
-        self.book.put_back(change, self._clock() + self._wait_s(change))
-
-    def _wait_s(self, change: Change) -> float:
-        return min(TORN_WAIT_MOST_S, TORN_WAIT_S * 2.0 ** min(change.tries - 1, 10)) if change.tries else 0.0
+        self.book.put_back(change, self._clock() + change.wait_s)
 
     def _put(
         self,
@@ -398,8 +394,3 @@ class Outgoing:
         if len(self.tails) > TAILS_MAX:
             gone, _ = self.tails.popitem(last=False)
             self.unchecked.discard(gone)
-
-
-def _proof(status: os.stat_result, size: int | None = None) -> tuple[int, ...]:
-    """Of a comparison of the first `size` bytes; of the whole file, with its time, when left out."""
-    return (status.st_ino, status.st_size, status.st_mtime_ns) if size is None else (status.st_ino, size)

@@ -24,6 +24,7 @@ from common.domain.role import Role
 from common.host.epoch import Epoch, Fenced
 from common.host.livesync import frames, wire
 from common.host.livesync.arriving import Arriving, Transfer, to_its_end
+from common.host.livesync.ending import until_one_ends
 from common.host.livesync.errors import Lacks
 from common.host.livesync.frames import (
     ORDERED,
@@ -173,16 +174,9 @@ class Connection:
             told=lambda took: writer.write(wire.pack(took)),
             failed=lambda error: None if failed.done() else failed.set_exception(error),
         )
-        reading, taking = self._read(reader, arriving), self._take(writer)
-        tasks = [asyncio.ensure_future(reading), asyncio.ensure_future(taking), failed]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            await until_one_ends(self._read(reader, arriving), self._take(writer), failed)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await arriving.close()
 
     def close(self) -> None:

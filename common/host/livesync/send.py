@@ -23,6 +23,7 @@ from common.host.livesync import wire
 from common.host.livesync.book import CHANGES_MAX, Book
 from common.host.livesync.comparison import REPAIR_EVERY_S, Comparison
 from common.host.livesync.content import Source
+from common.host.livesync.ending import until_one_ends
 from common.host.livesync.errors import NotInSync, TurnedAway
 from common.host.livesync.frames import (
     VERSION,
@@ -130,15 +131,7 @@ class Sender:
             writer.close()
             raise
         self._begin(role, welcome, Stream(writer, self._confirmed))
-        tasks = [asyncio.ensure_future(work) for work in (self._listen(reader), self._pump(), self._look(role))]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_one_ends(self._listen(reader), self._pump(), self._look(role))
 
     def _begin(self, role: Role, welcome: Welcome, stream: Stream) -> None:
         self._out.stream, self.trouble = stream, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,7 +42,8 @@ def item(state: str = "running", name: str = "trainer", id: str = "abc123abc123"
 
 def offer(text: str) -> dict[str, Any]:
     prices = dict.fromkeys(("usd_per_hour", "all_in_usd_per_hour"), "0.4")
-    return {**prices, "gpu": text, "num_gpus": 1, "ready_s": 30.0, "geolocation": text, "provider": "vast"}
+    where = {"geolocation": text, "place_country": "FI", "place_told_by": "ip"}
+    return {**prices, **where, "gpu": text, "num_gpus": 1, "ready_s": 30.0, "provider": "vast"}
 
 
 def everything(text: str) -> dict[str, dict[str, Any]]:
@@ -163,3 +165,11 @@ def test_what_is_cut_fits_and_is_never_empty(text: str, length: int) -> None:
 def test_a_button_that_slack_would_refuse_is_never_made() -> None:
     with pytest.raises(ValueError, match="too long"):
         blocks.button("x", action_id="x", value="v" * 2001)
+
+
+def test_an_offer_without_a_text_says_that_its_place_is_its_addresss_country() -> None:
+    unknown = offer("") | {"place_country": None, "place_told_by": None}
+
+    assert "FI by its IP" in json.dumps(render.offers([offer("")], "RTX 4090"))
+    assert "by its IP" not in json.dumps(render.offers([offer("Helsinki, FI")], "RTX 4090"))
+    assert "somewhere" in json.dumps(render.offers([unknown], "RTX 4090"))

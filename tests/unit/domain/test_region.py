@@ -11,10 +11,13 @@ from common.domain.region import (
     great_circle_km,
     near,
     nearest,
+    nowhere,
     place_of,
+    place_of_machine,
     region_of,
     regions,
 )
+from tests.unit.domain.test_strategy import offer
 
 NEAREST = {
     # Vast.ai: subdivision and country code, sometimes without the one, sometimes written out
@@ -177,6 +180,30 @@ def test_how_much_of_the_text_was_understood_is_told(text: str, precision: str) 
     assert place.precision == precision
 
 
+@pytest.mark.parametrize("geolocation", ["Chicago, IL", "Smyrna, Georgia", "Narnia, ZZ", None])
+def test_a_text_that_says_nothing_leaves_it_to_the_address_and_never_to_its_own_end(geolocation: str | None) -> None:
+    machine = offer().model_copy(
+        update={"geolocation": geolocation, "country": country_of(geolocation), "public_ip": "18.18.0.1"}
+    )
+
+    assert place_of_machine(machine, nowhere) is None
+    place = place_of_machine(machine, {"18.18.0.1": "US"}.get)
+    assert place
+    assert (place.country, place.precision, place.told_by) == ("US", "country", "ip")
+
+
+def test_an_address_learnt_later_counts_and_one_of_no_known_country_does_not() -> None:
+    machine = offer().model_copy(update={"country": None})
+    registry = {"128.214.1.1": "FI", "2.57.1.1": "EU"}.get
+
+    place = place_of_machine(machine, registry, "128.214.1.1")
+    assert place
+    assert (place.country, place.told_by) == ("FI", "ip")
+    assert place_of_machine(machine, registry, "2.57.1.1") is None
+    assert place_of_machine(machine, registry, "ssh4.example") is None
+    assert place_of_machine(machine, registry) is None
+
+
 def test_every_place_of_the_tables_has_a_region_and_a_country() -> None:
     for kind in ("subdivisions", "cities"):
         assert set(_places()[kind]) <= set(_places()["countries"])
@@ -184,6 +211,26 @@ def test_every_place_of_the_tables_has_a_region_and_a_country() -> None:
         place = place_of(country)
         assert place
         assert place.country == country == country_of(country)
+
+
+def test_no_city_of_a_country_lies_beyond_the_reach_of_its_point() -> None:
+    for country, cities in _places()["cities"].items():
+        place = place_of(country)
+        assert place
+        reach_km = place.reach_km
+        assert reach_km is not None
+        beyond = {
+            name for name, at in cities.items() if great_circle_km((place.latitude, place.longitude), at) > reach_km
+        }
+        assert beyond == ({"honolulu", "anchorage"} if country == "US" else set())
+
+
+def test_the_united_states_are_where_their_people_live_and_not_where_their_land_is() -> None:
+    place = place_of("US")
+
+    assert place
+    assert great_circle_km((place.latitude, place.longitude), (37.4157, -92.3465)) < 20  # the 2020 census' centre
+    assert nearest(place).region.name == "us-central1"
 
 
 def test_regions_come_nearest_first_with_zones_of_their_own() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from common.domain.host import Heartbeat, HostPhase, Order, Reply, StorageCredentials, Wanted
-from common.host.agent import Agent, Unanswered
+from common.host.agent import Agent
+from common.host.around import Unanswered
 from common.host.samples import Looks
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
