@@ -1,0 +1,152 @@
+"""The standby's machine and its address: stopped, lost, replaced, given back, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from common.adapters.s3 import S3
+from common.domain import standby as rules
+from common.domain.instance import Protection, State
+from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.region import region_of
+from common.domain.rental import RentalState
+from common.domain.standby_price import ADDRESS_USD_PER_HOUR
+from common.ports import every
+from common.records import load
+from common.workflows import addresses, terminate
+from common.workflows import standby as standby_steps
+from infra.demo.s3_server import S3Server
+from tests.hand_cranked import ACCOUNT, World
+from tests.standby_story import lose_standby, mirrored, of, states, wish
+
+
+@pytest.fixture
+def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
+    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
+    yield made
+    made.close()
+
+
+def test_the_standby_that_is_stopped_by_google_is_started_again_with_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    world.google.preempt(before.standby, world.now)
+
+    world.until(lambda: before.standby not in world.machines)
+    assert world.show(id).state is State.RUNNING
+    world.until(lambda: before.standby in world.machines)
+    world.pass_time(120)
+
+    after = of(world, id)
+    assert (after.standby, after.mirror, after.address) == (before.standby, before.standby, before.address)
+
+
+def test_a_standby_that_is_lost_leaves_only_after_a_snapshot_and_another_one_takes_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    lose_standby(world, id)
+
+    world.until(lambda: of(world, id).drain == "going")
+    assert of(world, id).epoch == before.epoch + 1
+    assert world.show(id).protection is Protection.UNPROTECTED
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+
+    after = of(world, id)
+    assert after.standby != before.standby
+    assert after.address == before.address
+    assert after.pointer.taken_epoch > before.epoch
+
+
+def test_a_terminated_instance_leaves_neither_standby_nor_address(world: World) -> None:
+    id = mirrored(world)
+    wish(world, id, lambda loaded: terminate.request(world.app, loaded, discard=False, now=world.now))
+
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+
+    world.until(lambda: not world.google.contracts())
+    world.until(lambda: not world.standbys.addresses())
+
+
+def test_an_address_that_is_reserved_late_is_given_back_all_the_same(world: World) -> None:
+    id = mirrored(world)
+    region = of(world, id).address_region
+    wish(world, id, lambda loaded: terminate.request(world.app, loaded, discard=False, now=world.now))
+    world.until(lambda: world.show(id).state is State.TERMINATED and not world.standbys.addresses())
+    world.standbys.reserve(standby_steps.address_name(world.app, of(world, id)), region)
+    world.pass_time(30)
+    assert world.standbys.addresses()
+
+    world.until(lambda: not world.standbys.addresses(), within_s=1200)
+
+
+def test_an_address_that_a_record_names_is_not_given_back(world: World) -> None:
+    id = mirrored(world)
+    lose_standby(world, id)
+    world.until(lambda: not world.standbys.addresses()[0].used_by)
+
+    assert addresses.sweep(world.app, world.now) == []
+    assert world.standbys.addresses()
+
+
+def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(world: World) -> None:
+    id = mirrored(world)
+    name, region = standby_steps.address_name(world.app, of(world, id)), of(world, id).address_region
+    for letter in "abcdf":
+        world.google.stockout(f"{region}-{letter}", world.now + timedelta(seconds=5400))
+    lose_standby(world, id)
+    world.pass_time(5400)
+    for _ in range(3):
+        addresses.sweep(world.app, world.now)
+    world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200)
+    world.pass_time(1200)
+
+    found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
+    entries = [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == name]
+    entered = sum((to_usd(entry.micro_usd) for entry in entries), Decimal(0))
+    billed = world.google.charges(world.now)[name]["address"]
+    assert billed > Decimal("0.0145")
+    assert abs(entered - billed) < ADDRESS_USD_PER_HOUR["unused"] * 20 / 60, "two listings, each ten minutes apart"
+    assert {entry.account for entry in entries} == {ACCOUNT}
+
+
+def test_a_standby_that_was_stopped_once_is_not_given_up_while_nobody_can_list_it(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    zone = (world.google.contract_of(before.standby) or "").partition("/")[0]
+    world.google.preempt(before.standby, world.now)
+    world.until(lambda: load(world.app, f"{ACCOUNT}.{id}").standby.value.stopped_at is not None)
+    world.google.unreachable.add(zone)
+
+    world.pass_time(rules.STOPPED_MAX_S + 120)
+
+    assert of(world, id).standby == before.standby
+    assert before.standby in world.machines
+    assert states(world, id)[before.standby] is RentalState.READY
+
+
+def test_a_standby_that_google_keeps_is_replaced_by_another_one_with_its_address(world: World) -> None:
+    id = mirrored(world)
+    before = of(world, id)
+    zone = (world.google.contract_of(before.standby) or "").partition("/")[0]
+    world.google.stockout(zone, world.now + timedelta(days=1))
+    world.google.preempt(before.standby, world.now)
+
+    world.until(lambda: of(world, id).standby not in (None, before.standby), within_s=3600)
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+
+    assert of(world, id).address == before.address
+
+
+def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    gpu = load(world.app, f"{ACCOUNT}.{id}").writer.value
+
+    offers = standby_steps._offers(world.app, of(world, id).having(address_region="australia-southeast1"), gpu)
+
+    assert {region_of(offer.machine_id) for offer in offers} == {"australia-southeast1"}
