@@ -112,6 +112,7 @@ class Agent:
     """What the machine has: begun by the first call, None until it is complete, never waited for."""
     programs: Programs = field(default_factory=Alone)
     """What this machine runs for the other one of its pair."""
+    role_kept_by: Callable[[Path, str], Epoch] = Epoch
     memory: Remembered = field(init=False)
     phase: HostPhase = HostPhase.READY
     work: Work | None = None
@@ -133,7 +134,7 @@ class Agent:
 
     def __post_init__(self) -> None:
         self.memory = remembered(self.home)
-        self.epoch = Epoch(self.home, self.label)
+        self.epoch = self.role_kept_by(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
             self.epoch.fill(is_on=False)  # what was under way ended with the agent before

@@ -190,8 +190,14 @@ def _copied(value: Any) -> tuple[Any, int]:
     if kind is dict:
         items, size = {}, 0
         for name, item in value.items():
-            items[name], more = _copied(item)
-            size += more + _name_bytes(name)
+            size += _name_bytes(name)
+            if type(item) is str and item.isascii():  # as below, without a call: most of a document
+                items[name], more = item, len(item) + 1
+            elif item is None or item is True or item is False:
+                items[name], more = item, 1
+            else:
+                items[name], more = _copied(item)
+            size += more
         return items, size
     if kind is list and not any(isinstance(item, list) for item in value):
         pairs = [_copied(item) for item in value]
