@@ -119,6 +119,7 @@ def place_of(text: str | None) -> Place | None:
     return _place(_places()["countries"][country], "country", country)
 
 
+@cache
 def near(place: Place) -> tuple[Near, ...]:
     """All regions, the nearest first."""
     seen = (_seen(place, region) for region in regions().values())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tests.simulation.faults import PHASES
-from tests.simulation.knobs import KNOBS
+from tests.simulation.knobs import KNOBS, OF_PAIRS, OF_SLACK
 from tests.simulation.runs import Run
 from tests.simulation.world import Outcome
 
@@ -17,40 +19,10 @@ SEEDS_OF_FEW = 2000
 DIRECTED_SEEDS = 12
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
-_AT_CREATE = "decided when a machine is created, and that happens in boot, or when the standby writes"
 NEVER: dict[Cell, str] = {}
-for _knob in (
-    *("wrong_gpu", "attest_missing"),
-    *("boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line", "small_disk", "price_moves"),
-    *("destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags", "offer_gone", "refused_but_rented"),
-):
-    NEVER |= {(_knob, phase): _AT_CREATE for phase in PHASES if phase not in ("boot", "standby")}
-for _knob in (
-    "upload_partial",
-    "upload_truncated",
-    "upload_garbled",
-    "upload_dies",
-    "upload_quota",
-    "manifest_garbled",
-):
-    NEVER |= {(_knob, phase): "a snapshot is uploaded by a machine that serves" for phase in ("down", "boot", "ended")}
-    NEVER[_knob, "restoring"] = "a machine that is being restored takes no snapshot"
-    NEVER[_knob, "handover"] = "a standby that hands over takes no snapshot"
-NEVER["engine_dies", "handover"] = "no order is under way"
-NEVER |= {("engine_dies", phase): "no order is under way" for phase in ("down", "boot", "ended")}
-NEVER["boot_twice", "restoring"] = "the machine that is restored has made its first call"
-for _knob in ("objects_throttled", "objects_lost_reply", "objects_stale_list", "objects_no_md5"):
-    NEVER[_knob, "boot"] = "the bucket is asked about a snapshot that is taken or restored"
-for _knob in ("objects_stale_list", "objects_no_md5"):
-    NEVER[_knob, "restoring"] = "a restore lists nothing"
-for _knob in ("objects_late", "objects_twice"):
-    NEVER |= {
-        (_knob, p): "the control plane only ever deletes from the bucket: a purge" for p in PHASES if p != "ended"
-    }
-
 _NO_PAIR = "there is no pair"
 for _knob in ("frames_slow", "claim_lost", "claim_late", "claim_twice"):
-    NEVER |= {(_knob, phase): _NO_PAIR for phase in ("boot", "restoring", "ended")}
+    NEVER |= {(_knob, phase): _NO_PAIR for phase in ("boot", "ended")}
 NEVER |= {("false_alarm", phase): "nobody watches" for phase in ("boot", "restoring", "standby", "handover", "ended")}
 for _knob in ("google_500_done", "standby_mute"):
     NEVER |= {
@@ -58,15 +30,13 @@ for _knob in ("google_500_done", "standby_mute"):
         for phase in PHASES
         if phase not in ("up", "freezing")
     }
-for _knob in ("frames_slow", "claim_forged"):
-    NEVER[_knob, "down"] = _NO_PAIR
 
 LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "down": (("destroy_fails", 1.0), ("flip", 0.3)),
     "ended": (("destroy_fails", 1.0), ("flip", 0.3)),
     "freezing": (("slow_line", 0.7), ("flip", 0.5)),
     "standby": (("false_alarm", 0.02), ("asks_failover", 1.0)),
-    "handover": (("asks_failover", 1.0), ("asks_hand_back", 1.0), ("frames_slow", 1.0)),
+    "handover": (("asks_failover", 1.0), ("asks_hand_back", 1.0), ("frames_slow", 1.0), ("destroy_fails", 0.5)),
     "restoring": (("slow_line", 0.7),),
     "boot": (("boot_slow", 0.7), ("lost", 0.01)),
 }
@@ -85,6 +55,15 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     **dict.fromkeys(("google_500_done", "standby_mute"), (("flips_standby", 0.7), ("standby_lost", 0.02))),
 }
 """And so that the fault itself has its chance."""
+
+
+TOGETHER = 6
+"""Cells of a directed run."""
+ALONE = frozenset(
+    {"outbid", "lost", "crash", "expires", "credit_gone", "region_down", "budget_spent", "cut_store", "cut_market"}
+    | {"standby_lost", "standby_preempted", "gpu_dies_unheard", "second_death", "flips_standby", "flip"}
+)
+"""They end the phase, or hold up everything else in it."""
 
 
 def cells() -> list[Cell]:
@@ -124,7 +103,32 @@ class Coverage:
         return f"{self.hit[cell]}" + (f"+{self.directed[cell]}" if self.directed[cell] else "")
 
 
-def directed_runs(wanting: Iterable[Cell]) -> Iterator[tuple[Cell, list[Run]]]:
+@dataclass(frozen=True)
+class Directed:
+    """Cells of one phase that runs are directed at together: what does not end the story strikes in the same one."""
+
+    cells: tuple[Cell, ...]
+    also: tuple[tuple[str, float], ...]
+
+    def run(self, seed: int, left: Collection[Cell]) -> Run:
+        return Run(seed, directed=tuple(cell for cell in self.cells if cell in left), also=self.also)
+
+
+def directed(wanting: Iterable[Cell]) -> list[Directed]:
+    """Together are those that need the same to happen before, a few at a time; each one that ends machines alone."""
+    groups: dict[Any, list[Cell]] = defaultdict(list)
     for cell in wanting:
-        leads = tuple(lead for lead in (*LEADS.get(cell[1], ()), *LEADS_TO.get(cell[0], ())) if lead[0] != cell[0])
-        yield cell, [Run(seed, directed=cell, also=leads) for seed in range(1, DIRECTED_SEEDS + 1)]
+        knob, phase = cell
+        apart = knob if knob in ALONE else ""
+        groups[phase, LEADS_TO.get(knob, ()), knob in OF_SLACK, knob in OF_PAIRS, apart].append(cell)
+    return [
+        Directed(tuple(group[at : at + TOGETHER]), _leads(group[at : at + TOGETHER]))
+        for group in groups.values()
+        for at in range(0, len(group), TOGETHER)
+    ]
+
+
+def _leads(group: Sequence[Cell]) -> tuple[tuple[str, float], ...]:
+    aimed = {knob for knob, _ in group}
+    knob, phase = group[0]
+    return tuple(lead for lead in (*LEADS.get(phase, ()), *LEADS_TO.get(knob, ())) if lead[0] not in aimed)

@@ -28,7 +28,7 @@ def test_there_are_people_in_slack_where_a_fault_needs_them() -> None:
     assert Run(IN_SLACK).plan().owned[0].deploys_in_slack
     assert not Run(1).plan().in_slack
     assert not Run(1).faults().on & OF_SLACK
-    for run in (Run(1, stirred=frozenset({"chat_500"})), Run(1, directed=("slack_lost", "up"))):
+    for run in (Run(1, stirred=frozenset({"chat_500"})), Run(1, directed=(("slack_lost", "up"),))):
         assert run.plan().in_slack
 
 

@@ -287,6 +287,8 @@ class World:
         self.begin()
         while self.loop.now < self.faults_end and not self.loop.stopped:
             self.loop.run(min(self.faults_end, self.loop.now + LOOK_EVERY_S))  # a story sets its own end
+            if self.faults.has_hit_its_cells:
+                self.faults_end = self.loop.now
         self.calm()
         self._until_settled()
         self.oracle.judge_the_end()
