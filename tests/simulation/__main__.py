@@ -1,7 +1,7 @@
 """`python -m tests.simulation SEEDS=2000 [SEED=1]`: seeds, the sweep, the matrix and the mutants, judged and counted.
 
-With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=1 as a red run prints
-them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
+With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=race as a red run
+prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
 The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
 """
 
@@ -76,8 +76,7 @@ def replay(seed: int, given: dict[str, str]) -> int:
             if name
         ),
         stirred=frozenset(given.get("STIRRED", "").split(",")) - {""},
-        is_story="STORY" in given,
-        is_race=given.get("STORY") == "race",
+        story=given.get("STORY", ""),
         over_http="HTTP" in given,
     )
     total, (_, outcome) = Total(), work(run)
@@ -116,7 +115,7 @@ def everything(first: int, seeds: int) -> int:
         total.add(run, outcome, "http_seeds")
     say(f"over HTTP: {total.watch}")
     for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
-        total.add(run, judged(outcome, sweep.ending(is_race=run.is_race)), "sweep_runs", covers=False)
+        total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
     say(f"sweep: {total.watch}")
     direct(total)
     say(f"directed: {total.watch}")
@@ -180,6 +179,9 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         say(f"{found.violations[0][:300]}\n    {small.reproduced_by()}")
     for cell in empty:
         say(f"EMPTY cell {cell}")
+    surprises = total.coverage.surprises()
+    for cell in surprises:
+        say(f"REACHED although NEVER says: {NEVER[cell]}: {cell}")
     escaped = [name for name, seed in caught.items() if seed is None]
     for name in escaped:
         say(f"NOT CAUGHT: {name}")
@@ -192,6 +194,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "cells": len(cells()),
         "empty_cells": len(empty),
         "excluded_cells": len(NEVER),
+        "surprising_cells": len(surprises),
         "mutants": len(MUTANTS) if caught else 0,
         "mutants_caught": len(caught) - len(escaped),
         "sweep_runs": total.counts["sweep_runs"],
@@ -202,7 +205,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "cpu_seconds": total.watch.cpu_seconds(),
     }
     print(json.dumps(facts))
-    return 1 if total.red or empty or escaped else 0
+    return 1 if total.red or empty or surprises or escaped else 0
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ class Coverage:
     def empty(self) -> list[Cell]:
         return [cell for cell in cells() if cell not in NEVER and not self.hit[cell] and not self.directed[cell]]
 
+    def surprises(self) -> list[Cell]:
+        """What was reached can be: it must not stand in NEVER."""
+        return [cell for cell in NEVER if self.hit[cell]]
+
     def matrix(self) -> Iterator[str]:
         yield "runs that hit: " + " " * 14 + "".join(f"{phase:>11}" for phase in PHASES)
         for knob in KNOBS:

@@ -107,7 +107,9 @@ class Pairs:
             self.counts["give_backs"] += 1
         if new is not None and after["start"] == "keep":
             machine = self._world.machine_of(new)
-            if machine is not None and machine.has_disk:
+            if machine is not None and machine.has_disk and machine.content is None:
+                self._violate("I4", f"{new} became the writer of {key} and holds nothing at all")
+            elif machine is not None and machine.has_disk:
                 self._has_all(key, machine.content, f"{new} became the writer")
         elif old is not None or new is not None:
             self._starts_from_the_pointer(key, before, after)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.domain.model import Model
-from common.domain.strategy import Strategy
 from tests.simulation.faults import Faults, Hit
 from tests.simulation.knobs import OF_PAIRS, OF_SLACK
 from tests.simulation.world import Outcome, Plan, World
@@ -41,8 +40,8 @@ class Run:
     """All of one phase."""
     also: tuple[tuple[str, float], ...] = ()
     """Of a directed run: knobs that lead to the cell."""
-    is_story: bool = False
-    is_race: bool = False
+    story: str = ""
+    """One of `world.STORIES`: the users follow it."""
     over_http: bool = False
 
     def faults(self) -> Faults:
@@ -57,8 +56,8 @@ class Run:
         return Faults.swarm(self.seed, without=without, stirred=self.stirred)
 
     def plan(self) -> Plan:
-        if self.is_story:
-            return Plan.story(Strategy.RACE if self.is_race else Strategy.COLDSTART)
+        if self.story:
+            return Plan.of_story(self.story)
         plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
         if self.directed_phase == "handover":
             plan = replace(plan, pool_size=1)  # nobody else rents anything meanwhile
@@ -79,7 +78,7 @@ class Run:
 
     def reproduced_by(self) -> str:
         words = f"make simulate SEEDS=1 SEED={self.seed}"
-        words += (" STORY=race" if self.is_race else " STORY=coldstart") if self.is_story else ""
+        words += f" STORY={self.story}" if self.story else ""
         words += f" STIRRED={','.join(sorted(self.stirred))}" if self.stirred else ""
         words += " HTTP=1" if self.over_http else ""
         if self.directed:

@@ -13,11 +13,11 @@ from common import auth
 from common.config import Timing
 from common.workflows import hibernate, lifecycle
 from tests.simulation import sweep
-from tests.simulation.coverage import NEVER, Coverage, cells
+from tests.simulation.coverage import NEVER, TOGETHER, Coverage, cells, directed
 from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
-from tests.simulation.world import PRUNE_GRACE_S
+from tests.simulation.world import PRUNE_GRACE_S, STORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_SLACK = 14
@@ -59,6 +59,31 @@ def test_a_cell_that_no_run_reached_is_wanting_and_empty() -> None:
     coverage = Coverage()
 
     assert set(coverage.empty()) == set(cells()) - NEVER.keys() == set(coverage.wanting())
+
+
+def test_an_impossible_cell_that_was_hit_is_told() -> None:
+    coverage, impossible = Coverage(), next(iter(NEVER))
+
+    coverage.hit[impossible] += 1
+
+    assert coverage.surprises() == [impossible]
+
+
+def test_directed_runs_aim_at_every_wanting_cell_once_a_few_of_one_phase_together() -> None:
+    groups = directed(cells())
+
+    assert sorted(cell for group in groups for cell in group.cells) == sorted(cells())
+    assert all(len({phase for _, phase in group.cells}) == 1 <= len(group.cells) <= TOGETHER for group in groups)
+
+
+def test_a_directed_run_ends_when_all_its_cells_are_hit() -> None:
+    aimed = (("beat_lost", "up"), ("beat_twice", "up"))
+
+    outcome = do_alone(Run(1, directed=aimed))
+
+    assert outcome.violations == []
+    assert set(aimed) <= outcome.cells.keys()
+    assert outcome.virtual_s < Run(1).plan().faults_for_s
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -105,9 +130,19 @@ def test_nothing_breaks_in_a_seed(seed: int) -> None:
     assert outcome.events > 500
 
 
-def test_the_story_without_faults_ends_as_its_user_wants() -> None:
-    assert do_alone(Run(7, script=frozenset(), is_story=True)).violations == []
-    assert do_alone(Run(7, script=frozenset(), is_story=True, is_race=True)).violations == []
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_without_faults_ends_as_its_user_wants(story: str) -> None:
+    outcome = do_alone(Run(7, script=frozenset(), story=story))
+
+    assert outcome.violations == []
+    assert outcome.ending == {"instance 0": ("up", 1)}
+
+
+def test_the_pair_of_its_story_takes_over_and_hands_back() -> None:
+    pairs = do_alone(Run(7, script=frozenset(), story="standby")).pairs
+
+    assert (pairs["take_overs"], pairs["hand_backs"]) == (1, 1)
+    assert pairs["attached"] >= 1
 
 
 def test_the_sweep_reaches_hundreds_of_effects_and_what_it_would_run_holds() -> None:
