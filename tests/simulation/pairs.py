@@ -234,7 +234,7 @@ class Link:
             self.watched = None
             return
         if self.watched != (view.epoch, view.writer):
-            self.watched, self.heard_at = (view.epoch, view.writer), None
+            self.watched, self.heard_at, self.watched_from = (view.epoch, view.writer), None, now
         self._listen()
         if not role.may_seal:
             self.watched_from = now
