@@ -20,6 +20,12 @@ DIRECTED_SEEDS = 12
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
 NEVER: dict[Cell, str] = {}
+for _knob in (
+    *("wrong_gpu", "attest_missing", "search_quota"),
+    *("boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line", "small_disk", "price_moves"),
+    *("destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags", "offer_gone", "refused_but_rented"),
+):
+    NEVER[_knob, "handover"] = "decided when a machine is sought and created: the candidate was, before"
 _NO_PAIR = "there is no pair"
 for _knob in ("frames_slow", "claim_lost", "claim_late", "claim_twice"):
     NEVER |= {(_knob, phase): _NO_PAIR for phase in ("boot", "ended")}

@@ -59,8 +59,6 @@ class Run:
         if self.story:
             return Plan.of_story(self.story)
         plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
-        if self.directed_phase == "handover":
-            plan = replace(plan, pool_size=1)  # nobody else rents anything meanwhile
         if self.directed_phase == "ended":
             return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
         return plan
