@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.faults import PHASES
-from tests.simulation.knobs import KNOBS, OF_PAIRS, OF_SLACK
+from tests.simulation.knobs import KNOBS, OF_CREATES, OF_PAIRS, OF_SLACK
 from tests.simulation.runs import Run
 from tests.simulation.world import Outcome
 
@@ -19,13 +19,10 @@ SEEDS_OF_FEW = 2000
 DIRECTED_SEEDS = 12
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
-NEVER: dict[Cell, str] = {}
-for _knob in (
-    *("wrong_gpu", "attest_missing", "search_quota"),
-    *("boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line", "small_disk", "price_moves"),
-    *("destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags", "offer_gone", "refused_but_rented"),
-):
-    NEVER[_knob, "handover"] = "decided when a machine is sought and created: the candidate was, before"
+NEVER: dict[Cell, str] = {
+    (knob, "handover"): "nothing is sought or created for an instance in a hand-over: its candidate was, before"
+    for knob in OF_CREATES
+}
 _NO_PAIR = "there is no pair"
 for _knob in ("frames_slow", "claim_lost", "claim_late", "claim_twice"):
     NEVER |= {(_knob, phase): _NO_PAIR for phase in ("boot", "ended")}
@@ -40,7 +37,7 @@ for _knob in ("google_500_done", "standby_mute"):
 LEADS: dict[str, tuple[tuple[str, float], ...]] = {
     "down": (("destroy_fails", 1.0), ("flip", 0.3)),
     "ended": (("destroy_fails", 1.0), ("flip", 0.3)),
-    "freezing": (("slow_line", 0.7), ("flip", 0.5)),
+    "freezing": (("slow_line", 0.7), ("flip", 0.5), ("destroy_fails", 0.5)),
     "standby": (("false_alarm", 0.02), ("asks_failover", 1.0)),
     "handover": (("asks_failover", 1.0), ("asks_hand_back", 1.0), ("frames_slow", 1.0), ("destroy_fails", 0.5)),
     "restoring": (("slow_line", 0.7),),
@@ -48,6 +45,7 @@ LEADS: dict[str, tuple[tuple[str, float], ...]] = {
 }
 """What a directed run breaks besides, so that the phase is reached and lasts."""
 LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
+    **dict.fromkeys(OF_CREATES, (("market_late", 0.5), ("boot_dies", 0.5))),
     "notice": (("outbid", 0.05), ("lost", 0.05)),
     "notice_replayed": (("notice", 1.0), ("outbid", 0.05), ("lost", 0.05)),
     "objects_throttled": (("bit_rot", 0.05), ("object_vanishes", 0.05)),
@@ -56,7 +54,7 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     **dict.fromkeys(("mail_unreachable", "mail_late", "mail_twice"), (("mail_lost_reply", 0.9),)),
     "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
-    "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5)),
+    "listing_ghosts": (("flip", 0.5), ("verb_twice", 0.5), ("destroy_throttled", 0.7)),
     **dict.fromkeys(("claim_lost", "claim_late", "claim_twice"), (("false_alarm", 0.1), ("frames_slow", 0.5))),
     **dict.fromkeys(("google_500_done", "standby_mute"), (("flips_standby", 0.7), ("standby_lost", 0.02))),
 }

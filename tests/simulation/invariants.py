@@ -90,6 +90,8 @@ class Oracle:
     def see(self, changes: list[Change]) -> None:
         kinds = {after["kind"] for collection, _, before, after in changes if collection == "events" and after}
         kinds |= {"snapshot" for collection, _, before, after in changes if collection == "snapshots" and not before}
+        rentals_before = {id: before["state"] for kind, id, before, _ in changes if kind == "rentals" and before}
+        self._world.pairs.see_rentals(rentals_before)
         for collection, id, before, after in changes:
             self._tenancy(collection, id, after)
             if collection == "instances" and after is not None:

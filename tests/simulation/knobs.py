@@ -211,6 +211,12 @@ KNOBS: tuple[Knob, ...] = (
 )
 
 BY_NAME = {knob.name: knob for knob in KNOBS}
+OF_CREATES = frozenset(
+    {"wrong_gpu", "attest_missing", "boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line"}
+    | {"small_disk", "price_moves", "destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags"}
+    | {"offer_gone", "refused_but_rented", "search_quota"}
+)
+"""They strike when a machine is sought and created: while an instance boots, or at any time for the pool."""
 OF_SLACK = frozenset(name for name in BY_NAME if name.startswith(("slack_", "chat_")))
 """They need somebody in Slack."""
 

@@ -396,7 +396,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.mirror.give_back",
         planted.constant(False),
         "W3",
-        frozenset({"false_alarm", "second_death", "cut_objects", "standby_lost", "upload_partial", "upload_quota"}),
+        frozenset({"false_alarm", "second_death", "cut_objects", "upload_partial", "upload_quota"})
+        | {"upload_dies", "upload_garbled", "manifest_garbled", "engine_dies"},
     ),
     Mutant(
         "a candidate kept half full",

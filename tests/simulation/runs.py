@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from common.domain.model import Model
 from tests.simulation.faults import Faults, Hit
-from tests.simulation.knobs import OF_PAIRS, OF_SLACK
+from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK
 from tests.simulation.world import Outcome, Plan, World
 
 PROCESSES = 2
@@ -59,6 +59,8 @@ class Run:
         if self.story:
             return Plan.of_story(self.story)
         plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
+        if any(knob in OF_CREATES for knob, _ in self.directed):
+            plan = replace(plan, pool_size=1)
         if self.directed_phase == "ended":
             return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
         return plan
