@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 from tests.simulation import catching, over_http, sweep
-from tests.simulation.coverage import DIRECTED_SEEDS, NEVER, Cell, Coverage, Directed, cells, directed
+from tests.simulation.coverage import DIRECTED_SEEDS, EXCLUDED, NEVER, Cell, Coverage, Directed, cells, directed
 from tests.simulation.knobs import KNOBS
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import Run, Watch, disk, do, in_parallel
@@ -193,7 +193,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "fault_kinds": len(KNOBS),
         "cells": len(cells()),
         "empty_cells": len(empty),
-        "excluded_cells": len(NEVER),
+        "excluded_cells": len(EXCLUDED),
         "surprising_cells": len(surprises),
         "mutants": len(MUTANTS) if caught else 0,
         "mutants_caught": len(caught) - len(escaped),

@@ -18,12 +18,14 @@ from typing import TypeVar
 
 from common.domain.model import Model
 from tests.simulation.faults import Faults, Hit
-from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK
+from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK, OF_SNAPSHOTS
 from tests.simulation.world import Outcome, Plan, World
 
 PROCESSES = 2
 GARBAGE_LOOKED_FOR_AT = 50_000
 """Objects. A run makes some 100,000 that stay until it is over, and is itself a circle."""
+EAGER_S = (20.0, 60.0)
+"""Between two whims of a directed run's user."""
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -61,8 +63,13 @@ class Run:
         plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
         if any(knob in OF_CREATES for knob, _ in self.directed):
             plan = replace(plan, pool_size=1)
+        if self.directed_phase == "handover":  # it is short: there and back, and nothing that ends it
+            eager = tuple(replace(owned, always="wake", thinks_s=EAGER_S) for owned in plan.owned)
+            plan = replace(plan, owned=eager)
         if self.directed_phase == "ended":
-            return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
+            # who discards waits for no snapshot: one that is under way ends afterwards
+            verb = "discard" if any(knob in OF_SNAPSHOTS for knob, _ in self.directed) else "terminate"
+            return replace(plan, owned=tuple(replace(owned, always=verb) for owned in plan.owned))
         return plan
 
     def _needs(self, knobs: frozenset[str]) -> bool:
