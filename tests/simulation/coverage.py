@@ -61,6 +61,7 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     ),
     "google_fails_later": (("standby_preempted", 0.05), ("flips_standby", 0.7)),
     "google_delete_fails": (("flips_standby", 1.0), ("standby_lost", 0.02)),
+    **dict.fromkeys(("asks_failover", "asks_hand_back"), (("false_alarm", 0.03),)),
     "verb_retried": (("flip", 1.0), ("verb_twice", 0.5)),
     **dict.fromkeys(OF_SNAPSHOTS, (("freeze", 0.05), ("cut_control", 0.02), ("boot_stuck", 0.6))),
     "boot_twice": (("boot_slow", 1.0), ("store_unreachable", 0.05)),
@@ -76,8 +77,9 @@ TOGETHER = 6
 ALONE = frozenset(
     {"outbid", "lost", "crash", "expires", "credit_gone", "region_down", "budget_spent", "cut_store", "cut_market"}
     | {"standby_lost", "standby_preempted", "gpu_dies_unheard", "second_death", "flips_standby", "flip"}
+    | {"asks_failover", "asks_hand_back"}
 )
-"""They end the phase, or hold up everything else in it."""
+"""They end the phase, hold up everything else in it, or are what leads to it."""
 OF_USERS = frozenset({"flip", "verb_twice", "verb_retried"})
 
 
