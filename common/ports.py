@@ -32,6 +32,8 @@ class Doc:
     data: Data
     rev: int
     token: Any = field(default=None, compare=False, repr=False)
+    read_as: dict[type, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """The records that were read out of it: neither it nor they ever change."""
 
 
 @dataclass(frozen=True)

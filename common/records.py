@@ -52,15 +52,23 @@ def _plain(value: Any) -> Any:
     if type(value) in PLAIN:
         return value
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): item if type(item) in PLAIN else _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [item if type(item) in PLAIN else _plain(item) for item in value]
     return value.value if isinstance(value, Enum) else value
+
+
+def record_of(doc: Doc, model: type[T]) -> T:
+    """Read out of the document once, however many ask the same `Doc`."""
+    found: T | None = doc.read_as.get(model)
+    if found is None:
+        found = doc.read_as[model] = model.model_validate(doc.data)
+    return found
 
 
 def read(app: App, collection: str, id: str, model: type[T]) -> Kept[T] | None:
     doc = app.store.get(collection, id)
-    return Kept(doc, model.model_validate(doc.data)) if doc else None
+    return Kept(doc, record_of(doc, model)) if doc else None
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def load(
 def rentals_of(app: App, key: str) -> dict[str, Kept[Rental]]:
     """The instance's rentals that are not settled."""
     docs = every(app.store, "rentals", [("instance_key", "==", key), ("settled", "==", False)])
-    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in docs}
+    return {doc.id: Kept(doc, record_of(doc, Rental)) for doc in docs}
 
 
 def unsettled_rentals(app: App) -> dict[str, Kept[Rental]]:
@@ -140,7 +148,7 @@ def restless_rentals(app: App) -> dict[str, Kept[Rental]]:
 
 
 def _rentals(app: App, where: Where) -> dict[str, Kept[Rental]]:
-    return {doc.id: Kept(doc, Rental.model_validate(doc.data)) for doc in every(app.store, "rentals", [where])}
+    return {doc.id: Kept(doc, record_of(doc, Rental)) for doc in every(app.store, "rentals", [where])}
 
 
 def heard_of(app: App, now: datetime) -> dict[str, datetime]:

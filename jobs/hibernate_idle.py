@@ -13,7 +13,7 @@ from common import bootstrap
 from common.domain.host import HostRecord
 from common.errors import DumontError
 from common.ports import App, every
-from common.records import Kept, load
+from common.records import Kept, load, record_of
 from common.web import schedule
 from common.workflows import hibernate, lifecycle
 
@@ -30,7 +30,7 @@ def run(app: App) -> dict[str, object]:
     """Ask once, then one workflow per idle instance."""
     before = app.clock() - timedelta(seconds=SHORTEST_WAIT_S)
     idle = list(every(app.store, "hosts", [("idle_since", "<=", before)]))
-    hosts = [Kept(doc, HostRecord.model_validate(doc.data)) for doc in idle]
+    hosts = [Kept(doc, record_of(doc, HostRecord)) for doc in idle]
     done = {kept.value.instance_id: _judged(app, kept) for kept in hosts}
     stages = (Stage.WARNED, Stage.ENDED, Stage.NOTED)
     warned, hibernated, noted = ([id for id, what in done.items() if what is stage] for stage in stages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 
 from common.domain.model import Model
 
@@ -40,6 +41,7 @@ BOOT_TIMES: Mapping[str, BootTimes] = {
 }
 
 
+@cache
 def boot_times(provider: str, boot_timeout_s: float) -> BootTimes:
     """A market that is not in the table is judged as Vast is."""
     return BOOT_TIMES.get(provider, BOOT_TIMES["vast"]).scaled(boot_timeout_s / USUAL_TIMEOUT_S)

@@ -172,6 +172,7 @@ def place_of_machine(offer: Offer, country_of_ip: CountryOfIp, ip: str | None = 
     return by_ip and by_ip.model_copy(update={"told_by": "ip"})
 
 
+@cache
 def near(place: Place) -> tuple[Near, ...]:
     """All regions, the nearest first."""
     seen = (_seen(place, region) for region in regions().values())

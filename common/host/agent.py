@@ -78,6 +78,7 @@ class Agent:
     """What the machine has: begun by the first call, None until it is complete, never waited for."""
     programs: Programs = field(default_factory=Alone)
     """What this machine runs for the other one of its pair."""
+    role_kept_by: Callable[[Path, str], Epoch] = Epoch
     memory: Remembered = field(init=False)
     seen: Seen = field(init=False)
     phase: HostPhase = HostPhase.READY
@@ -95,7 +96,7 @@ class Agent:
     def __post_init__(self) -> None:
         self.memory = remembered(self.home)
         self.seen = Seen(self.looks, self.life)
-        self.epoch = Epoch(self.home, self.label)
+        self.epoch = self.role_kept_by(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
             self.epoch.fill(is_on=False)  # what was under way ended with the agent before

@@ -28,7 +28,7 @@ from common.domain.snapshot import SnapshotRecord
 from common.domain.verdict import Verdict, verdict
 from common.errors import NotFound
 from common.ports import App, Where, every
-from common.records import World, heard_of, load, overlaid, read
+from common.records import World, heard_of, load, overlaid, read, record_of
 
 EVENTS_SHOWN = 200
 SNAPSHOTS_SHOWN = 50
@@ -272,7 +272,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
     instance = world.instance.value
     rentals = [kept.value for kept in world.machines]
     of_it: list[Where] = [("instance_key", "==", instance.key)]
-    ever = [Rental.model_validate(doc.data) for doc in every(app.store, "rentals", of_it)]
+    ever = [record_of(doc, Rental) for doc in every(app.store, "rentals", of_it)]
     return InstanceOut(
         id=instance.id,
         name=instance.name,
@@ -360,7 +360,7 @@ def _loser(rental: Rental, now: datetime) -> LoserOut:
 def _cost(app: App, instance: Instance, ever: Sequence[Rental], now: datetime) -> Cost:
     """`ever` = all rentals of the instance, settled ones too."""
     of_it: list[Where] = [("instance_key", "==", instance.key)]
-    ledger = sum(LedgerEntry.model_validate(doc.data).micro_usd for doc in every(app.store, "ledger", of_it))
+    ledger = sum(record_of(doc, LedgerEntry).micro_usd for doc in every(app.store, "ledger", of_it))
     metered = sum((sum(rental.metered_usd(now, since=rental.assigned_at).values()) for rental in ever), Decimal(0))
     burning = [r.offer.usd_per_hour(r.disk_gb) for r in ever if r.create_called_at and r.is_live]
     return Cost(ledger_usd=to_usd(ledger), metered_usd=metered, usd_per_hour=sum(burning, Decimal(0)))

@@ -13,7 +13,7 @@ from common.domain.outbox import Kind
 from common.domain.rental import Rental
 from common.errors import BudgetExceeded, Exists, Missing, Stale
 from common.ports import App, Write, every
-from common.records import Kept, dump, read
+from common.records import Kept, dump, read, record_of
 from common.workflows.outbox import tell
 
 
@@ -29,7 +29,7 @@ def check(app: App, account: str, *, usd_per_hour: Decimal, now: datetime) -> No
 
 def last_price(app: App, key: str) -> Decimal:
     """USD per hour of the instance's newest machine: what waking it will cost, as far as we know. 0 = never had one."""
-    rentals = [Rental.model_validate(doc.data) for doc in every(app.store, "rentals", [("instance_key", "==", key)])]
+    rentals = [record_of(doc, Rental) for doc in every(app.store, "rentals", [("instance_key", "==", key)])]
     newest = max(rentals, key=lambda rental: rental.created_at, default=None)
     return newest.offer.usd_per_hour(newest.disk_gb) if newest else Decimal(0)
 
@@ -50,8 +50,8 @@ def spent(app: App, account: str, now: datetime) -> Spending:
     unsettled = every(app.store, "rentals", [("account", "==", account), ("settled", "==", False)])
     today = every(app.store, "ledger", [("account", "==", account), ("hour", ">=", Period.DAY.start(now))])
     return spending(
-        [Rental.model_validate(doc.data) for doc in unsettled],
-        [LedgerEntry.model_validate(doc.data) for doc in today],
+        [record_of(doc, Rental) for doc in unsettled],
+        [record_of(doc, LedgerEntry) for doc in today],
         now,
     )
 
@@ -62,7 +62,7 @@ def enforce(app: App, now: datetime) -> Iterator[tuple[str, str]]:
     Warnings and breaches are told once per period, in the commit that notes them.
     """
     for doc in every(app.store, "budgets"):
-        kept = Kept(doc, Budget.model_validate(doc.data))
+        kept = Kept(doc, record_of(doc, Budget))
         found = findings(kept.value, spent(app, kept.value.account, now), now)
         _tell(app, kept, found, now)
         broken = [finding for finding in found if finding.level is Level.EXCEEDED]

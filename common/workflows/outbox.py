@@ -11,7 +11,7 @@ from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_o
 from common.domain.slack import Link
 from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
 from common.ports import App, Create, Data, Where, Write, every, expiring
-from common.records import dump, event, read
+from common.records import dump, event, read, record_of
 
 WEBHOOKS_MAX = 10
 """Per account."""
@@ -71,7 +71,7 @@ def links(app: App, account: str) -> list[Link]:
     if app.chat is None:
         return []
     docs = every(app.store, "slack_links", [("account", "==", account)])
-    return [Link.model_validate(doc.data) for doc in docs]
+    return [record_of(doc, Link) for doc in docs]
 
 
 # --- delivering
@@ -113,7 +113,7 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
     for doc in app.store.query("outbox", due, limit=DRAIN_MAX):
         if (app.clock() - now).total_seconds() > DRAIN_S:
             break
-        message = Message.model_validate(doc.data)
+        message = record_of(doc, Message)
         attempt = attempts.get(message.target.partition(":")[0])
         if attempt is None:
             continue
@@ -213,7 +213,7 @@ def remove_webhook(app: App, account: str, id: str) -> None:
 
 def webhooks(app: App, account: str) -> list[Webhook]:
     docs = every(app.store, "webhooks", [("account", "==", account)])
-    return [Webhook.model_validate(doc.data) for doc in docs]
+    return [record_of(doc, Webhook) for doc in docs]
 
 
 def secret_of(app: App, hook: Webhook) -> str:
@@ -229,7 +229,7 @@ def messages(
 ) -> tuple[list[Message], str | None]:
     where: list[Where] = [("account", "==", account), ("state", "==", state.value)]
     docs = app.store.query("outbox", where, limit=limit + 1, start_after=cursor)
-    shown = [Message.model_validate(doc.data) for doc in docs[:limit]]
+    shown = [record_of(doc, Message) for doc in docs[:limit]]
     return shown, shown[-1].id if len(docs) > limit else None
 
 

@@ -15,7 +15,7 @@ from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Bucket, Call, Limit, Priority
 from common.errors import Exists, NotFound, SettingError, Stale, Throttled
 from common.ports import Announcing, App, Charge, Doc, Launch, Listed, Market
-from common.records import dump
+from common.records import dump, record_of
 
 T = TypeVar("T")
 WRITE_ATTEMPTS = 5
@@ -123,7 +123,7 @@ def _change(paced: Paced, limit: Limit, change: Change) -> float:
 
 def _read(app: App, provider: str, limit: Limit, now: datetime) -> tuple[Doc | None, Bucket]:
     doc = app.store.get("pacing", _id(provider, limit))
-    return doc, Bucket.model_validate(doc.data) if doc else Bucket.full(limit, now)
+    return doc, record_of(doc, Bucket) if doc else Bucket.full(limit, now)
 
 
 def _id(provider: str, limit: Limit) -> str:

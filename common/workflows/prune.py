@@ -17,7 +17,17 @@ from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
 from common.domain.version import Version
 from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRefused, StoreError
 from common.ports import App, Delete, Where, Write, every
-from common.records import Kept, World, event, manifest_key_of, prefix_of, read, with_data_key, wrapping_keys
+from common.records import (
+    Kept,
+    World,
+    event,
+    manifest_key_of,
+    prefix_of,
+    read,
+    record_of,
+    with_data_key,
+    wrapping_keys,
+)
 from common.snapshots import engine
 
 RUN_S = 400.0
@@ -63,7 +73,7 @@ def rewrap(app: App) -> int:
     done = 0
     for id in old:
         for doc in every(app.store, "instances", [("wrapped_by", "==", id)]):
-            kept = Kept(doc, Instance.model_validate(doc.data))
+            kept = Kept(doc, record_of(doc, Instance))
             try:
                 again = with_data_key(app, kept.value, manifest_key_of(app, kept.value))
                 app.store.commit([kept.becomes(again)])
@@ -112,7 +122,7 @@ def _records(app: App, key: str) -> list[Kept[SnapshotRecord]]:
     """Newest first."""
     where: list[Where] = [("instance_key", "==", key)]
     docs = every(app.store, "snapshots", where, order_by="taken_at", newest_first=True)
-    return [Kept(doc, SnapshotRecord.model_validate(doc.data)) for doc in docs]
+    return [Kept(doc, record_of(doc, SnapshotRecord)) for doc in docs]
 
 
 def _give_up(

@@ -30,7 +30,7 @@ from common.errors import (
     Throttled,
 )
 from common.ports import App, Create, Launch, Listed, Write, every
-from common.records import Kept, World, dump, event, read
+from common.records import Kept, World, dump, event, read, record_of
 from common.workflows import pacing
 from common.workflows.pacing import Paced
 
@@ -119,7 +119,7 @@ def plan_for(app: App, owner: Owner, offers: Sequence[Offer], now: datetime) -> 
 def about_to_create(app: App) -> set[tuple[str, str]]:
     """(provider, machine) of attempts that are recorded and not yet made: the market still offers them to everybody."""
     docs = every(app.store, "rentals", [("state", "==", RentalState.CREATING.value)])
-    waiting = [Rental.model_validate(doc.data) for doc in docs if doc.data["create_called_at"] is None]
+    waiting = [record_of(doc, Rental) for doc in docs if doc.data["create_called_at"] is None]
     return {(rental.provider, rental.offer.machine_id) for rental in waiting}
 
 

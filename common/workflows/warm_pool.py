@@ -18,7 +18,7 @@ from common.domain.rental import POOL, Rental, RentalState
 from common.domain.strategy import Strategy
 from common.errors import DumontError, MarketError
 from common.ports import App, Write, every
-from common.records import Kept, World, dump, event, read
+from common.records import Kept, World, dump, event, read, record_of
 from common.workflows import history, offers, rentals
 from common.workflows.history import End, ends
 
@@ -73,7 +73,7 @@ def assign(app: App, world: World, now: datetime) -> bool:
 def members(app: App) -> list[Kept[Rental]]:
     """The pool's machines that nobody owns yet, those on their way out too."""
     docs = every(app.store, "rentals", [("account", "==", POOL), ("settled", "==", False)])
-    return [Kept(doc, Rental.model_validate(doc.data)) for doc in docs]
+    return [Kept(doc, record_of(doc, Rental)) for doc in docs]
 
 
 def _is_assignable(app: App, kept: Kept[Rental], instance: Instance, now: datetime) -> bool:

@@ -1,7 +1,7 @@
 """`python -m tests.simulation SEEDS=2000 [SEED=1]`: seeds, the sweep, the matrix and the mutants, judged and counted.
 
-With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELL=knob,phase STORY=1 as a red run prints
-them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
+With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=race as a red run
+prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
 The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
 """
 
@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 from tests.simulation import catching, over_http, sweep
-from tests.simulation.coverage import NEVER, Coverage, cells, directed_runs
+from tests.simulation.coverage import DIRECTED_SEEDS, RARE, Cell, Coverage, Directed, cells, directed
 from tests.simulation.knobs import KNOBS
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import Run, Watch, disk, do, in_parallel
@@ -69,15 +69,14 @@ def replay(seed: int, given: dict[str, str]) -> int:
         seed,
         script=script,
         without=frozenset(given.get("WITHOUT", "").split(",")) - {""},
-        directed=_pair(given["CELL"]) if "CELL" in given else None,
+        directed=_cells(given["CELLS"]) if "CELLS" in given else (),
         also=tuple(
             (name, float(rate))
             for name, _, rate in (w.partition(":") for w in given.get("ALSO", "").split(","))
             if name
         ),
         stirred=frozenset(given.get("STIRRED", "").split(",")) - {""},
-        is_story="STORY" in given,
-        is_race=given.get("STORY") == "race",
+        story=given.get("STORY", ""),
         over_http="HTTP" in given,
     )
     total, (_, outcome) = Total(), work(run)
@@ -94,9 +93,9 @@ def _hit(text: str) -> tuple[str, int]:
     return knob, int(count)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    knob, _, phase = text.partition(",")
-    return knob, phase
+def _cells(text: str) -> tuple[Cell, ...]:
+    knobs, _, phase = text.partition(",")
+    return tuple((knob, phase) for knob in knobs.split("+"))
 
 
 # --- everything
@@ -116,7 +115,7 @@ def everything(first: int, seeds: int) -> int:
         total.add(run, outcome, "http_seeds")
     say(f"over HTTP: {total.watch}")
     for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
-        total.add(run, judged(outcome, sweep.ending(is_race=run.is_race)), "sweep_runs", covers=False)
+        total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
     say(f"sweep: {total.watch}")
     direct(total)
     say(f"directed: {total.watch}")
@@ -142,22 +141,22 @@ def work(run: Run) -> tuple[Run, Outcome]:
 
 
 def direct(total: Total) -> None:
-    """A run of its own for every cell that few seeds reached."""
-    wanting = list(directed_runs(total.coverage.wanting()))
-    for cell, tried in in_parallel(reach, wanting, chunk=1):
+    """Runs of their own for the cells that few seeds reached."""
+    for tried in in_parallel(reach, directed(total.coverage.wanting()), chunk=1):
         for run, outcome in tried:
             total.add(run, outcome, "directed_runs", covers=False)
-            total.coverage.directed[cell] += outcome.cells.get(cell, 0) > 0
+            total.coverage.directed.update(cell for cell in run.directed if outcome.cells.get(cell))
 
 
-def reach(item: tuple[tuple[str, str], list[Run]]) -> tuple[tuple[str, str], list[tuple[Run, Outcome]]]:
-    cell, runs = item
-    tried: list[tuple[Run, Outcome]] = []
-    for run in runs:
-        tried.append(work(run))
-        if tried[-1][1].cells.get(cell):
+def reach(group: Directed) -> list[tuple[Run, Outcome]]:
+    """Seed after seed, aimed at what is left."""
+    tried, left = [], set(group.cells)
+    for seed in range(1, DIRECTED_SEEDS + 1):
+        tried.append(work(group.run(seed, left)))
+        left -= tried[-1][1].cells.keys()
+        if not left:
             break
-    return cell, tried
+    return tried
 
 
 def soak(first: int, minutes: float) -> int:
@@ -191,7 +190,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "fault_kinds": len(KNOBS),
         "cells": len(cells()),
         "empty_cells": len(empty),
-        "excluded_cells": len(NEVER),
+        "excluded_cells": len(RARE),
         "mutants": len(MUTANTS) if caught else 0,
         "mutants_caught": len(caught) - len(escaped),
         "sweep_runs": total.counts["sweep_runs"],

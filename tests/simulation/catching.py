@@ -38,5 +38,5 @@ def catch(index: int) -> tuple[str, int | None, str]:
             if outcome.violations and outcome.violations[0].startswith(CRASHED):
                 return mutant.name, None, f"it does not fit the product any more: {outcome.violations[0]}"
             if outcome.violations:
-                return mutant.name, 0 if run.is_story else run.seed, outcome.violations[0]
+                return mutant.name, 0 if run.story else run.seed, outcome.violations[0]
     return mutant.name, None, ""

@@ -22,6 +22,7 @@ OF_CALLS = frozenset(
 )
 """Decided by the number of the call of a port; the others by how often they were asked."""
 NOTHING: frozenset[str] = frozenset()
+NOTHING_DIRECTED: frozenset[tuple[str, str]] = frozenset()
 PHASES = ("down", "boot", "restoring", "up", "freezing", "standby", "handover", "ended")
 """Columns of the coverage matrix: an instance's phase when the fault struck (`up` before it serves = restoring)."""
 
@@ -48,12 +49,12 @@ class Strike:
 
 @dataclass
 class Faults:
-    """`rates`: the knobs that are on. `script`: exactly these hits. `directed`: one cell of the matrix."""
+    """`rates`: the knobs that are on. `script`: exactly these hits. `directed`: cells of the matrix, in one phase."""
 
     seed: int
     rates: dict[str, float]
     script: frozenset[Hit] | None = None
-    directed: tuple[str, str] | None = None
+    directed: frozenset[tuple[str, str]] = NOTHING_DIRECTED
     active: bool = True
     on: frozenset[str] = frozenset()
     """The knobs that can strike at all."""
@@ -61,7 +62,11 @@ class Faults:
     cells: Counter[tuple[str, str]] = field(default_factory=Counter)
     _asked: Counter[str] = field(default_factory=Counter)
     _rngs: dict[str, random.Random] = field(default_factory=dict)
-    _struck: int = 0
+    _struck: Counter[str] = field(default_factory=Counter)
+    _aims: frozenset[str] = NOTHING
+    """The knobs of the directed cells, ..."""
+    _calls_aimed: frozenset[str] = NOTHING
+    """... and those of them that the number of a call decides."""
     _scripted: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     _next: list[tuple[float, str]] = field(default_factory=list)
     """(number of the call that it strikes next, knob), as a heap."""
@@ -71,7 +76,9 @@ class Faults:
         for knob, number in self.script or ():
             if knob in OF_CALLS:
                 self._scripted[number].add(knob)
-        drawn = OF_CALLS & self.rates.keys() - {self.directed[0] if self.directed else None}
+        self._aims = frozenset(knob for knob, _ in self.directed)
+        self._calls_aimed = self._aims & OF_CALLS
+        drawn = OF_CALLS & self.rates.keys() - self._aims
         self._next = [(self._gap(name), name) for name in sorted(drawn)]
         heapq.heapify(self._next)
 
@@ -97,7 +104,7 @@ class Faults:
             return NOTHING
         if self.script is not None:
             return self._scripted.get(number, NOTHING)
-        found = {self.directed[0]} & OF_CALLS if self.directed else set()
+        found = set(self._calls_aimed)
         while self._next and self._next[0][0] <= number:
             _, name = self._next[0]
             found.add(name)
@@ -111,6 +118,11 @@ class Faults:
             return 0.0 if rate else math.inf
         return math.log(1.0 - self._rng(name).random()) // math.log(1.0 - rate)
 
+    @property
+    def has_hit_its_cells(self) -> bool:
+        """Of a directed run: nothing is left that it was made for."""
+        return bool(self.directed) and self.directed <= self.cells.keys()
+
     def strike(self, name: str, phases: Phases = _nowhere, count: int | None = None) -> Strike | None:
         """Does this fault happen here? `count` = of a knob of calls: the number that `at_call` named it for."""
         if name not in self.on or not self.active:
@@ -121,7 +133,7 @@ class Faults:
         if not self._decides(name, count, phases):
             return None
         self.hits.append((name, count))
-        self._struck += self.directed is not None and name == self.directed[0]
+        self._struck[name] += name in self._aims
         for phase in phases():
             self.cells[name, phase] += 1
         return Strike(name, count, random.Random(f"{self.seed}:{name}:{count}"))
@@ -129,14 +141,13 @@ class Faults:
     def _decides(self, name: str, count: int, phases: Phases) -> bool:
         if self.script is not None:
             return (name, count) in self.script
-        if self.directed is not None and name == self.directed[0]:
+        if name in self._aims:
             return self._is_directed_here(name, phases)
         return name in OF_CALLS or self._rng(name).random() < self.rates[name]
 
     def _is_directed_here(self, name: str, phases: Phases) -> bool:
         """Strikes a few times, not at the first chance only: the seed chooses."""
-        assert self.directed is not None
-        if self.directed[1] not in phases() or self._struck >= DIRECTED_STRIKES:
+        if self._struck[name] >= DIRECTED_STRIKES or not any((name, phase) in self.directed for phase in phases()):
             return False
         return self._rng(name).random() < 0.5
 

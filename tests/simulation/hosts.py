@@ -16,7 +16,7 @@ from tests.simulation.clock import Task
 from tests.simulation.engine import SimWork
 from tests.simulation.market import Account, Contract, Fate
 from tests.simulation.objects import Content
-from tests.simulation.pairs import Link
+from tests.simulation.pairs import Link, OnItsDisk
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -74,6 +74,10 @@ class Machine:
     is_gone: bool = False
     link: Link | None = None
     """To the other machine of its pair."""
+    role: OnItsDisk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.role = OnItsDisk(self.home, self.label)
 
     @property
     def label(self) -> str:
@@ -180,6 +184,7 @@ class Machine:
             spawn=self._spawn,  # type: ignore[arg-type]
             measure=self._measure,
             programs=self.link or Alone(),
+            role_kept_by=lambda _home, _label: self.role,
         )
         while True:
             if self.standing_until > loop.now:

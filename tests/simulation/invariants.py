@@ -63,8 +63,6 @@ METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
-RESTING_UNSEEN_S = 1_800.0
-"""A standby at rest that vanishes is missed by a look at all rentals, of which some are skipped or go unanswered."""
 DEAD_MAN_S = Timing().dead_man_s
 """An end that nobody could see is paid for in our books until the market lists again, or the dead man's time ends."""
 
@@ -92,6 +90,8 @@ class Oracle:
     def see(self, changes: list[Change]) -> None:
         kinds = {after["kind"] for collection, _, before, after in changes if collection == "events" and after}
         kinds |= {"snapshot" for collection, _, before, after in changes if collection == "snapshots" and not before}
+        rentals_before = {id: before["state"] for kind, id, before, _ in changes if kind == "rentals" and before}
+        self._world.pairs.see_rentals(rentals_before)
         for collection, id, before, after in changes:
             self._tenancy(collection, id, after)
             if collection == "instances" and after is not None:
@@ -494,8 +494,7 @@ class Oracle:
                 doc = world.store.docs.get("rentals", {}).get(contract.label)
                 if not contract.listed and doc is not None and not world.is_stranger(contract):
                     unseen_s = max(world.app.seller(account.name).longest_silence_s, DEAD_MAN_S)
-                    resting_s = RESTING_UNSEEN_S if account is world.google else 0.0
-                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s + resting_s)
+                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s)
 
     def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
         meter = rental["meter"]

@@ -38,6 +38,8 @@ class Pairs:
         self._world = world
         self.promised: dict[str, Promised] = {}
         self.counts: Counter[str] = Counter()
+        self._before: dict[str, str] = {}
+        """The states, before the commit that is looked at, of the rentals that it changes."""
 
     @property
     def are_there(self) -> bool:
@@ -67,6 +69,10 @@ class Pairs:
         self.counts["seals"] += 1
 
     # --- every commit
+
+    def see_rentals(self, before: dict[str, str]) -> None:
+        """Called first: who is retired in the very commit that starts elsewhere was a guard until then."""
+        self._before = before
 
     def see_instance(self, key: str, before: Data | None, after: Data) -> None:
         if before is None or not self.are_there:
@@ -107,7 +113,9 @@ class Pairs:
             self.counts["give_backs"] += 1
         if new is not None and after["start"] == "keep":
             machine = self._world.machine_of(new)
-            if machine is not None and machine.has_disk:
+            if machine is not None and machine.has_disk and machine.content is None:
+                self._violate("I4", f"{new} became the writer of {key} and holds nothing at all")
+            elif machine is not None and machine.has_disk:
                 self._has_all(key, machine.content, f"{new} became the writer")
         elif old is not None or new is not None:
             self._starts_from_the_pointer(key, before, after)
@@ -135,7 +143,8 @@ class Pairs:
         if owned is not None and owned.is_discarding and after["want"] == "gone":
             self._excused(key, durable)
             return
-        guards = [machine.label for machine in self._guards(key, promised.content) if self._is_known(machine, before)]
+        machines = self._guards(key, promised.content, before_it=True)
+        guards = [machine.label for machine in machines if self._is_known(machine, before)]
         if guards:
             lacks = _lacks(durable, promised.content)
             self._violate("I4", f"{key} starts without {lacks} acknowledged writes, which {guards} have")
@@ -147,8 +156,13 @@ class Pairs:
         """One of the pair of that time, and not a silent one: a silence as long as that is a death."""
         if machine.label not in (before["writer"], before["mirror"], before["standby"], before["held"]):
             return False
-        doc = self._world.store.docs["rentals"][machine.label].data
-        return doc["state"] not in ("lost", *RETIRED) and not self._world.oracle.is_silent(machine.label)
+        state = self._state(machine.label, before_it=True)
+        return state not in ("lost", *RETIRED) and not self._world.oracle.is_silent(machine.label)
+
+    def _state(self, label: str, *, before_it: bool) -> str:
+        """Of a rental; before the commit that is looked at, or as it stands."""
+        now = str(self._world.store.docs["rentals"][label].data["state"])
+        return self._before.get(label, now) if before_it else now
 
     def _planned(self, key: str, writer: str | None, content: Content | None, what: str) -> None:
         machine = self._world.machine_of(writer)
@@ -177,13 +191,14 @@ class Pairs:
             lacks = _lacks(durable, promised.content)
             self._violate("I3", f"{label} was retired ({why}) with {lacks} acknowledged writes in no snapshot")
 
-    def _guards(self, key: str, content: Content) -> list[Machine]:
+    def _guards(self, key: str, content: Content, *, before_it: bool = False) -> list[Machine]:
         """Machines that live, are ours and hold all of it."""
-        docs = self._world.store.docs.get("rentals", {})
         live = [
             machine
             for machine in self._world.machines.values()
-            if machine.is_alive and machine.key == key and docs[machine.label].data["state"] not in RETIRED
+            if machine.is_alive
+            and machine.key == key
+            and self._state(machine.label, before_it=before_it) not in RETIRED
         ]
         return [machine for machine in live if machine.content is not None and machine.content.holds(content)]
 

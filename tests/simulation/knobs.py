@@ -211,6 +211,14 @@ KNOBS: tuple[Knob, ...] = (
 )
 
 BY_NAME = {knob.name: knob for knob in KNOBS}
+OF_CREATES = frozenset(
+    {"wrong_gpu", "attest_missing", "boot_stuck", "boot_slow", "boot_dies", "boot_refuses", "mute", "slow_line"}
+    | {"small_disk", "price_moves", "destroy_fails", "destroy_throttled", "destroy_deferred", "listing_lags"}
+    | {"offer_gone", "refused_but_rented", "search_quota"}
+)
+"""They strike when a machine is sought and created: while an instance boots, or at any time for the pool."""
+OF_SNAPSHOTS = frozenset({"engine_dies", *(name for name in BY_NAME if name.startswith(("upload_", "manifest_")))})
+"""They strike while a machine works on an order: also one that was cut off, and does not know that all is over."""
 OF_SLACK = frozenset(name for name in BY_NAME if name.startswith(("slack_", "chat_")))
 """They need somebody in Slack."""
 

@@ -301,6 +301,20 @@ MUTANTS: tuple[Mutant, ...] = (
         frozenset({"cut_pair", "asks_failover"}),
     ),
     Mutant(
+        "a winner begins with what it has",
+        "common.domain.instance.Instance.taken_by",
+        planted_pair.begins_with_what_it_has,
+        "W1",
+        frozenset({"lost"}),
+    ),
+    Mutant(
+        "guarded by a mirror that is lost",
+        "common.workflows.failover._is_guarded",
+        planted_pair.guarded_by_the_dead,
+        "W5",
+        frozenset({"lost", "standby_lost", "region_down"}),
+    ),
+    Mutant(
         "a claim of any epoch",
         "common.domain.standby.may_take_over",
         planted_pair.claim_of_any_epoch,
@@ -382,21 +396,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.mirror.give_back",
         planted.constant(False),
         "W3",
-        frozenset({"false_alarm", "second_death", "cut_objects", "standby_lost", "upload_partial", "upload_quota"}),
+        frozenset({"false_alarm", "second_death", "cut_objects", "upload_partial", "upload_quota"})
+        | {"upload_dies", "upload_garbled", "manifest_garbled", "engine_dies"},
     ),
     Mutant(
         "a candidate kept half full",
         "common.workflows.mirror.restart_from_pointer",
         planted_pair.candidate_kept,
         "W3",
-        frozenset({"false_alarm", "second_death", "standby_lost"}),
+        frozenset({"false_alarm", "second_death", "standby_lost", "slow_line", "cut_pair"}),
     ),
     Mutant(
         "handed back unfrozen",
         "common.domain.standby.is_equal",
         planted_pair.equal_without_a_freeze,
         "W4",
-        frozenset({"false_alarm", "asks_hand_back", "cut_replies"}),
+        frozenset({"false_alarm", "asks_hand_back", "frames_slow"}),
     ),
     Mutant(
         "handed back unequal",
@@ -459,16 +474,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.standby.may_attach",
         planted_pair.attached_unequal,
         "D2",
-        frozenset({"frames_slow", "lost", "cut_pair"}),
+        frozenset({"frames_slow", "lost", "false_alarm", "asks_failover", "standby_lost"}),
     ),
     Mutant(
-        "half a copy sealed",
+        "sealed by who is no mirror",
         "common.domain.role.Role.may_seal",
         planted_pair.says(
-            lambda role: role.view.mirror == role.label and role.view.writer != role.label and role.sealed is None
+            lambda role: role.view.writer not in (None, role.label) and not role.is_filling and role.sealed is None
         ),
         "D2",
-        frozenset({"asks_failover", "false_alarm", "frames_slow"}),
+        frozenset({"asks_failover", "false_alarm", "frames_slow", "standby_lost"}),
     ),
     Mutant(
         "a second standby",

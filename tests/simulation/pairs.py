@@ -7,6 +7,7 @@ when it was sent: what the other side takes is that version, whole. Before a str
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,24 @@ class Frame:
     seq: int
 
 
+class OnItsDisk(Epoch):
+    """A machine's role: one process, so that nobody else writes what was read once, and no lock is needed."""
+
+    _read: Role | None = None
+
+    def read(self) -> Role:
+        if self._read is None:
+            self._read = super().read()
+        return self._read
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def _write(self, role: Role) -> None:
+        super()._write(role)
+        self._read = role
+
+
 @dataclass
 class Link:
     """`host.programs.Programs` of one machine. The programs outlive the agent, not the machine's stop."""
@@ -69,7 +88,7 @@ class Link:
 
     @property
     def epoch(self) -> Epoch:
-        return Epoch(self.machine.home, self.label)
+        return self.machine.role
 
     @property
     def role(self) -> Role:
@@ -215,7 +234,7 @@ class Link:
             self.watched = None
             return
         if self.watched != (view.epoch, view.writer):
-            self.watched, self.heard_at = (view.epoch, view.writer), None
+            self.watched, self.heard_at, self.watched_from = (view.epoch, view.writer), None, now
         self._listen()
         if not role.may_seal:
             self.watched_from = now

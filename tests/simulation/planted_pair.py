@@ -87,6 +87,16 @@ def counts_in_any_epoch(_original: Any) -> Any:
     return may_count
 
 
+def begins_with_what_it_has(original: Any) -> Any:
+    """Nothing is restored."""
+    return lambda instance, result, **more: original(instance, result, **more).having(start="keep")
+
+
+def guarded_by_the_dead(_original: Any) -> Any:
+    """Nobody asks whether the mirror still lives."""
+    return lambda world: world.instance.value.is_on_standby or world.instance.value.mirror is not None
+
+
 # --- what is let go
 
 

@@ -17,65 +17,80 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.domain.model import Model
-from common.domain.strategy import Strategy
 from tests.simulation.faults import Faults, Hit
-from tests.simulation.knobs import OF_PAIRS, OF_SLACK
+from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK, OF_SNAPSHOTS
 from tests.simulation.world import Outcome, Plan, World
 
 PROCESSES = 2
 GARBAGE_LOOKED_FOR_AT = 50_000
 """Objects. A run makes some 100,000 that stay until it is over, and is itself a circle."""
+EAGER_S = (20.0, 60.0)
+"""Between two whims of a directed run's user."""
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One world. `script`: exactly those faults; `directed`: one cell of the matrix; neither: the seed's own mix."""
+    """One world. `script`: exactly those faults; `directed`: cells of the matrix; neither: the seed's own mix."""
 
     seed: int
     script: frozenset[Hit] | None = None
     without: frozenset[str] = frozenset()
     stirred: frozenset[str] = frozenset()
-    directed: tuple[str, str] | None = None
+    directed: tuple[tuple[str, str], ...] = ()
+    """All of one phase."""
     also: tuple[tuple[str, float], ...] = ()
     """Of a directed run: knobs that lead to the cell."""
-    is_story: bool = False
-    is_race: bool = False
+    story: str = ""
+    """One of `world.STORIES`: the users follow it."""
     over_http: bool = False
 
     def faults(self) -> Faults:
         if self.script is not None:
             return Faults(self.seed, {}, self.script)
-        if self.directed is not None:
-            return Faults(self.seed, {**dict(self.also), self.directed[0]: 1.0}, directed=self.directed)
+        if self.directed:
+            rates = dict(self.also) | {knob: 1.0 for knob, _ in self.directed}
+            return Faults(self.seed, rates, directed=frozenset(self.directed))
         plan = self.plan()
         without = self.without if plan.in_slack else self.without | OF_SLACK
         without = without if plan.with_standby else without | OF_PAIRS
         return Faults.swarm(self.seed, without=without, stirred=self.stirred)
 
     def plan(self) -> Plan:
-        if self.is_story:
-            return Plan.story(Strategy.RACE if self.is_race else Strategy.COLDSTART)
+        if self.story:
+            return Plan.of_story(self.story)
         plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
-        if self.directed and self.directed[1] == "ended":
-            return replace(plan, owned=tuple(replace(owned, always="terminate") for owned in plan.owned))
+        if any(knob in OF_CREATES for knob, _ in self.directed):
+            plan = replace(plan, pool_size=1)
+        if self.directed_phase == "handover":  # it is short: there and back, and nothing that ends it
+            eager = tuple(replace(owned, always="wake", thinks_s=EAGER_S) for owned in plan.owned)
+            plan = replace(plan, owned=eager)
+        if self.directed_phase == "ended":
+            # who discards waits for no snapshot: one that is under way ends afterwards
+            verb = "discard" if any(knob in OF_SNAPSHOTS for knob, _ in self.directed) else "terminate"
+            return replace(plan, owned=tuple(replace(owned, always=verb) for owned in plan.owned))
         return plan
 
     def _needs(self, knobs: frozenset[str]) -> bool:
         named = {*self.stirred, *(name for name, _ in self.also), *(name for name, _ in self.script or ())}
-        return not knobs.isdisjoint({*named, self.directed[0]} if self.directed else named)
+        return not knobs.isdisjoint({*named, *(knob for knob, _ in self.directed)})
 
     def _needs_a_standby(self) -> bool:
-        return self._needs(OF_PAIRS) or (self.directed is not None and self.directed[1] in ("standby", "handover"))
+        return self._needs(OF_PAIRS) or self.directed_phase in ("standby", "handover")
+
+    @property
+    def directed_phase(self) -> str | None:
+        return self.directed[0][1] if self.directed else None
 
     def reproduced_by(self) -> str:
         words = f"make simulate SEEDS=1 SEED={self.seed}"
-        words += (" STORY=race" if self.is_race else " STORY=coldstart") if self.is_story else ""
+        words += f" STORY={self.story}" if self.story else ""
         words += f" STIRRED={','.join(sorted(self.stirred))}" if self.stirred else ""
         words += " HTTP=1" if self.over_http else ""
         if self.directed:
-            words += f" CELL={','.join(self.directed)} ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"
+            words += f" CELLS={'+'.join(knob for knob, _ in self.directed)},{self.directed_phase}"
+            words += f" ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"
         if self.without:
             words += f" WITHOUT={','.join(sorted(self.without))}"
         if self.script is not None:

@@ -15,9 +15,9 @@ TRIES_MAX = 120
 def shrink(run: Run, outcome: Outcome) -> tuple[Run, Outcome]:
     """The smallest red run found within TRIES_MAX; the same invariant must break in it."""
     budget = Budget(_code(outcome))
-    if run.script is None and run.directed is None:
+    if run.script is None and not run.directed:
         run, outcome = _without_knobs(run, outcome, budget)
-    scripted = replace(run, script=frozenset(outcome.hits), without=frozenset(), directed=None, also=())
+    scripted = replace(run, script=frozenset(outcome.hits), without=frozenset(), directed=(), also=())
     found = budget.is_red(scripted)
     if found is None:
         return run, outcome

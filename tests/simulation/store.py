@@ -102,7 +102,7 @@ class MemoryStore:
             raise ValueError(f"limit is 1 to {MAX_QUERY_LIMIT}, not {limit}")
         found = list(self.docs.get(collection, {}).values())
         for name, operator, value in where:
-            found = [doc for doc in found if name in doc.data and _holds(doc.data[name], operator, value)]
+            found = _those_that_hold(found, name, operator, value)
         if order:
             found = [doc for doc in found if order in doc.data]
         found.sort(key=lambda doc: _place(doc, order), reverse=newest_first)
@@ -190,8 +190,14 @@ def _copied(value: Any) -> tuple[Any, int]:
     if kind is dict:
         items, size = {}, 0
         for name, item in value.items():
-            items[name], more = _copied(item)
-            size += more + _name_bytes(name)
+            size += _name_bytes(name)
+            if type(item) is str and item.isascii():  # as below, without a call: most of a document
+                items[name], more = item, len(item) + 1
+            elif item is None or item is True or item is False:
+                items[name], more = item, 1
+            else:
+                items[name], more = _copied(item)
+            size += more
         return items, size
     if kind is list and not any(isinstance(item, list) for item in value):
         pairs = [_copied(item) for item in value]
@@ -213,15 +219,16 @@ def _added(data: Data, amounts: Mapping[str, int]) -> Data:
     return data | {name: numbers.get(name, 0) + amount for name, amount in amounts.items()}
 
 
-def _holds(mine: Any, operator: str, value: Any) -> bool:
+def _those_that_hold(docs: list[Doc], name: str, operator: str, value: Any) -> list[Doc]:
+    """A document without the field is in no answer, and None is before every value in none but `==`."""
     if operator == "==":
         _equal_value(value)  # refuses what no backend compares
-        return type(mine) is type(value) and bool(mine == value)
+        kind, nowhere = type(value), object()
+        return [doc for doc in docs if type(mine := doc.data.get(name, nowhere)) is kind and mine == value]
     if value is None:
         raise ValueError("a range needs a value: None is only compared with ==")
-    if mine is None:
-        return False
-    return bool(RANGES[operator](mine, value))
+    holds = RANGES[operator]
+    return [doc for doc in docs if (mine := doc.data.get(name)) is not None and holds(mine, value)]
 
 
 def _place(doc: Doc, order: str | None) -> tuple[Any, ...]:

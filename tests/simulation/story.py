@@ -1,4 +1,4 @@
-"""One scripted life of one instance, through every phase: what the sweep breaks at every single call."""
+"""Scripted lives of one instance, through every phase: what the sweep breaks at every single call."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def live(world: World, owned: Owned) -> None:
     _until(world, owned, lambda record: record["phase"] == "down")
     owned.busy = [(world.loop.now, True)]
     _ask(world, owned, "wake", _runs)
-    machine = world.machine_of((world.record(owned.key) or {}).get("writer"))
-    if machine and machine.contract.listed:
-        machine.account.lose(machine.contract, world.loop.clock())
+    _lose_the_writer(world, owned)
     _until(world, owned, lambda record: record["phase"] != "up")
     _until(world, owned, _runs)
     _ask(world, owned, "terminate", lambda record: record["phase"] == "ended")
@@ -34,6 +32,30 @@ def live(world: World, owned: Owned) -> None:
     owned.final = "up"
     world.faults_end = world.loop.now
     users.insist(owned)
+
+
+def live_with_standby(world: World, owned: Owned) -> None:
+    """provision, be mirrored, lose the GPU, work on the standby, go back to a GPU, do without a standby, have one."""
+    owned.key = world.users.provision(owned)
+    _until(world, owned, _is_mirrored)
+    _lose_the_writer(world, owned)
+    _until(world, owned, lambda record: record["phase"] == "standby")
+    _until(world, owned, lambda record: record["phase"] == "up" or record["cand"] is not None)
+    world.users.ask_of_standby(owned, "hand_back")
+    _until(world, owned, _is_mirrored)
+    world.users.ask_of_standby(owned, "without_standby")
+    _until(world, owned, lambda record: record["standby"] is None)
+    world.users.ask_of_standby(owned, "with_standby")
+    _until(world, owned, _is_mirrored)
+    owned.final = "up"
+    world.faults_end = world.loop.now
+    world.users.insist(owned)
+
+
+def _lose_the_writer(world: World, owned: Owned) -> None:
+    machine = world.machine_of((world.record(owned.key) or {}).get("writer"))
+    if machine and machine.contract.listed:
+        machine.account.lose(machine.contract, world.loop.clock())
 
 
 def _ask(world: World, owned: Owned, verb: str, done: Callable[[dict[str, Any]], bool]) -> None:
@@ -55,3 +77,7 @@ def _until(world: World, owned: Owned, done: Callable[[dict[str, Any]], bool]) -
 
 def _runs(record: dict[str, Any]) -> bool:
     return bool(record["phase"] == "up" and record["started_epoch"] == record["epoch"])
+
+
+def _is_mirrored(record: dict[str, Any]) -> bool:
+    return _runs(record) and record["mirror"] is not None

@@ -1,20 +1,23 @@
 """Exhaustive: each effect of one scripted life x each of the seven ways in which a call goes wrong; then pairs.
 
-The same life as a race is killed after each of its effects.
+The same life as a race is killed after each of its effects. The life of a pair (mirrored, taken over, handed back,
+parted) goes wrong in all seven ways where only Google's market is called, and is killed after a sample of its others.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.simulation import branches
 from tests.simulation.faults import Hit
 from tests.simulation.runs import Run, disk, do
-from tests.simulation.world import Outcome, World
+from tests.simulation.world import STORIES, Outcome, World
 
 STORY_SEED = 7
+OF_PAIRS_STANDBYS = 0.25
+"""Of the sampled pairs of faults: in the life that has a standby, which costs twice as much."""
 PORTS = ("store", "market", "objects", "mail")
 GENERIC: dict[str, dict[str, str]] = {
     "kill before": dict.fromkeys(PORTS, "kill_before"),
@@ -41,19 +44,29 @@ GENERIC: dict[str, dict[str, str]] = {
     },
 }
 CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "destroy", "put_file", "post"}
+CHANGES |= {"start", "detach", "reserve", "release"}
+OF_STANDBYS = {"start", "detach", "operation", "operations", "reserve", "release", "addresses"}
+"""Calls of a market that only Google's gets."""
+STANDBY_KILLS = 120
+"""Of the pair's effects, evenly over its life."""
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
 
 
 @functools.cache
-def ending(*, is_race: bool = False) -> dict[str, tuple[str, int]]:
+def ending(story: str) -> dict[str, tuple[str, int]]:
     """Of the scripted life without a fault: what every single fault must end in, too (I14)."""
     with disk():
-        return do(Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)).ending
+        return do(_life(story)).ending
 
 
-def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
+def _life(story: str) -> Run:
+    return Run(STORY_SEED, script=frozenset(), story=story)
+
+
+@functools.cache
+def effects(story: str) -> list[tuple[int, str, str]]:
     """(number, port, verb) of the calls that have an effect or leave the product, while the faults last."""
-    run = Run(STORY_SEED, script=frozenset(), is_story=True, is_race=is_race)
+    run = _life(story)
     with disk() as folder:
         world = World(STORY_SEED, run.faults(), run.plan(), folder, trace=True)
         outcome = world.run()
@@ -65,40 +78,51 @@ def effects(*, is_race: bool = False) -> list[tuple[int, str, str]]:
 
 
 def singles() -> Iterator[tuple[Run, Outcome]]:
-    """Every effect of both lives with each fault that it can have."""
-    yield from branches.of(Run(STORY_SEED, script=frozenset(), is_story=True), hits())
-    yield from branches.of(Run(STORY_SEED, script=frozenset(), is_story=True, is_race=True), hits(is_race=True))
+    """Every effect of the lives with each fault that it can have."""
+    for story in STORIES:
+        yield from branches.of(_life(story), hits(story))
 
 
-def hits(*, is_race: bool = False) -> dict[int, list[Hit]]:
+def hits(story: str) -> dict[int, list[Hit]]:
     """The number of a call -> the faults that it can have; the race is only killed after its changes."""
-    if is_race:
-        return {number: [("vanish_after", number)] for number, _, verb in effects(is_race=True) if verb in CHANGES}
-    calls = effects()
+    calls = effects(story)
+    if story == "coldstart":
+        return _of_each(calls)
+    changes = [number for number, _, verb in calls if verb in CHANGES]
+    if story == "race":
+        return {number: [("vanish_after", number)] for number in changes}
+    step = max(1, len(changes) // STANDBY_KILLS)
+    killed: dict[int, list[Hit]] = {number: [("vanish_after", number)] for number in changes[::step]}
+    return killed | _of_each([call for call in calls if call[2] in OF_STANDBYS])
+
+
+def _of_each(calls: Sequence[tuple[int, str, str]]) -> dict[int, list[Hit]]:
     return {n: [hit for fault in GENERIC if (hit := _hit(fault, n, port, verb))] for n, port, verb in calls}
 
 
 def runs() -> list[Run]:
     """The same, each as a run of its own from its beginning."""
     return [
-        Run(STORY_SEED, script=frozenset({hit}), is_story=True, is_race=is_race)
-        for is_race in (False, True)
-        for found in hits(is_race=is_race).values()
+        Run(STORY_SEED, script=frozenset({hit}), story=story)
+        for story in STORIES
+        for found in hits(story).values()
         for hit in found
     ]
 
 
 def pairs(count: int) -> Iterator[Run]:
     """Sampled: a second fault, more often than not while the first one is being handled."""
-    rng, calls = random.Random(STORY_SEED), effects()
+    rng = random.Random(STORY_SEED)
     while count > 0:
+        story = "standby" if rng.random() < OF_PAIRS_STANDBYS else "coldstart"
+        calls = effects(story)
         at = rng.randrange(len(calls))
         other = min(len(calls) - 1, at + int(rng.expovariate(0.2))) if rng.random() < 0.7 else rng.randrange(len(calls))
         hits = [_hit(rng.choice(list(GENERIC)), *calls[index]) for index in (at, other)]
         found = frozenset(hit for hit in hits if hit)
         if len(found) == 2:
             count -= 1
-            yield Run(STORY_SEED, script=found, is_story=True)
+            yield Run(STORY_SEED, script=found, story=story)
 
 
 def _hit(fault: str, number: int, port: str, verb: str) -> Hit | None:

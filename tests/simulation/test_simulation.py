@@ -13,11 +13,11 @@ from common import auth
 from common.config import Timing
 from common.workflows import hibernate, lifecycle
 from tests.simulation import sweep
-from tests.simulation.coverage import NEVER, Coverage, cells
+from tests.simulation.coverage import RARE, TOGETHER, Coverage, cells, directed
 from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
-from tests.simulation.world import PRUNE_GRACE_S
+from tests.simulation.world import PRUNE_GRACE_S, STORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_SLACK = 14
@@ -28,7 +28,7 @@ def test_there_are_people_in_slack_where_a_fault_needs_them() -> None:
     assert Run(IN_SLACK).plan().owned[0].deploys_in_slack
     assert not Run(1).plan().in_slack
     assert not Run(1).faults().on & OF_SLACK
-    for run in (Run(1, stirred=frozenset({"chat_500"})), Run(1, directed=("slack_lost", "up"))):
+    for run in (Run(1, stirred=frozenset({"chat_500"})), Run(1, directed=(("slack_lost", "up"),))):
         assert run.plan().in_slack
 
 
@@ -50,15 +50,32 @@ def test_the_longest_fault_lasts_twice_as_long_as_the_longest_timeout() -> None:
 
 
 def test_at_most_a_fifth_of_the_cells_is_excluded_each_with_a_reason() -> None:
-    assert set(NEVER) <= set(cells())
-    assert len(NEVER) <= len(cells()) / 5
-    assert all(NEVER.values())
+    assert set(RARE) <= set(cells())
+    assert len(RARE) <= len(cells()) / 5
+    assert all(RARE.values())
 
 
 def test_a_cell_that_no_run_reached_is_wanting_and_empty() -> None:
     coverage = Coverage()
 
-    assert set(coverage.empty()) == set(cells()) - NEVER.keys() == set(coverage.wanting())
+    assert set(coverage.empty()) == set(cells()) - RARE.keys() == set(coverage.wanting())
+
+
+def test_directed_runs_aim_at_every_wanting_cell_once_a_few_of_one_phase_together() -> None:
+    groups = directed(cells())
+
+    assert sorted(cell for group in groups for cell in group.cells) == sorted(cells())
+    assert all(len({phase for _, phase in group.cells}) == 1 <= len(group.cells) <= TOGETHER for group in groups)
+
+
+def test_a_directed_run_ends_when_all_its_cells_are_hit() -> None:
+    aimed = (("beat_lost", "up"), ("beat_twice", "up"))
+
+    outcome = do_alone(Run(1, directed=aimed))
+
+    assert outcome.violations == []
+    assert set(aimed) <= outcome.cells.keys()
+    assert outcome.virtual_s < Run(1).plan().faults_for_s
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -105,9 +122,19 @@ def test_nothing_breaks_in_a_seed(seed: int) -> None:
     assert outcome.events > 500
 
 
-def test_the_story_without_faults_ends_as_its_user_wants() -> None:
-    assert do_alone(Run(7, script=frozenset(), is_story=True)).violations == []
-    assert do_alone(Run(7, script=frozenset(), is_story=True, is_race=True)).violations == []
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_without_faults_ends_as_its_user_wants(story: str) -> None:
+    outcome = do_alone(Run(7, script=frozenset(), story=story))
+
+    assert outcome.violations == []
+    assert outcome.ending == {"instance 0": ("up", 1)}
+
+
+def test_the_pair_of_its_story_takes_over_and_hands_back() -> None:
+    pairs = do_alone(Run(7, script=frozenset(), story="standby")).pairs
+
+    assert (pairs["take_overs"], pairs["hand_backs"]) == (1, 1)
+    assert pairs["attached"] >= 1
 
 
 def test_the_sweep_reaches_hundreds_of_effects_and_what_it_would_run_holds() -> None:

@@ -78,6 +78,8 @@ class Owned:
     """(from, is the GPU busy?)"""
     always: str = ""
     """The verb that a directed run's user chooses whenever it chooses one."""
+    thinks_s: tuple[float, float] | None = None
+    """Of a directed run's user, who has more to do than others."""
     final: str = ""
     """What the user wants in the end; asked for again and again once the faults stop."""
 
@@ -125,7 +127,7 @@ class Users:
             world.people.link(owned.account)
         owned.key = self.provision(owned)
         while loop.now < world.faults_end:
-            loop.sleep(self._rng.uniform(*(PAIR_THINKS_S if world.google else THINKS_S)))
+            loop.sleep(self._rng.uniform(*(owned.thinks_s or (PAIR_THINKS_S if world.google else THINKS_S))))
             if loop.now >= world.faults_end:
                 break
             if not (world.google and self._stays(owned)):

@@ -68,6 +68,8 @@ STANDBY_FOR_S = (2_500.0, 4_500.0)
 IDLE_FOR_S = (120.0, 600.0, 3_600.0)
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
+STORIES = {"coldstart": Strategy.COLDSTART, "race": Strategy.RACE, "standby": Strategy.COLDSTART}
+"""Scripted lives, and how their machine is chosen."""
 JOBS = (
     ("reconcile", reconcile.run),
     ("hibernate_idle", hibernate_idle.run),
@@ -94,12 +96,13 @@ class Plan:
     """The users are in Slack, too."""
     with_standby: bool = False
     """There is a Google, and every instance has a standby unless its user says otherwise."""
-    has_story: bool = False
-    """The users follow a script (module `sweep`) instead of their whims."""
+    story: str = ""
+    """Of STORIES: the users follow a script (module `story`) instead of their whims."""
 
     @classmethod
-    def story(cls, strategy: Strategy = Strategy.COLDSTART) -> Plan:
-        return cls((Owned("acct0", strategy),), STORY_AT_MOST_S, has_story=True)
+    def of_story(cls, name: str) -> Plan:
+        owned = Owned("acct0", STORIES[name])
+        return cls((owned,), STORY_AT_MOST_S, story=name, with_standby=name == "standby")
 
     @classmethod
     def of(cls, seed: int, *, in_slack: bool = False, with_standby: bool = False) -> Plan:
@@ -287,6 +290,8 @@ class World:
         self.begin()
         while self.loop.now < self.faults_end and not self.loop.stopped:
             self.loop.run(min(self.faults_end, self.loop.now + LOOK_EVERY_S))  # a story sets its own end
+            if self.faults.has_hit_its_cells:
+                self.faults_end = self.loop.now
         self.calm()
         self._until_settled()
         self.oracle.judge_the_end()
@@ -294,9 +299,10 @@ class World:
 
     def begin(self) -> None:
         self._subscribe()
-        if self.plan.has_story:
+        if self.plan.story:
             (owned,) = self.users.owned
-            self.loop.spawn(lambda: story.live(self, owned), "user")
+            live = story.live_with_standby if self.plan.with_standby else story.live
+            self.loop.spawn(lambda: live(self, owned), "user")
         else:
             self.users.begin()
         self.loop.at(1.0, self._minute)
