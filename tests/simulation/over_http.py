@@ -44,8 +44,10 @@ def runs_of(first: int, count: int) -> list[runs.Run]:
 def do(run: runs.Run) -> Outcome:
     faces = _faces()
     plan = Plan.of(run.seed)
-    owned = (replace(plan.owned[0], deploys_in_slack=False, with_standby=False),)
-    short = replace(plan, owned=owned, markets=plan.markets[:1], faults_for_s=FAULTS_FOR_S, in_slack=False)
+    owned = (replace(plan.owned[0], deploys_in_slack=False),)
+    short = replace(
+        plan, owned=owned, markets=plan.markets[:1], faults_for_s=FAULTS_FOR_S, in_slack=False, with_standby=False
+    )
     return WorldOverHttp(run.seed, run.faults(), short, runs.folder(), faces).run()
 
 
