@@ -117,6 +117,8 @@ class Door(Model):
     """Service -> port of the standby's loopback at which the door looks for the GPU's."""
     sync_port: int = 7951
     """Of the standby's loopback, where the live sync is received."""
+    status_port: int = 7950
+    """Of the standby's loopback, where `/status` answers."""
 
 
 class Pair(Model):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,6 +148,21 @@ async def serve(home: Path, port: int) -> asyncio.Server:
     """On loopback alone. `port` 0 = any free one."""
     import asyncio  # the agent reads what is written here, and does without
 
+    return await asyncio.start_server(_answerer(home), "127.0.0.1", port, limit=REQUEST_BYTES_MAX)
+
+
+async def serve_socket(home: Path, socket: Path) -> asyncio.Server:
+    """At a socket for whoever may log in here."""
+    import asyncio
+
+    server = await asyncio.start_unix_server(_answerer(home), socket, limit=REQUEST_BYTES_MAX)
+    socket.chmod(0o666)
+    return server
+
+
+def _answerer(home: Path) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    import asyncio
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(REQUEST_S):
@@ -156,7 +171,7 @@ async def serve(home: Path, port: int) -> asyncio.Server:
                 await writer.drain()
         writer.close()
 
-    return await asyncio.start_server(answer, "127.0.0.1", port, limit=REQUEST_BYTES_MAX)
+    return answer
 
 
 def _answer(head: bytes, home: Path) -> bytes:

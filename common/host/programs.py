@@ -152,7 +152,7 @@ class GpuPrograms:
         if door is None or self.label not in (kept.writer, kept.cand) or self.tunnel_key() is None:
             return {}
         way = {"host": door["host"], "ssh_port": int(door["ssh_port"]), "user": door["user"]}
-        way |= {"inner_ports": door.get("inner_ports"), "sync_port": door.get("sync_port")}
+        way |= {name: door.get(name) for name in ("inner_ports", "sync_port", "status_port")}
         wanted = {"tunnel": tunnel.dial(self.home, self.label, **way, host_key=door["host_key"], ports=self.ports)}
         if is_writer and kept.key:
             wanted["beats"] = host_program("beats", str(self.home))
@@ -305,6 +305,7 @@ class StandbyPrograms:
             user_port=self.ports.ssh.door_port,
             inner_ports=inner,
             sync_port=self.ports.sync,
+            status_port=self.ports.status,
         )
 
     def farewell(self) -> None:

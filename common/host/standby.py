@@ -176,7 +176,7 @@ async def watch(setting: Setting) -> None:
         fixed_lease_s=setting.fixed_lease_s,
         tell=lambda message: notice.tell_terminals(message, terminals),
     )
-    async with await notice.serve(home, ports.status):
+    async with await notice.serve(home, ports.status), await notice.serve_socket(home, home / tunnel.STATUS):
         await dog.run()
 
 

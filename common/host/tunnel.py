@@ -22,6 +22,8 @@ KEY, KNOWN_HOSTS, HOST_KEY, USER_HOST_KEY = "tunnel.key", "tunnel.known_hosts", 
 AUTHORIZED = "tunnel.authorized_keys"
 TAKES = "livesync.take"
 """Socket of a candidate's receiver: the standby sends by the way that the candidate has dialled."""
+STATUS = "status.sock"
+"""Socket on both machines at which the standby's `/status` answers: a user forwards it, and asks wherever they are."""
 USER_KEYS = ".ssh/authorized_keys"
 """Of the user, below their home: `host.access` writes it."""
 ALIVE_EVERY_S, ALIVE_TIMES = 5, 3
@@ -112,10 +114,11 @@ def dial(
     ports: Ports,
     inner_ports: Mapping[str, int] | None = None,
     sync_port: int | None = None,
+    status_port: int | None = None,
 ) -> list[str]:
     """The command that holds the tunnel; it ends when the tunnel breaks. Writes the one host key that it trusts.
 
-    `inner_ports`, `sync_port` = the standby's, where they are not the usual ones.
+    `inner_ports`, `sync_port`, `status_port` = the standby's, where they are not the usual ones.
     """
     name = host if ssh_port == 22 else f"[{host}]:{ssh_port}"
     write_secret(home / KNOWN_HOSTS, f"{name} {' '.join(host_key.split()[:2])}\n")
@@ -128,6 +131,7 @@ def dial(
         "LogLevel": "ERROR",
         "ServerAliveCountMax": ALIVE_TIMES,
         "ServerAliveInterval": ALIVE_EVERY_S,
+        "StreamLocalBindUnlink": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": home / KNOWN_HOSTS,
     }
@@ -138,6 +142,7 @@ def dial(
         words += ["-R", f"{address_of(label)}:{inner_port}:127.0.0.1:{service.gpu_port}"]
     words += ["-L", f"127.0.0.1:{ports.sync}:127.0.0.1:{sync_port or ports.sync}"]
     words += ["-R", f"{address_of(label)}:{sync_port or ports.sync}:{home / TAKES}"]
+    words += ["-L", f"{home / STATUS}:127.0.0.1:{status_port or ports.status}"]
     return [*words, f"{user}@{host}"]
 
 
@@ -212,7 +217,8 @@ def authorized_keys(keys: Mapping[str, str], ports: Ports) -> str:
         if len(words) < 2 or words[0] != "ssh-ed25519" or not _is_plain(words[1]) or "\n" in key.strip():
             continue
         listens = [f'permitlisten="{address_of(label)}:{port}"' for port in (*inner_ports, ports.sync)]
-        may = ",".join(["restrict", "port-forwarding", *listens, f'permitopen="127.0.0.1:{ports.sync}"'])
+        opens = [f'permitopen="127.0.0.1:{port}"' for port in (ports.sync, ports.status)]
+        may = ",".join(["restrict", "port-forwarding", *listens, *opens])
         lines.append(f"{may} {words[0]} {words[1]} {label}\n")
     return "".join(lines)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from common.host.tunnel import STATUS
 from infra.demo.shell import can_stand_by
 from infra.demo.story import Story
 
@@ -30,12 +34,21 @@ def story(tmp_path: Path) -> Iterator[Story]:
 def test_the_user_works_on_at_the_same_address_and_comes_back_to_a_gpu_with_everything(story: Story) -> None:
     (Path(story.writer()["workspace"]) / "before.txt").write_text("before there was a standby\n")
     story.protect()
+    assert status_at(Path(story.writer()["workspace"]).parent / "dumont" / STATUS)["state"] == "gpu"
 
     story.dies()
     assert (story.mirror() / "before.txt").read_text() == "before there was a standby\n"
+    assert status_at(story.mirror().parent / "dumont" / STATUS)["state"] == "standby"
     story.back()
 
     assert story.result["shell_s"] < 60
     story.terminate()
     assert story.result["rentals_left"] == 0
     story.money()
+
+
+def status_at(place: Path) -> dict[str, Any]:
+    """What an editor is told there; the way in is short, for a socket's path may have 107 bytes."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=os.path.relpath(place))) as client:
+        found: dict[str, Any] = client.get("http://dumont/status").raise_for_status().json()
+    return found

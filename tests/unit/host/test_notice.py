@@ -59,6 +59,26 @@ async def asked(home: Path, *requests: bytes) -> list[bytes]:
     return answers
 
 
+def test_the_status_is_served_at_a_socket_too_and_one_that_a_watchdog_before_left_is_no_hindrance(
+    tmp_path: Path,
+) -> None:
+    notice.write(tmp_path, STATUS)
+    place = tmp_path / "status.sock"
+
+    async def story() -> bytes:
+        left = await notice.serve_socket(tmp_path, place)
+        left.close()
+        assert place.exists()
+        async with await notice.serve_socket(tmp_path, place):
+            reader, writer = await asyncio.open_unix_connection(place)
+            writer.write(b"GET /status HTTP/1.1\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+        return answer
+
+    assert b'"state": "gpu"' in asyncio.run(story())
+
+
 def test_the_status_is_served_to_any_origin_and_nothing_else_is(tmp_path: Path) -> None:
     notice.write(tmp_path, STATUS)
     (tmp_path / "state.json").write_text('{"token": "secret"}')

@@ -25,7 +25,7 @@ def test_every_label_has_an_address_of_its_own_on_loopback_and_never_the_usual_o
     assert not any(each.endswith((".0", ".255")) for each in found)
 
 
-def test_a_key_may_bind_its_own_ports_and_reach_the_receiver_alone() -> None:
+def test_a_key_may_bind_its_own_ports_and_reach_the_receiver_and_the_status_alone() -> None:
     text = tunnel.authorized_keys({LABEL: KEY}, Ports())
 
     assert text.count("\n") == 1
@@ -33,7 +33,8 @@ def test_a_key_may_bind_its_own_ports_and_reach_the_receiver_alone() -> None:
     assert (kind, blob, label) == (*KEY.split()[:2], LABEL + "\n")
     address = tunnel.address_of(LABEL)
     listens = {f'permitlisten="{address}:{port}"' for port in (12022, 18888, 18080, 7951)}
-    assert set(may.split(",")) == {"restrict", "port-forwarding", 'permitopen="127.0.0.1:7951"', *listens}
+    opens = {f'permitopen="127.0.0.1:{port}"' for port in (7950, 7951)}
+    assert set(may.split(",")) == {"restrict", "port-forwarding", *opens, *listens}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,7 @@ def test_the_command_trusts_one_host_key_and_ends_when_a_port_is_taken(tmp_path:
     assert {"StrictHostKeyChecking=yes", "ExitOnForwardFailure=yes", "BatchMode=yes"} <= set(words)
     assert words[-1] == "tunnel@192.0.2.1"
     assert f"{tunnel.address_of(LABEL)}:12022:127.0.0.1:2222" in words
+    assert f"{tmp_path / tunnel.STATUS}:127.0.0.1:7950" in words
     assert tunnel.require_key(tmp_path / tunnel.KEY) == key
     assert (tmp_path / tunnel.KEY).stat().st_mode & 0o077 == 0
     shown = subprocess.run([words[0], "-G", *words[1:]], capture_output=True, text=True, check=True).stdout
