@@ -348,7 +348,7 @@ def test_a_tunnel_key_may_do_nothing_but_hold_its_own_ports(box: Box) -> None:
         refused = tried("-N", "-o", "ExitOnForwardFailure=yes", "-R", forward, "root@127.0.0.1")
         assert refused.returncode != 0
         assert "forwarding failed" in refused.stderr
-    through = tried("-W", f"127.0.0.1:{world.ports.status}", "root@127.0.0.1")
+    through = tried("-W", f"127.0.0.1:{world.ports.ssh.inner_port}", "root@127.0.0.1")
     assert through.returncode != 0
     assert "prohibited" in through.stderr
 
