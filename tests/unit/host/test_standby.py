@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,11 +51,6 @@ def test_settings_are_those_of_the_environment() -> None:
     assert setting.only == ("haproxy", "agent")
 
 
-def is_installed(*names: str) -> bool:
-    return all(shutil.which(name) or shutil.which(name, path=tunnel.SBIN) for name in names)
-
-
-@pytest.mark.skipif(not is_installed("haproxy", "sshd", "ssh-keygen"), reason="no standby's programs here")
 def test_before_anybody_is_known_nobody_may_dial_in(tmp_path: Path) -> None:
     setting = standby.setting_of(
         {

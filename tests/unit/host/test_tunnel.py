@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -57,7 +56,6 @@ def test_a_key_that_is_none_or_tries_to_be_more_is_left_out(hostile: str) -> Non
     assert text.endswith(f" {LABEL}\n")
 
 
-@pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here")
 def test_the_command_trusts_one_host_key_and_ends_when_a_port_is_taken(tmp_path: Path) -> None:
     key = tunnel.require_key(tmp_path / tunnel.KEY)
     words = tunnel.dial(
@@ -85,7 +83,6 @@ def test_a_secret_is_for_its_owner_alone_and_is_written_once(tmp_path: Path) -> 
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("two", 0o600)
 
 
-@pytest.mark.skipif(shutil.which("haproxy", path=tunnel.SBIN) is None, reason="no haproxy here")
 def test_haproxy_takes_its_configuration_and_lets_nobody_in_before_the_watchdog_spoke(tmp_path: Path) -> None:
     text = haproxy.config(runtime=tmp_path / "s", services=Ports().services, host="127.0.0.1")
     (tmp_path / "cfg").write_text(text)
@@ -100,7 +97,6 @@ def test_haproxy_takes_its_configuration_and_lets_nobody_in_before_the_watchdog_
     assert all(" disabled " in line and " check" not in line for line in servers)
 
 
-@pytest.mark.skipif(shutil.which("sshd", path=tunnel.SBIN) is None, reason="no sshd here")
 def test_of_the_tunnels_sshd_nobody_gets_a_shell_a_terminal_or_a_password_prompt(tmp_path: Path) -> None:
     text = tunnel.tunnel_sshd_config(home=tmp_path, port=2200)
 
