@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from common.domain.host import Door, Sync
+from common.domain.watch import FIRST_BEAT_S
 from common.host.epoch import Epoch, Fenced
 from common.host.pair import Kept
 
@@ -37,6 +38,8 @@ class Link:
     """(epoch, label of the other) of the last copy that was complete."""
     heard_at: datetime | None = None
     """Of a standby: its GPU's last sign."""
+    watched_from: datetime | None = None
+    """Of a mirror: since it heard that it is one."""
     is_deaf: bool = False
     """Of a standby: files reach it and heartbeats do not, for a firewall stands before that port."""
     holds_back: bool = False
@@ -47,8 +50,10 @@ class Link:
     def follow(self, kept: Kept) -> None:
         was_mirror = self.kept is not None and self.kept.mirror == self.label
         self.kept = kept
+        if kept.writer == self.label:
+            self.heard_at = None  # what it hears from now on is of another GPU
         if kept.mirror == self.label and not was_mirror:
-            self.heard_at = self.now()  # the watch starts when it hears that it is the mirror
+            self.watched_from = self.now()
 
     def tend(self) -> None:
         if self.kept is None or self.stopped:
@@ -90,7 +95,8 @@ class Link:
         epoch, kept = Epoch(self.home, self.label), self.kept
         if kept is None or not epoch.read().may_seal:
             return
-        is_silent = self.heard_at is not None and self.now() - self.heard_at > timedelta(seconds=LEASE_S)
+        since, patience_s = (self.heard_at, LEASE_S) if self.heard_at else (self.watched_from, FIRST_BEAT_S)
+        is_silent = since is not None and self.now() - since > timedelta(seconds=patience_s)
         if is_silent or epoch.read().view.is_called:
             epoch.seal()
 

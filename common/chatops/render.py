@@ -54,6 +54,7 @@ TITLES: Mapping[str, str] = {
     "instance.back": "Back on a GPU",
     "instance.unprotected": "Unprotected",
     "instance.failed": "Failed",
+    "instance.conflict": "Two versions of some files",
     "instance.restored_older": "Restored from an older snapshot",
     "instance.snapshot_damaged": "A snapshot is damaged",
     "budget.warning": "Budget warning",

@@ -171,6 +171,9 @@ def show(id: str, json_: Json = False) -> None:
     print(f"{float(cost['usd_per_hour']):.4f} USD/h now, {float(cost['metered_usd']):.4f} USD so far")
     if found["progress"]:
         print(_progress(found["progress"]))
+    for conflict in found["conflicts"]:
+        where = "in the workspace" if conflict["brought"] is not None else "kept, not in the workspace yet"
+        print(f"conflicts/{conflict['epoch']}: {conflict['files']} files that only an earlier machine had, {where}")
     if found["failure"]:
         print(f"failed: {found['failure']['detail']}")
 

@@ -40,9 +40,10 @@ class Order(Model):
     """One thing to do; asked again with the same id until the host reports it done."""
 
     id: str
-    kind: Literal["restore", "snapshot", "keep", "copy", "rewind"]
+    kind: Literal["restore", "snapshot", "keep", "copy", "rewind", "save", "bring"]
     """keep: go on with what is there, in the reply's epoch. copy: restore, to become a candidate. rewind: of a standby
-    whose content is older than the pointer: take from the pointer what is newer there."""
+    whose content is older than the pointer: take from the pointer what is newer there. save: of a fenced machine: a
+    snapshot of what it alone has. bring: a snapshot beside the workspace's own files, in a folder."""
     args: dict[str, Any] = {}
     hurry: bool = True
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
@@ -56,6 +57,28 @@ class OrderResult(Model):
     error: str | None = None
     detail: str = ""
     chunk: str | None = None
+
+
+SAVE_TRIES = 3
+"""Of a machine that is to save what it alone has."""
+
+
+def save_id(epoch: int, tries: int) -> str:
+    """Of the order to save what a machine alone has of an epoch; a host tries an order only once."""
+    return f"save-{epoch}-{tries}"
+
+
+def epoch_of_save(result: OrderResult) -> int | None:
+    """None = it is the result of another order."""
+    word, _, rest = result.id.partition("-")
+    epoch = rest.partition("-")[0]
+    return int(epoch) if word == "save" and epoch.isdecimal() else None
+
+
+def is_last_save(result: OrderResult, epoch: int) -> bool:
+    """It is done, or has failed for the last time."""
+    tries = range(SAVE_TRIES) if result.ok else (SAVE_TRIES - 1,)
+    return result.id in [save_id(epoch, number) for number in tries]
 
 
 class SnapshotReport(Model):
@@ -241,6 +264,8 @@ class Heartbeat(Model):
     """Optional in version 1: from the first report after the measurement on. None = not measured (yet)."""
     claim: ClaimReport | None = None
     """Of a standby that has sealed."""
+    refused: int | None = None
+    """Of a standby that sealed this epoch in vain: what was done on it since then is to be saved."""
     door: Door | None = None
     """Of a standby: where GPUs may dial in."""
     tunnel_key: str | None = Field(default=None, max_length=1024)
@@ -329,6 +354,7 @@ class HostRecord(Model):
     samples: dict[str, Signal] = {}
     attest: Attest | None = None
     claim: ClaimReport | None = None
+    refused: int | None = None
     door: Door | None = None
     tunnel_key: str | None = None
 
@@ -342,7 +368,7 @@ def facts_of(said: Heartbeat | HostRecord) -> tuple[object, ...]:
     unread = sorted(name for name, signal in said.samples.items() if signal.missing and not signal.n)
     sync = said.sync
     is_through = sync.peer is not None and said.phase is HostPhase.FROZEN and sync.backlog_files == 0
-    pair = (said.claim, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch, is_through)
+    pair = (said.claim, said.refused, said.door, said.tunnel_key, sync.is_whole, sync.peer, sync.epoch, is_through)
     facts = (said.phase, said.epoch, said.fz, is_quiet, progress.last, progress.snapshot, said.attest, *pair)
     return *facts, tuple(said.vetoes), tuple(unread)
 

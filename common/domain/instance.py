@@ -194,6 +194,24 @@ class RestoredOlder(Model):
     at: datetime
 
 
+class Conflict(Model):
+    """A snapshot of what only a fenced machine had, until one of the writer's holds it too."""
+
+    epoch: int
+    """The last one in which that machine wrote."""
+    manifest_key: str
+    files: int = 0
+    bytes: int = 0
+    brought: int | None = None
+    """It lies in the writer's workspace since this `snapshot_attempt`; None = not yet."""
+    has_failed: bool = False
+    """It could not be brought to the present writer."""
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.brought is None and not self.has_failed
+
+
 class Instance(Model):
     """The document `instances/<account>.<id>`."""
 
@@ -273,6 +291,14 @@ class Instance(Model):
     reason: str = ""
     """Why the last want was set: a user's verb, idle, lost."""
     restored_older: RestoredOlder | None = None
+    fenced: int = 0
+    """The epoch whose writer was held last."""
+    conflicts_of: int = 0
+    """The newest fenced epoch of which is known what its machine alone had."""
+    refusals_of: int = 0
+    """The newest epoch of which is known what a standby alone had that sealed it in vain."""
+    conflicts: tuple[Conflict, ...] = ()
+    """The oldest first."""
     awake_until: datetime | None = None
     """A lease that the user took: until then idleness hibernates nothing."""
     idle_warned_at: datetime | None = None
@@ -315,6 +341,7 @@ class Instance(Model):
             start="restore",
             failure=None,
             fz=None,
+            conflicts=self.conflicts_anew,
         )
 
     def having(self, **changes: Any) -> Self:
@@ -379,6 +406,11 @@ class Instance(Model):
     def served_phase(self) -> Phase:
         """Where it goes on when a freeze is called off."""
         return Phase.STANDBY if self.is_on_standby else Phase.UP
+
+    @property
+    def conflicts_anew(self) -> tuple[Conflict, ...]:
+        """For a workspace that is restored: what was brought to the one before may be in no snapshot."""
+        return tuple(conflict.model_copy(update={"brought": None, "has_failed": False}) for conflict in self.conflicts)
 
     @property
     def is_covered(self) -> bool:

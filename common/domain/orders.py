@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from common.domain.host import ClaimReport, HostPhase, HostRecord, Order, OrderResult, Wanted
+from common.domain.conflict import bring_order, save_order
+from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
 from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import POOL, Rental, RentalState
 from common.domain.snapshot import is_due
@@ -40,17 +41,18 @@ def orders_of(
     snapshot_every_s: float,
     settled_s: float,
     now: datetime,
-    claim: ClaimReport | None = None,
-    last: OrderResult | None = None,
+    host: HostRecord | None = None,
 ) -> list[Order]:
     """Level-triggered: an order stands until the record shows that it was carried out (or judged and retired).
 
-    `phase` = what the rental's host says it is doing, `last` = how its last order ended. A snapshot of a host that
+    `phase` = what the rental's host says it is doing, `host` = all that it said, where that was read. A snapshot of a
+    host that
     serves is reported in its turn, with the heartbeat `settled_s` later, and taken so much earlier: what is lost at
     most is `snapshot_every_s`.
     """
     if not instance.serves(label):
-        return _pair_orders(instance, label, claim, last)
+        save = save_order(instance, label, host)
+        return [save] if save else _pair_orders(instance, label, host)
     if instance.started_epoch < instance.epoch:
         if instance.start == "keep":
             return [Order(id=keep_id(instance), kind="keep")]
@@ -72,12 +74,13 @@ def orders_of(
     after_s = snapshot_every_s - settled_s if has_time else snapshot_every_s
     if phase is HostPhase.SERVING and last_at and is_due(last_at, after_s, now):
         return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance), hurry=not has_time)]
-    return []
+    bring = bring_order(instance, host.progress.last if host else None) if phase is HostPhase.SERVING else None
+    return [bring] if bring else []
 
 
-def _pair_orders(instance: Instance, label: str, claim: ClaimReport | None, last: OrderResult | None) -> list[Order]:
+def _pair_orders(instance: Instance, label: str, host: HostRecord | None) -> list[Order]:
     """To a candidate: what the pointer holds, once that is the standby's own. To a claimant that lacks some: that."""
-    pointer = instance.pointer
+    pointer, claim, last = instance.pointer, host.claim if host else None, host.progress.last if host else None
     if pointer is None:
         return []
     args = {"manifest_key": pointer.manifest_key, "epoch": pointer.version.epoch, "seq": pointer.version.seq}
@@ -137,6 +140,8 @@ def snapshot_id(instance: Instance) -> str:
 def is_settled(instance: Instance, label: str, phase: HostPhase | None) -> bool:
     """It serves, or mirrors, and is meant to."""
     if not instance.is_running or instance.want is not Want.UP or instance.is_pairing:
+        return False
+    if any(conflict.is_waiting for conflict in instance.conflicts):
         return False
     return (instance.serves(label) and phase is HostPhase.SERVING) or label == instance.mirror
 

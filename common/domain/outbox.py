@@ -39,6 +39,7 @@ class Kind(StrEnum):
     UNPROTECTED = "instance.unprotected"
     FAILED = "instance.failed"
     RESTORED_OLDER = "instance.restored_older"
+    CONFLICT = "instance.conflict"
     SNAPSHOT_DAMAGED = "instance.snapshot_damaged"
     BUDGET_WARNING = "budget.warning"
     BUDGET_EXCEEDED = "budget.exceeded"

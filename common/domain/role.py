@@ -57,20 +57,29 @@ class Role:
     """The content equals some version entirely; False while a first or a repairing pass is under way."""
     sealed: int | None = None
     """The epoch that this standby gave up waiting for."""
+    refused: int | None = None
+    """The epoch that this standby sealed in vain: what was done here since then it alone has, and it is not saved."""
     is_filling: bool = False
     """A snapshot is being put in place here: what comes from elsewhere meanwhile would be overwritten."""
 
     def heard(self, view: View) -> Self:
-        """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one."""
+        """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one.
+
+        It was in vain when the role went elsewhere: users have worked here since, on a branch that nobody else has.
+        """
         if view.rev <= self.view.rev:
             return self
-        is_over = self.sealed is not None and view.epoch > self.sealed
-        return replace(self, view=view, sealed=None if is_over else self.sealed)
+        if self.sealed is None or view.epoch <= self.sealed:
+            return replace(self, view=view)
+        return replace(self, view=view, sealed=None, refused=None if view.writer == self.label else self.sealed)
 
     def may_take(self, epoch: int, label: str) -> bool:
-        """A frame of exactly the writer and the epoch that the record names, and of nobody once it has sealed."""
+        """A frame of exactly the writer and the epoch that the record names, and of nobody once it has sealed.
+
+        Nor over a branch that was refused, until that is saved.
+        """
         view = self.view
-        if self.is_filling:
+        if self.is_filling or self.refused is not None:
             return False
         return self.sealed is None and (epoch, label) == (view.epoch, view.writer) and label != self.label
 
@@ -83,7 +92,7 @@ class Role:
         """
         view = self.view
         is_mirror = view.mirror == self.label and view.writer not in (None, self.label)
-        return is_mirror and not self.is_filling and self.sealed is None
+        return is_mirror and not self.is_filling and self.sealed is None and self.refused is None
 
     def seal(self) -> Self:
         """The GPU of this epoch is dead for me: my content stays what it is. Raises ValueError when it may not."""

@@ -25,6 +25,7 @@ from common.domain.host import (
     StorageCredentials,
     Sync,
     Wanted,
+    is_last_save,
 )
 from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
@@ -45,6 +46,8 @@ PAUSE_MAX_S = 60.0
 """The user's processes are held still no longer for a snapshot that is to be of one moment; then it may be torn."""
 FILLS = ("copy", "rewind")
 """Orders that put a snapshot in place on a machine of a pair that is not the writer."""
+APART = ("save", "bring")
+"""Orders about a part of the workspace: they change nothing of what this machine is."""
 SNAPSHOT_PLACE = ("instance_key", "prefix", "max_s")
 """What of an earlier order's arguments the dead man's snapshot needs."""
 RETRY_AFTER_S = 5.0
@@ -100,6 +103,7 @@ class Agent:
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
             self.epoch.fill(is_on=False)  # what was under way ended with the agent before
+        self._settle_refusal()
         if kept := pair.read(self.home):
             self.programs.follow(kept)
         if self.memory.frozen:
@@ -201,6 +205,7 @@ class Agent:
             samples=self.seen.summaries(),
             attest=memory.attest,
             claim=claim_of(self.epoch),
+            refused=self.epoch.read().refused,
             door=self.programs.door(),
             tunnel_key=self.programs.tunnel_key(),
         )
@@ -260,7 +265,7 @@ class Agent:
         if order.args.get("freeze") and self.phase is HostPhase.SERVING:
             self.writers.freeze()
             self.paused_at = now
-        if reply.storage_credentials:
+        if reply.storage_credentials and order.kind not in APART:
             self._keep(place=Place(epoch=reply.epoch, args=order.args, credentials=reply.storage_credentials))
         if order.kind in FILLS:
             self.epoch.fill(is_on=True)
@@ -321,6 +326,9 @@ class Agent:
             version = Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))
             self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)
             self.epoch.restored(max(version, self.epoch.read().version))
+        elif ended.ok and order.kind in APART:
+            apart = SnapshotReport.model_validate(result["snapshot"]) if result.get("snapshot") else None
+            self._keep(last=ended, snapshot=apart or self.memory.snapshot, **traffic)
         elif ended.ok:
             seq = int(order.args.get("seq") or 0)
             self._keep(last=ended, started_epoch=work.epoch, seq=seq, **traffic)
@@ -329,7 +337,14 @@ class Agent:
             self.phase = self._phase_at_work()
         else:
             self._keep(last=ended, **traffic)
+        self._settle_refusal()
         return ended
+
+    def _settle_refusal(self) -> None:
+        """Of a standby that sealed in vain: what was done on it since then is saved, or cannot be."""
+        refused, last = self.epoch.read().refused, self.memory.last
+        if refused is not None and last and is_last_save(last, refused):
+            self.epoch.saved()
 
     def _look_again(self, now: datetime) -> None:
         """Before it freezes: who has begun to work since idleness was reported is told, and not put to sleep."""

@@ -11,13 +11,13 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.domain.role import Claim, Role, View
 from common.domain.version import Version
 
-FILE, LOCK = "role.json", "role.lock"
+FILE, LOCK, SEALED = "role.json", "role.lock", "role.sealed"
 
 
 class Fenced(Exception):
@@ -43,6 +43,7 @@ class Epoch:
             version=Version(**kept["version"]),
             is_whole=kept["is_whole"],
             sealed=kept["sealed"],
+            refused=kept.get("refused"),
             is_filling=kept.get("is_filling", False),
         )
 
@@ -54,7 +55,19 @@ class Epoch:
         """From here on no frame is taken. Returns after the seal is on disk; raises ValueError (see `Role.seal`)."""
         claim = self._change(lambda role: role.seal()).claim
         assert claim is not None
+        (self._folder / SEALED).touch()
         return claim
+
+    def sealed_at_ns(self) -> int | None:
+        """By this machine's clock; None = it never sealed."""
+        try:
+            return (self._folder / SEALED).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def saved(self) -> Role:
+        """The branch that was refused is kept elsewhere, or given up: frames may overwrite it."""
+        return self._change(lambda role: replace(role, refused=None, is_whole=False))
 
     @contextlib.contextmanager
     def taking(self, epoch: int, label: str) -> Iterator[Callable[[int, bool], None]]:
@@ -82,9 +95,7 @@ class Epoch:
 
     def restored(self, version: Version) -> Role:
         """The content is that of a snapshot now, whole."""
-        return self._change(
-            lambda role: Role(label=role.label, view=role.view, version=version, is_whole=True, sealed=role.sealed)
-        )
+        return self._change(lambda role: replace(role, version=version, is_whole=True, is_filling=False))
 
     def _change(self, how: Callable[[Role], Role]) -> Role:
         with self._locked():

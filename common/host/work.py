@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.domain.host import Order, SnapshotReport, StorageCredentials
 from common.errors import DumontError, SnapshotDamaged
+from common.host.epoch import Epoch
 from common.host.wanted import Wishes
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 NICENESS = 10
 PR_SET_PDEATHSIG = 1
+ENGINE = "engine"
+"""In the agent's folder: what the engine remembers of the workspace."""
+APART = "engine-apart"
+"""Of the snapshots that are not of all of it."""
 
 
 @dataclass
@@ -77,7 +82,7 @@ def run_task(folder: Path, now: datetime) -> None:
     gc.disable()  # a short run that makes many small things and drops none of them
     (folder / "task.json").unlink()  # it holds credentials
     try:
-        result = _snapshot(task, folder, now) if task["kind"] == "snapshot" else _restore(task, folder)
+        result = _result(task, folder, now)
     except DumontError as error:
         chunk = error.chunk if isinstance(error, SnapshotDamaged) else None
         result = {"ok": False, "error": error.code, "detail": str(error), "chunk": chunk}
@@ -86,18 +91,69 @@ def run_task(folder: Path, now: datetime) -> None:
     write_atomically(folder / "result.json", json.dumps(result).encode())
 
 
-def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
+def _result(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
+    match task["kind"]:
+        case "snapshot":
+            return _snapshot(task, folder, now)
+        case "save":
+            return _save(task, folder, now)
+        case "bring":
+            return _bring(task, folder)
+        case _:
+            return _restore(task, folder)
+
+
+def _save(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
+    """A snapshot of what this machine alone may have; without one when that is nothing."""
+    from common.host.livesync.standing import confirmed_until_ns
+    from common.snapshots import engine
+
+    home, role = Path(task["home"]), Epoch(Path(task["home"]), "")
+    since_ns = role.sealed_at_ns() if role.read().refused is not None else confirmed_until_ns(home)
+    workspace, place = Path(task["workspace"]), _place(task, _endpoint(task), APART)
+    key = task["args"].get("previous")
+    before = engine.fetch_manifest(key, root=workspace, **place) if key else None
+    names = engine.changed_since(workspace, before, since_ns)
+    if not names:
+        return {"ok": True}
+    return _snapshot({**task, "epoch": task["args"]["of"]}, folder, now, place=APART, only=names)
+
+
+def _bring(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A snapshot into a folder of the workspace, where nothing is removed and nothing newer overwritten."""
+    from common.snapshots import engine
+
+    workspace, args = Path(task["workspace"]), task["args"]
+    into = workspace / args["into"]
+    if into.resolve() != workspace.resolve() / args["into"]:
+        return {"ok": False, "error": "os_error", "detail": f"{args['into']} leads out of the workspace"}
+    report = engine.restore(
+        args["manifest_key"],
+        into,
+        clock=time.monotonic,
+        progress=_progress_to(folder, engine.Counts()),
+        keeps_newer=True,
+        **_place(task, _endpoint(task), APART),
+    )
+    return {"ok": True, "downloaded_bytes": report.bytes_fetched}
+
+
+def _snapshot(
+    task: dict[str, Any], folder: Path, now: datetime, *, place: str = ENGINE, only: frozenset[bytes] | None = None
+) -> dict[str, Any]:
+    """`place` = what the engine remembers of; `only` = the names that it is of."""
     from common.snapshots import engine
 
     args, endpoint = task["args"], _endpoint(task)
-    place, counts = _place(task, endpoint), engine.Counts()
+    where, counts = _place(task, endpoint, place), engine.Counts()
 
     def previous() -> engine.Manifest | None:
         key = args.get("previous")
-        return engine.fetch_manifest(key, root=Path(task["workspace"]), **place) if key else None
+        return engine.fetch_manifest(key, root=Path(task["workspace"]), **where) if key else None
 
     report = engine.take(
         Path(task["workspace"]),
+        only=only,
         epoch=task["epoch"],
         seq=lambda: _number(Path(task["home"]), task["seq"]),
         taken_at=now,
@@ -106,7 +162,7 @@ def _snapshot(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, An
         progress=_progress_to(folder, counts),
         counts=counts,
         max_seconds=float(args.get("max_s") or engine.MAX_SECONDS),
-        **place,
+        **where,
     )
     snapshot = SnapshotReport(
         order=task["order"]["id"],
@@ -165,14 +221,14 @@ def _restore(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"ok": True, "downloaded_bytes": report.bytes_fetched}
 
 
-def _place(task: dict[str, Any], endpoint: engine.Endpoint) -> dict[str, Any]:
+def _place(task: dict[str, Any], endpoint: engine.Endpoint, remembered: str = ENGINE) -> dict[str, Any]:
     """Where the instance's objects are, under which key they are authenticated, and what the engine remembers."""
     args = task["args"]
     return {
         "prefix": args["prefix"],
         "instance_key": bytes.fromhex(args["instance_key"]),
         "endpoint": endpoint,
-        "state_dir": Path(task["home"]) / "engine",
+        "state_dir": Path(task["home"]) / remembered,
     }
 
 

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from common.snapshots.changed import changed_since
     from common.snapshots.diff import Difference, Names, diff
     from common.snapshots.drill import Drilled, drill
     from common.snapshots.manifest import Manifest
@@ -37,6 +38,7 @@ __all__ = [
     "Sent",
     "Taken",
     "Verified",
+    "changed_since",
     "diff",
     "drill",
     "fetch_manifest",
@@ -47,6 +49,7 @@ __all__ = [
     "verify",
 ]
 _MODULES = {
+    "changed": ("changed_since",),
     "diff": ("Difference", "Names", "diff"),
     "drill": ("Drilled", "drill"),
     "manifest": ("Manifest",),

@@ -261,7 +261,10 @@ def _state_of(endpoint: Endpoint, prefix: str, root: Path, home: Path) -> State:
 
 
 def _beside(work: Callable[[], T]) -> Callable[[], T]:
-    """Begins the work at once; the function given back waits for its end, and gives or raises what came of it."""
+    """Begins the work at once; the function given back waits for its end, and gives or raises what came of it.
+
+    Python waits for it at its end too: compiled code that wakes up in an interpreter which is gone aborts the process.
+    """
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -271,7 +274,7 @@ def _beside(work: Callable[[], T]) -> Callable[[], T]:
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="beside")
+    thread = threading.Thread(target=run, name="beside")
     thread.start()
 
     def result() -> T:

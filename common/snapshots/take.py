@@ -14,12 +14,13 @@ from pathlib import Path
 from common.domain.version import Version
 from common.errors import DiskFull, SnapshotError
 from common.snapshots import packing
+from common.snapshots.changed import nothing_but
 from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
-from common.snapshots.scan import Apart, Found, Scan, Stamp
+from common.snapshots.scan import Apart, Excludes, Found, Scan, Stamp
 from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
@@ -77,9 +78,9 @@ class Begun:
 
 
 @contextmanager
-def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
+def begun(root: Path, state: State, endpoint: Endpoint, leaves_out: Excludes | None = None) -> Iterator[Begun]:
     """The workspace is walked in a process of its own, and s5cmd waits; raises `DiskFull`."""
-    clock_ns, leaves_out = state.file_clock_ns(), excludes(root)
+    clock_ns, leaves_out = state.file_clock_ns(), leaves_out or excludes(root)
     with (
         _room(),
         packing.line(state.folder, endpoint) as line,
@@ -104,8 +105,11 @@ def take(
     progress: Progress = lambda _done, _total, _what: None,
     max_seconds: float = MAX_SECONDS,
     counts: Counts | None = None,
+    only: frozenset[bytes] | None = None,
 ) -> Taken:
-    """A snapshot of everything below root. `clock` gives monotonic seconds.
+    """A snapshot of everything below root, or of `only` these names and the directories on the way.
+
+    `clock` gives monotonic seconds.
 
     `seq`, where it is a function, is asked when all has been read: no change that may be in it has a higher number.
     `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
@@ -113,7 +117,7 @@ def take(
     read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
-    with begun(root, State(state_dir, root), endpoint) as begin:
+    with begun(root, State(state_dir, root), endpoint, excludes(root) if only is None else nothing_but(only)) as begin:
         before = previous() if callable(previous) else previous
 
         def version() -> Version:

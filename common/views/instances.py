@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from common.domain.host import HostPhase, HostRecord
 from common.domain.instance import (
+    Conflict,
     Failure,
     Instance,
     Pointer,
@@ -100,6 +101,8 @@ class InstanceOut(Model):
     epoch: int
     snapshot: Pointer | None
     restored_older: RestoredOlder | None
+    conflicts: list[Conflict]
+    """What only a machine that was fenced had; it comes into the workspace as `conflicts/<epoch>`."""
     failure: Failure | None
     awake_until: datetime | None
     """A lease: until then idleness hibernates nothing."""
@@ -287,6 +290,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         epoch=instance.epoch,
         snapshot=instance.pointer,
         restored_older=instance.restored_older,
+        conflicts=list(instance.conflicts),
         failure=instance.failure,
         awake_until=instance.awake_until,
         progress=_progress(world.writer_host),

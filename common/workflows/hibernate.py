@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
+from common.domain import conflict
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
@@ -16,19 +17,19 @@ from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
 from common.domain.verdict import Act, Verdict, verdict
 from common.domain.version import Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
-from common.ports import App, Create, Where, Write
+from common.ports import App, Create, Write
 from common.records import World, dump, event, manifest_key_of, prefix_of
 from common.snapshots import engine
+from common.workflows import conflicts
 from common.workflows.history import End, retire
 from common.workflows.outbox import announce, tell
+from common.workflows.proof import proven
 
 IDLE = "idle"
 """First word of the reason of a hibernation that nobody asked for."""
 SNAPSHOT_RETRY_S = 10.0
 SNAPSHOT_RETRY_MAX_S = 300.0
 SNAPSHOT_FAILURES_MAX = 6
-PROVEN_FROM_LAST = 200
-"""Snapshots whose verification may have proved an object that a new one needs."""
 
 
 def request(app: App, world: World, *, reason: str, now: datetime, also: Sequence[Write] = ()) -> Instance:
@@ -159,7 +160,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
             report.manifest_key,
             prefix=prefix_of(instance),
             instance_key=manifest_key_of(app, instance),
-            proven=partial(_proven, app, instance),
+            proven=partial(proven, app, instance),
         )
         _agree(report, verified.version)
     except (SnapshotError, ObjectMissing) as error:
@@ -199,15 +200,6 @@ def _agree(report: SnapshotReport, version: Version) -> None:
         raise SnapshotError(f"the manifest is of version {version}, the host says ({report.epoch}, {report.seq})")
 
 
-def _proven(app: App, instance: Instance) -> set[str]:
-    """Packs that need not be read back again; none after a failure, for then all of them were sent again."""
-    if instance.snapshot_failures:
-        return set()
-    where: list[Where] = [("instance_key", "==", instance.key)]
-    docs = app.store.query("snapshots", where, order_by="taken_at", newest_first=True, limit=PROVEN_FROM_LAST)
-    return {name for doc in docs for name in doc.data["new_packs"]}
-
-
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:
     failed = _failed(world.instance.value, why, now).having(snapshot_judged=report.manifest_key)
     app.store.commit([world.instance.becomes(failed), event(app, world.instance.value, "snapshot_refused", why, now)])
@@ -215,7 +207,7 @@ def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datet
 
 
 def _move_pointer(app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime) -> None:
-    instance = world.instance.value
+    instance, is_awaited = world.instance.value, conflicts.is_awaited(app, world, now)
     pointer = Pointer(
         id=record.id,
         manifest_key=record.manifest_key,
@@ -234,11 +226,13 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         snapshot_not_before=None,
         prune_due_at=instance.prune_due_at or now + timedelta(seconds=app.settings.timing.prune_every_s),
         drill_due_at=instance.drill_due_at or now,
-        held=None,
+        held=instance.held if is_awaited else None,
         restored_older=None,
+        conflicts=conflict.not_in(instance),
     )
     # the pointer covers the role change (rule P3): machines of earlier epochs are no longer needed
     older = [k for k in world.rentals.values() if k.value.state is RentalState.HELD or k.value.label == instance.held]
+    older = [kept for kept in older if not is_awaited or kept.value.label != instance.held]
     ended = [End(kept, Outcome.SILENT, "covered by a newer snapshot") for kept in older]
     if is_final(instance, report):
         moved = _without_machines(moved, now)

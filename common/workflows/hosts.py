@@ -14,7 +14,6 @@ from common.domain.host import (
     Heartbeat,
     HostPhase,
     HostRecord,
-    OrderResult,
     Pair,
     Reply,
     StorageCredentials,
@@ -128,7 +127,7 @@ def answer(app: App, report: Report, world: World | None, now: datetime) -> Repl
     recorded = Recorded(rental.instance_key, beat.beat, report.facts, written_at, written_at)
     is_recorded = is_heeded and not report.is_late and bool(report.host.samples)
     trusted, host = recorded if is_recorded else None, report.host
-    return _reply(app, rental.label, wanted, host.phase, instance, trusted, now, host.claim, host.progress.last)
+    return _reply(app, rental.label, wanted, host.phase, instance, trusted, now, host)
 
 
 def _was_long_on_its_way(app: App, beat: Heartbeat, token: str, now: datetime) -> bool:
@@ -235,6 +234,7 @@ def _record(rental: Rental, beat: Heartbeat, before: HostRecord | None, now: dat
         samples=beat.samples or (before.samples if before else {}),
         attest=beat.attest or (before.attest if before else None),
         claim=beat.claim,
+        refused=beat.refused,
         door=beat.door or (before.door if before else None),
         tunnel_key=beat.tunnel_key or (before.tunnel_key if before else None),
     )
@@ -264,8 +264,7 @@ def _reply(
     instance: Kept[Instance] | None,
     recorded: Recorded | None,
     now: datetime,
-    claim: ClaimReport | None = None,
-    last: OrderResult | None = None,
+    host: HostRecord | None = None,
 ) -> Reply:
     """Who was not recorded is asked to call again soon."""
     timing = app.settings.timing
@@ -273,7 +272,7 @@ def _reply(
     every_s = (record and record.spec.snapshot_every_s) or timing.snapshot_every_s
     settled_s = timing.heartbeat_settled_s
     times = {"snapshot_every_s": every_s, "settled_s": settled_s}
-    orders = orders_of(record, label, phase, **times, now=now, claim=claim, last=last) if record else []
+    orders = orders_of(record, label, phase, **times, now=now, host=host) if record else []
     credentials = _credentials(app, record, now) if record and orders else None
     if credentials is None:
         orders = []  # nothing could come of them: the store has no credentials for it now
@@ -287,7 +286,7 @@ def _reply(
             "prefix": prefix_of(record),
             "max_s": timing.prune_grace_s / 2,  # a prune counts on it
         }
-        orders = [order.model_copy(update={"args": order.args | place}) for order in orders]
+        orders = [order.model_copy(update={"args": place | order.args}) for order in orders]
     return Reply(
         rev=instance.doc.rev if instance else 0,
         phase_wanted=wanted,

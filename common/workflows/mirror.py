@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import standby as rules
-from common.domain.instance import Instance, Phase, Want
+from common.domain.instance import Conflict, Instance, Phase, Want
 from common.domain.orders import COPY_FAILED
 from common.domain.outbox import Kind
 from common.domain.reliability import OF_THE_HOST, Outcome
@@ -17,6 +17,7 @@ from common.domain.rental import RentalState
 from common.errors import IllegalMove, NotFound
 from common.ports import App, Write
 from common.records import World, event
+from common.workflows import conflicts
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
@@ -82,6 +83,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         writer=instance.standby,
         mirror=None,
         held=instance.writer,
+        fenced=instance.epoch,
         start="keep",
         drain=None,
         called=False,
@@ -116,6 +118,7 @@ def give_back(app: App, world: World, now: datetime) -> bool:
         _without_candidate(instance)
         .to(Phase.UP, at=now)
         .having(epoch=instance.epoch + 1, writer=instance.held, start="keep", mirror=None, held=None, fz=None)
+        .having(conflicts_of=instance.fenced, conflicts=_of_others(instance))
     )
     racing = [kept for kept in world.rentals.values() if kept.value.label != instance.held]
     writes = retire(app, ends(racing, Outcome.CANCELLED, "the role went back to the machine before"), now)
@@ -123,6 +126,11 @@ def give_back(app: App, world: World, now: datetime) -> bool:
     text = "the standby died before its first snapshot: back to the GPU before it"
     app.store.commit([*writes, world.instance.becomes(back), *announce(app, instance, Kind.LOST, "lost", text, now)])
     return True
+
+
+def _of_others(instance: Instance) -> tuple[Conflict, ...]:
+    """What only the machine before had is no conflict once it writes again."""
+    return tuple(each for each in instance.conflicts if each.epoch != instance.fenced)
 
 
 def restart_from_pointer(app: App, world: World, now: datetime) -> bool:
@@ -199,6 +207,8 @@ def announce_hand_back(app: App, world: World, now: datetime) -> bool:
     standby, candidate = world.host(instance.standby), world.host(instance.cand)
     if instance.hand_back_at is not None or not instance.is_covered or instance.want is not Want.UP:
         return False
+    if conflicts.is_awaited(app, world, now):
+        return False  # its commit lets the held machine go
     if not rules.is_copied(instance, standby, candidate):
         return False
     if not rules.wants_back(instance, standby, idle_for_s=app.settings.timing.hand_back_idle_s, now=now):

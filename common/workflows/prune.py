@@ -156,12 +156,16 @@ def _keep_of(instance: Instance, records: list[Kept[SnapshotRecord]]) -> Callabl
     standing = {kept.value.manifest_key for kept in records if kept.value.given_up_at is None}
     given_up = {kept.value.manifest_key for kept in records} - standing
     pointer = instance.pointer.order if instance.pointer else None
+    apart = {each.manifest_key for each in instance.conflicts}
 
     def in_flight(manifest: str) -> bool:
         version = _version_of(manifest)
-        return version is not None and may_still_count(version, epoch=instance.epoch, pointer=pointer)
+        if version is None:
+            return False
+        is_being_saved = instance.held is not None and version.epoch == instance.fenced
+        return is_being_saved or may_still_count(version, epoch=instance.epoch, pointer=pointer)
 
-    return lambda listed: standing | {name for name in listed if name not in given_up and in_flight(name)}
+    return lambda listed: standing | apart | {name for name in listed if name not in given_up and in_flight(name)}
 
 
 def _version_of(manifest: str) -> Version | None:

@@ -115,7 +115,9 @@ def _fall_back(app: App, world: World, damaged: Pointer, result: OrderResult, no
         files=older.files,
         bytes=older.bytes,
     )
-    back = instance.having(pointer=pointer, epoch=instance.epoch + 1, restored_older=restored)
+    back = instance.having(
+        pointer=pointer, epoch=instance.epoch + 1, restored_older=restored, conflicts=instance.conflicts_anew
+    )
     writes: list[Write] = [world.instance.becomes(back)]
     if sound:
         writes.append(sound.unchanged())  # a prune may be about to give it up

@@ -22,7 +22,7 @@ from common.domain.standby_price import offers_in, standby_offers
 from common.errors import Exists, MarketError
 from common.ports import App, Write
 from common.records import World, dump, event
-from common.workflows import rentals
+from common.workflows import conflicts, rentals
 from common.workflows.history import ends, retire
 from common.workflows.outbox import announce
 
@@ -191,6 +191,8 @@ def let_go(app: App, world: World, now: datetime) -> bool:
     if not is_gone and not is_unwanted:
         return False
     if host is not None and host.claim is not None and rules.may_take_over(instance, host.claim):
+        return False
+    if not is_gone and instance.want is not Want.GONE and conflicts.is_refused_unsaved(app, world, now):
         return False
     failed = is_gone and instance.want is not Want.GONE and instance.spec.standby
     free = instance.having(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from common.bootstrap import now
+from common.domain.address import KIND as IDLE_ADDRESS
 from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.rental import Rental
 from common.domain.standby_price import ADDRESS_USD_PER_HOUR
@@ -20,6 +21,10 @@ OPERATIONS_S = Decimal(2)
 """Nobody tells when Google's operations ended."""
 MINUTE_OF_ADDRESS_USD = ADDRESS_USD_PER_HOUR["standard"] / 60
 """An address has no least of a minute, as its machine has."""
+LISTING_S = Decimal(60)
+"""Between two looks at the addresses, at the longest: the demo makes one every 20 s, and a slow machine is late."""
+IDLE_TIMES = 2
+"""An address is without a machine before its first one stands and after its last one is gone."""
 BOOT_GB = Decimal("0.1")
 """What a machine fetches before its agent counts: the bundle (48 MB), and the same again for the probe of its line."""
 
@@ -70,12 +75,15 @@ def read(drive: Drive) -> Books:
     metered = {(r.label, kind): usd for r in rentals for kind, usd in r.metered_usd(now()).items()}
     of_google = {rental.label for rental in rentals if rental.is_standby}
     ledger = _ledger(entries)
+    bill = _bill(drive.in_world("GET", "/bills").json(), {rental.label for rental in rentals})
+    idle = {key for key in {*ledger, *bill} if key[1] == IDLE_ADDRESS}
+    tolerance = {(r.label, kind): usd for r in rentals for kind, usd in _tolerance(r).items()}
     return Books(
         ledger=ledger,
-        metered=metered,
-        bill=_bill(drive.in_world("GET", "/bills").json(), {rental.label for rental in rentals}),
-        tolerance={(r.label, kind): usd for r in rentals for kind, usd in _tolerance(r).items()},
-        computed=frozenset((entry.label, entry.kind) for entry in entries if entry.source == "computed"),
+        metered=metered | {key: ledger.get(key, Decimal(0)) for key in idle},  # what is idle has no meter of its own
+        bill=bill,
+        tolerance=tolerance | dict.fromkeys(idle, IDLE_TIMES * LISTING_S * ADDRESS_USD_PER_HOUR["unused"] / 3600),
+        computed=frozenset((entry.label, entry.kind) for entry in entries if entry.source == "computed") | idle,
         untold=frozenset(key for key in {*ledger, *metered} if key[0] in of_google and key[1].startswith("bandwidth")),
         meters={rental.label: str(rental.meter) for rental in rentals},
     )
@@ -89,13 +97,12 @@ def _ledger(entries: Iterable[LedgerEntry]) -> Usd:
 
 
 def _bill(rows: Iterable[Mapping[str, Any]], known: set[str]) -> Usd:
-    """The markets' own. Google's row of a machine's address is part of our rate for it."""
+    """The markets' own. Google's row of a machine's address is part of our rate for it; one without a machine has its
+    own name."""
     bill: Usd = defaultdict(Decimal)
     for row in rows:
         label, kind = row["key"]
-        if kind == "address" and label not in known:
-            continue  # it waited for its machine, or outlived it, for seconds
-        bill[label, "gpu" if kind == "address" else kind] += Decimal(row["usd"])
+        bill[label, "gpu" if kind == IDLE_ADDRESS and label in known else kind] += Decimal(row["usd"])
     return dict(bill)
 
 

@@ -64,6 +64,7 @@ class SimWork:
             return
         try:
             done = {"snapshot": self._snapshot, "copy": self._fetch, "rewind": self._fetch}
+            done |= {"save": self._save, "bring": self._bring}
             self._result = done.get(self.task["kind"], self._restore)()
         except DumontError as error:
             chunk = error.chunk if isinstance(error, SnapshotDamaged) else None
@@ -116,6 +117,23 @@ class SimWork:
         )
         machine.account.sim.traffic(machine.contract.id, 50_000_000, 0, world.loop.clock())
         return {"ok": True, "snapshot": report.model_dump(mode="json"), "uploaded_bytes": 50_000_000}
+
+    def _save(self) -> dict[str, Any]:
+        """What only this machine has, which is its content unless the mirror has that too."""
+        machine, link = self.machine, self.machine.link
+        if machine.content is None or (link and link.sent is machine.content):
+            return {"ok": True}
+        self.epoch = int(self.task["args"]["of"])
+        return self._snapshot()
+
+    def _bring(self) -> dict[str, Any]:
+        """Beside what is there, which stays what it is."""
+        self._require_bucket()
+        machine, args = self.machine, self.task["args"]
+        key = bytes.fromhex(args["instance_key"])
+        objects.restore(machine.world.bucket, args["manifest_key"], key, machine.world.workspaces.known)
+        machine.world.oracle.brought(machine, args["manifest_key"])
+        return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
         """As `host.work` does: it raises when the manifest is gone or damaged."""

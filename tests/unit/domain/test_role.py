@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.domain.role import Claim, Role, View
@@ -66,6 +68,20 @@ def test_a_seal_ends_with_a_later_epoch_and_with_nothing_else() -> None:
     assert sealed.heard(same_epoch).sealed == 3
     assert sealed.heard(later).sealed is None
     assert sealed.heard(later).is_writer
+
+
+def test_who_sealed_in_vain_takes_nothing_over_what_was_done_here_until_that_is_saved() -> None:
+    refused = mirror().seal().heard(View(rev=6, epoch=4, writer=GPU, mirror=ME, standby=ME))
+
+    assert refused.refused == 3
+    assert refused.claim is None
+    assert not refused.may_take(4, GPU)
+    assert not refused.may_seal
+    assert replace(refused, refused=None).may_take(4, GPU)
+
+
+def test_who_became_the_writer_by_its_seal_was_not_refused() -> None:
+    assert mirror().seal().heard(View(rev=6, epoch=4, writer=ME, standby=ME)).refused is None
 
 
 def test_a_gpu_acknowledges_through_an_attached_mirror_alone_and_a_standby_never() -> None:

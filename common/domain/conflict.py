@@ -1,0 +1,102 @@
+"""What a fenced machine alone had: kept apart, brought to the writer as `conflicts/<epoch>`, never mixed in. Pure.
+
+A machine is fenced when the role goes elsewhere while it may still live: a GPU that fell silent, or a standby that
+sealed in vain and was worked on meanwhile. What it has and nobody else is uploaded by itself as a snapshot of just
+that, and laid beside the writer's files: two versions are for people to compare.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from common.domain.host import SAVE_TRIES, HostRecord, Order, OrderResult, epoch_of_save, is_last_save, save_id
+from common.domain.instance import Conflict, Instance, Phase
+from common.domain.rental import Rental, RentalState
+
+FOLDER = "conflicts"
+BRING_TRIES = 3
+SAVE_MAX_S = 600.0
+"""A held machine that answers is kept no longer for what it alone has: it bills."""
+
+
+def unsaved(instance: Instance, label: str, host: HostRecord | None) -> int | None:
+    """The epoch of which this machine may alone have something, and has not said what; None = it has nothing to say."""
+    if label == instance.held and instance.conflicts_of < instance.fenced:
+        return instance.fenced
+    refused = host.refused if host and label == instance.standby else None
+    return refused if refused is not None and instance.refusals_of < refused else None
+
+
+def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order | None:
+    """To a machine that may alone have something."""
+    epoch = unsaved(instance, label, host)
+    if epoch is None:
+        return None
+    last = host.progress.last if host else None
+    tries = next((n + 1 for n in range(SAVE_TRIES) if last and not last.ok and last.id == save_id(epoch, n)), 0)
+    if tries >= SAVE_TRIES:
+        return None
+    previous = instance.pointer.manifest_key if instance.pointer else None
+    return Order(id=save_id(epoch, tries), kind="save", args={"previous": previous, "of": epoch, "max_s": SAVE_MAX_S})
+
+
+def saved(instance: Instance, label: str, host: HostRecord | None) -> OrderResult | None:
+    """How a save ended for good, done or failed for the last time, that the record does not know of; None = none did.
+
+    A standby no longer says that it was refused when it says how the save ended.
+    """
+    last = host.progress.last if host else None
+    epoch = epoch_of_save(last) if last else None
+    if last is None or epoch is None or not is_last_save(last, epoch):
+        return None
+    if label == instance.held:
+        return last if epoch == instance.fenced > instance.conflicts_of else None
+    return last if label == instance.standby and epoch > instance.refusals_of else None
+
+
+def is_awaited(
+    instance: Instance, held: Rental | None, host: HostRecord | None, *, silent_after_s: float, now: datetime
+) -> bool:
+    """The held machine answers and has not said yet what it alone has: it is kept, for a bounded time."""
+    if held is None or held.state is not RentalState.HELD or host is None:
+        return False
+    answers = host.silent_for_s(now) <= silent_after_s
+    is_open = unsaved(instance, held.label, host) is not None
+    return is_open and answers and (now - held.at).total_seconds() <= SAVE_MAX_S
+
+
+def bring_order(instance: Instance, last: OrderResult | None) -> Order | None:
+    """To a GPU that runs: the oldest conflict, into a folder of its own. `last` = how its last order ended."""
+    first = next((each for each in instance.conflicts if each.is_waiting), None)
+    if first is None or instance.phase is not Phase.UP:
+        return None
+    tries = next((n + 1 for n in range(BRING_TRIES) if last and not last.ok and last.id == _bring_id(first, n)), 0)
+    args = {"manifest_key": first.manifest_key, "into": folder_of(first)}
+    return Order(id=_bring_id(first, tries), kind="bring", args=args) if tries < BRING_TRIES else None
+
+
+def brought(instance: Instance, writer: HostRecord | None) -> Conflict | None:
+    """The conflict that the writer's workspace holds now, or that could not be brought there for the last time."""
+    last = writer.progress.last if writer else None
+    if last is None:
+        return None
+    tries = range(BRING_TRIES) if last.ok else (BRING_TRIES - 1,)
+    ended = [each for each in instance.conflicts if last.id in [_bring_id(each, number) for number in tries]]
+    return next((each for each in ended if each.is_waiting), None)
+
+
+def not_in(instance: Instance) -> tuple[Conflict, ...]:
+    """What is still kept apart once the snapshot that is judged now has become the pointer.
+
+    That one may have been taken before something was brought; the one after it was not.
+    """
+    attempt = instance.snapshot_attempt
+    return tuple(each for each in instance.conflicts if each.brought is None or each.brought >= attempt)
+
+
+def folder_of(conflict: Conflict) -> str:
+    return f"{FOLDER}/{conflict.epoch}"
+
+
+def _bring_id(conflict: Conflict, tries: int) -> str:
+    return f"bring-{conflict.epoch}-{tries}"

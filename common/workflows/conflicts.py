@@ -1,0 +1,132 @@
+"""What only a fenced machine had: verified, told, and kept until the writer has it beside its own files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+
+from common.domain import conflict as rules
+from common.domain.host import OrderResult, SnapshotReport, epoch_of_save
+from common.domain.instance import Conflict
+from common.domain.outbox import Kind
+from common.domain.reliability import Outcome
+from common.domain.rental import RentalState
+from common.domain.version import Version
+from common.errors import ObjectMissing, SnapshotError
+from common.ports import App
+from common.records import World, event, manifest_key_of, prefix_of
+from common.snapshots import engine
+from common.workflows.history import End, retire
+from common.workflows.outbox import announce
+from common.workflows.proof import proven
+
+
+def accept(app: App, world: World, now: datetime) -> bool:
+    """A fenced machine has said what it alone has: verified as every snapshot is, it is kept."""
+    instance = world.instance.value
+    for label in filter(None, (instance.held, instance.standby)):
+        host = world.host(label)
+        result = rules.saved(instance, label, host)
+        if result and host:
+            _judge(app, world, label, result, host.progress.snapshot, now)
+            return True
+    return False
+
+
+def _judge(
+    app: App, world: World, label: str, result: OrderResult, report: SnapshotReport | None, now: datetime
+) -> None:
+    instance, epoch = world.instance.value, epoch_of_save(result) or 0
+    known = {"conflicts_of": epoch} if label == instance.held else {"refusals_of": epoch}
+    if not result.ok:
+        _give_up(app, world, known, f"{result.error}: {result.detail}", now)
+    elif report is None or report.order != result.id:
+        app.store.commit([world.instance.becomes(instance.having(**known))])  # it had nothing alone
+    else:
+        try:
+            _keep(app, world, known, _verified(app, world, report, epoch), now)
+        except (SnapshotError, ObjectMissing) as error:
+            _give_up(app, world, known, f"{error.code}: {error}", now)
+
+
+def _verified(app: App, world: World, report: SnapshotReport, epoch: int) -> Conflict:
+    instance = world.instance.value
+    verified = engine.verify(
+        app.objects,
+        report.manifest_key,
+        prefix=prefix_of(instance),
+        instance_key=manifest_key_of(app, instance),
+        proven=partial(proven, app, instance),
+    )
+    if verified.version != Version(epoch=epoch, seq=report.seq):
+        raise SnapshotError(f"{report.manifest_key} is of version {verified.version}, not of epoch {epoch}")
+    return Conflict(epoch=epoch, manifest_key=report.manifest_key, files=verified.files, bytes=verified.bytes)
+
+
+def _keep(app: App, world: World, known: dict[str, int], conflict: Conflict, now: datetime) -> None:
+    instance = world.instance.value
+    kept = instance.having(**known, conflicts=(*instance.conflicts, conflict))
+    text = f"{conflict.files} files that only an earlier machine had are kept; a GPU gets them in {_folder(conflict)}"
+    app.store.commit([world.instance.becomes(kept), *announce(app, instance, Kind.CONFLICT, "conflict", text, now)])
+
+
+def _give_up(app: App, world: World, known: dict[str, int], why: str, now: datetime) -> None:
+    instance = world.instance.value
+    line = event(app, instance, "conflict_lost", f"what only an earlier machine had could not be kept: {why}", now)
+    app.store.commit([world.instance.becomes(instance.having(**known)), line])
+
+
+def release(app: App, world: World, now: datetime) -> bool:
+    """A held machine that a snapshot covers, and that was waited for with the pointer, is let go."""
+    instance = world.instance.value
+    held = world.rental(instance.held)
+    if held is None or held.value.state is not RentalState.HELD or not instance.is_covered:
+        return False
+    if is_awaited(app, world, now):
+        return False
+    writes = retire(app, [End(held, Outcome.SILENT, "covered by a newer snapshot")], now)
+    app.store.commit([*writes, world.instance.becomes(instance.having(held=None))])
+    return True
+
+
+def is_awaited(app: App, world: World, now: datetime) -> bool:
+    """Is the held machine kept for what it alone has?"""
+    instance = world.instance.value
+    kept, host = world.rental(instance.held), world.host(instance.held)
+    timing = app.settings.timing
+    return rules.is_awaited(instance, kept.value if kept else None, host, silent_after_s=timing.silent_after_s, now=now)
+
+
+def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
+    """Does the standby answer that it sealed in vain, and has not saved yet what was done on it since then?
+
+    Its engine gives up within SAVE_MAX_S, three times.
+    """
+    instance = world.instance.value
+    host = world.host(instance.standby)
+    if host is None or rules.unsaved(instance, host.label, host) is None:
+        return False
+    return host.silent_for_s(now) <= app.settings.timing.silent_after_s
+
+
+def note_brought(app: App, world: World, now: datetime) -> bool:
+    """The writer's workspace has it, and soon its snapshots: then it needs no place of its own (`_move_pointer`)."""
+    instance = world.instance.value
+    done = rules.brought(instance, world.writer_host)
+    if done is None:
+        return False
+    last = world.writer_host.progress.last if world.writer_host else None
+    if last and not last.ok:
+        noted = done.model_copy(update={"has_failed": True})
+        text = f"{_folder(done)} could not be filled: {last.detail or last.error}; it is kept for the next machine"
+    else:
+        noted = done.model_copy(update={"brought": instance.snapshot_attempt})
+        text = f"{done.files} files that only an earlier machine had are in {_folder(done)}"
+    rest = tuple(noted if each == done else each for each in instance.conflicts)
+    told = announce(app, instance, Kind.CONFLICT, "conflict", text, now)
+    app.store.commit([world.instance.becomes(instance.having(conflicts=rest)), *told])
+    return True
+
+
+def _folder(conflict: Conflict) -> str:
+    return f"{rules.folder_of(conflict)} of the workspace"

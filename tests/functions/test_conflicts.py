@@ -1,0 +1,198 @@
+"""What a fenced machine alone had comes back to the user as `conflicts/<epoch>`, and nothing is overwritten by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from common.adapters.s3 import S3
+from common.domain.conflict import SAVE_MAX_S
+from common.domain.instance import Phase, Protection, State
+from common.domain.rental import RentalState
+from common.views import instances as view
+from common.workflows import mirror
+from infra.demo.s3_server import S3Server
+from tests.hand_cranked import ACCOUNT, World
+from tests.standby_story import mirrored, of, states, wish, write
+
+
+@pytest.fixture
+def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
+    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
+    yield made
+    made.close()
+
+
+def cut_off(world: World, id: str) -> tuple[str, int]:
+    """The GPU lives, and its standby does not see it any more: (its label, its epoch)."""
+    before = of(world, id)
+    world.unlinked.add(frozenset({before.writer or "", before.standby or ""}))
+    return before.writer or "", before.epoch
+
+
+def test_what_only_the_fenced_gpu_had_lies_beside_the_users_files(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "paper.txt", "on both\n")
+    world.pass_time(5)
+    _, epoch = cut_off(world, id)
+    write(world, id, "paper.txt", "saved on the GPU alone\n")
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    write(world, id, "paper.txt", "went on on the standby\n")
+
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    aside = world.workspace(id) / "conflicts" / str(epoch)
+    world.until(lambda: (aside / "new.txt").exists())
+
+    assert (world.workspace(id) / "paper.txt").read_text() == "went on on the standby\n"
+    assert (aside / "paper.txt").read_text() == "saved on the GPU alone\n"
+    assert sorted(path.name for path in aside.iterdir()) == ["new.txt", "paper.txt"]
+    assert any(f"conflicts/{epoch}" in line.text for line in view.events(world.app, ACCOUNT, id))
+
+
+def test_a_fenced_gpu_that_had_nothing_alone_leaves_no_conflict(world: World) -> None:
+    id = mirrored(world)
+    world.until(lambda: of(world, id).pointer is not None)
+    _, epoch = cut_off(world, id)
+    world.until(lambda: of(world, id).conflicts_of == epoch)
+
+    assert of(world, id).conflicts == ()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    world.pass_time(60)
+    assert not (world.workspace(id) / "conflicts").exists()
+
+
+def test_it_outlives_every_prune_until_a_snapshot_of_the_workspace_has_it(world: World) -> None:
+    id = mirrored(world)
+    _, epoch = cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: bool(of(world, id).conflicts))
+    (kept,) = of(world, id).conflicts
+    world.until(lambda: of(world, id).phase is Phase.UP)
+    world.until(lambda: not of(world, id).conflicts, within_s=7200)
+
+    shown = [listed.key for listed in world.objects.list(kept.manifest_key)]
+    assert shown == [kept.manifest_key], "it went before the workspace's snapshots had it"
+    label = of(world, id).writer or ""
+    assert (world.machines[label].agent.workspace / "conflicts" / str(epoch) / "new.txt").exists()
+    world.until(lambda: not list(world.objects.list(kept.manifest_key)), within_s=2 * world.timing.prune_every_s)
+
+
+def test_a_silent_gpu_without_a_standby_gives_what_its_snapshots_lack_when_it_answers_again(
+    tmp_path: Path, s3_on_loopback: S3Server, objects: S3
+) -> None:
+    world = World(tmp_path, s3_on_loopback, objects)
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    first = world.record(id).writer or ""
+    world.until(lambda: world.record(id).pointer is not None, within_s=2400)
+    write(world, id, "later.txt", "after the last snapshot\n")
+    epoch, gpu = world.record(id).epoch, world.machines[first]
+    gpu.cut = True
+    world.until(lambda: states(world, id).get(first) is RentalState.HELD)
+    gpu.cut = False
+
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    found = world.workspace(id) / "conflicts" / str(epoch) / "later.txt"
+    world.until(found.exists)
+
+    assert found.read_text() == "after the last snapshot\n"
+    world.until(lambda: first not in world.machines)
+    world.close()
+
+
+def test_a_held_gpu_that_answers_and_never_saves_is_kept_for_ten_minutes_and_no_longer(world: World) -> None:
+    id = mirrored(world)
+    label, _ = cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.machines[label].agent.spawn = lambda _task, _home: _Never()  # type: ignore[assignment, return-value]
+    world.until(lambda: states(world, id).get(label) is RentalState.HELD)
+    world.until(lambda: of(world, id).is_covered)
+    assert states(world, id)[label] is RentalState.HELD
+
+    took_s = world.until(lambda: label not in world.machines)
+    assert took_s <= SAVE_MAX_S + 120
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+
+
+class _Never:
+    """An engine child that hangs."""
+
+    class order:  # noqa: N801
+        id, kind, hurry = "save-0-0", "save", True
+
+    class child:  # noqa: N801
+        @staticmethod
+        def wait(timeout: float) -> None:
+            """The clock stands still for no hanging child."""
+
+    def finished(self) -> bool:
+        return False
+
+    def progress(self) -> dict[str, object]:
+        return {}
+
+    def kill(self) -> None:
+        """It ends with its machine."""
+
+
+def test_a_save_that_fails_is_tried_three_times_and_then_said_to_be_lost(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.machines[label].agent.workspace.joinpath("new.txt").chmod(0o600)
+    home = world.machines[label].agent.home
+    (home / "engine-apart").write_text("a file where the engine wants a folder")
+
+    world.until(lambda: of(world, id).conflicts_of == epoch)
+
+    assert of(world, id).conflicts == ()
+    assert any(line.kind == "conflict_lost" for line in view.events(world.app, ACCOUNT, id))
+    assert world.now - of(world, id).at < timedelta(minutes=5)
+
+
+def sealed_in_vain(world: World) -> tuple[str, str, int]:
+    """Cut off from everybody, it seals; meanwhile the record drains it, and then it hears of that: (id, its label,
+    the epoch)."""
+    id = mirrored(world)
+    label, epoch = of(world, id).standby or "", of(world, id).epoch
+    standby = world.machines[label]
+    standby.cut = True
+    world.until(lambda: standby.agent.epoch.read().sealed == epoch)
+    (standby.agent.workspace / "there.txt").write_text("written on the standby, which nobody heard\n")
+    wish(
+        world,
+        id,
+        lambda loaded: mirror.request_standby(world.app, loaded, wanted=False, now=world.now),
+    )
+    world.until(lambda: of(world, id).epoch > epoch)
+    standby.cut = False
+    return id, label, epoch
+
+
+def test_what_was_done_on_a_standby_whose_claim_was_refused_comes_to_the_gpu(world: World) -> None:
+    id, label, epoch = sealed_in_vain(world)
+    found = world.workspace(id) / "conflicts" / str(epoch) / "there.txt"
+
+    world.until(found.exists)
+
+    assert found.read_text() == "written on the standby, which nobody heard\n"
+    assert [path.name for path in found.parent.iterdir()] == ["there.txt"]
+    world.until(lambda: label not in world.machines)
+
+
+def test_nothing_overwrites_it_while_it_cannot_be_saved(world: World) -> None:
+    id, label, epoch = sealed_in_vain(world)
+    world.access.is_down = True
+    write(world, id, "there.txt", "of the GPU\n")
+    world.pass_time(60)
+    standby = world.machines[label].agent
+    assert standby.epoch.read().refused == epoch
+    assert (standby.workspace / "there.txt").read_text() == "written on the standby, which nobody heard\n"
+
+    world.access.is_down = False
+    world.until(lambda: of(world, id).refusals_of == epoch)
+    assert standby.epoch.read().refused is None
