@@ -50,6 +50,7 @@ FAULTS = {
     "kill": "every process of the machine is killed at once (the container died)",
     "cut": "the machine's network is silently cut",
     "freeze": "every process is stopped, as when the host hangs",
+    "thaw": "a host that hung goes on",
     "notice": "SIGTERM, then killed a few seconds later",
     "outbid": "the marketplace stops the machine; its disk stays and bills",
     "lose": "the machine vanishes from the marketplace without notice",
@@ -262,6 +263,8 @@ class World:
                     rental.signal(signal.SIGKILL)
                 case "freeze":
                     rental.signal(signal.SIGSTOP)
+                case "thaw":
+                    rental.signal(signal.SIGCONT)
                 case "cut":
                     self.uplink.cut(label)
                 case "notice":

@@ -12,7 +12,7 @@ import pytest
 
 from common.host.tunnel import STATUS
 from infra.demo.shell import can_stand_by
-from infra.demo.story import Story
+from infra.demo.story import BACK_WITHIN_S, Story
 
 pytestmark = [
     pytest.mark.e2e,
@@ -45,6 +45,25 @@ def test_the_user_works_on_at_the_same_address_and_comes_back_to_a_gpu_with_ever
     story.terminate()
     assert story.result["rentals_left"] == 0
     story.money()
+
+
+def test_a_gpu_that_only_hung_is_fenced_and_what_it_alone_had_comes_back_beside_the_files(story: Story) -> None:
+    gpu = story.writer()
+    root = Path(gpu["workspace"])
+    (root / "paper.txt").write_text("on both\n")
+    story.protect()
+    story.in_world("POST", f"/rentals/{gpu['label']}/fault", json={"kind": "freeze"})
+    (root / "paper.txt").write_text("saved while it hung\n")
+    story.wait(lambda: story.shown()["state"] == "on_standby", "the standby to take over")
+    story.in_world("POST", f"/rentals/{gpu['label']}/fault", json={"kind": "thaw"})
+
+    story.until("running", BACK_WITHIN_S)
+    back = Path(story.writer()["workspace"])
+    story.wait(lambda: list(back.glob("conflicts/*/paper.txt")), "what the old GPU alone had")
+
+    (kept,) = back.glob("conflicts/*/paper.txt")
+    assert kept.read_text() == "saved while it hung\n"
+    assert (back / "paper.txt").read_text() == "on both\n"
 
 
 def status_at(place: Path) -> dict[str, Any]:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from common.adapters.s3 import S3
 from common.domain import standby as rules
 from common.domain.host import HostPhase, HostRecord, Sync
 from common.domain.instance import Phase
 from common.domain.role import View
 from common.domain.version import Version
 from common.host.epoch import Epoch, Fenced
-from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import mirrored, of
-
-
-@pytest.fixture
-def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
-    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
-    yield made
-    made.close()
 
 
 def test_nothing_is_taken_while_a_snapshot_is_put_in_place(tmp_path: Path) -> None:

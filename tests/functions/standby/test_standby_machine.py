@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
-import pytest
-
-from common.adapters.s3 import S3
 from common.domain import standby as rules
 from common.domain.instance import Protection, State
 from common.domain.ledger import LedgerEntry, to_usd
@@ -20,16 +15,8 @@ from common.ports import every
 from common.records import load
 from common.workflows import addresses, terminate
 from common.workflows import standby as standby_steps
-from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import lose_standby, mirrored, of, states, wish
-
-
-@pytest.fixture
-def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
-    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
-    yield made
-    made.close()
 
 
 def test_the_standby_that_is_stopped_by_google_is_started_again_with_its_address(world: World) -> None:

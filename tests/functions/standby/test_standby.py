@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from common.adapters.s3 import S3
 from common.domain import orders as rules_of_orders
@@ -19,13 +16,6 @@ from common.workflows import hibernate, mirror, restore
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, states, wish, write
-
-
-@pytest.fixture
-def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
-    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
-    yield made
-    made.close()
 
 
 def test_an_instance_gets_a_standby_near_its_gpu_and_its_address_stays(world: World) -> None:

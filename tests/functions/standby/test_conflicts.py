@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-
-import pytest
 
 from common.adapters.s3 import S3
 from common.domain.conflict import SAVE_MAX_S
@@ -17,13 +14,6 @@ from common.workflows import mirror
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import mirrored, of, states, wish, write
-
-
-@pytest.fixture
-def world(tmp_path: Path, s3_on_loopback: S3Server, objects: S3) -> Iterator[World]:
-    made = World(tmp_path, s3_on_loopback, objects, with_google=True)
-    yield made
-    made.close()
 
 
 def cut_off(world: World, id: str) -> tuple[str, int]:
