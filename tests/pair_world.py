@@ -210,6 +210,7 @@ class PairWorld:
     def attach(self) -> None:
         """A new epoch in which the GPU writes and the standby mirrors it; both hear of it."""
         self.say(writer=GPU, mirror=STANDBY)
+        Epoch(self.standby.home, STANDBY).saved()  # what was done there after an earlier seal is nobody's
         if not self.syncs:
             Epoch(self.standby.home, STANDBY).restored(Version(epoch=self.epoch, seq=1))
 
