@@ -7,6 +7,7 @@ that, and laid beside the writer's files: two versions are for people to compare
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from common.domain.host import SAVE_TRIES, HostRecord, Order, OrderResult, epoch_of_save, is_last_save, save_id
@@ -52,6 +53,17 @@ def saved(instance: Instance, label: str, host: HostRecord | None) -> OrderResul
     if label == instance.held:
         return last if epoch == instance.fenced > instance.conflicts_of else None
     return last if label == instance.standby and epoch > instance.refusals_of else None
+
+
+def epochs_being_saved(instance: Instance, hosts: Iterable[HostRecord]) -> set[int]:
+    """Of which a snapshot apart may be in the bucket that is not judged yet. `hosts` = of its machines."""
+    epochs = {instance.fenced} if instance.held is not None else set()
+    for host in hosts:
+        if host.label != instance.standby:
+            continue
+        said = epoch_of_save(host.progress.last) if host.progress.last else None
+        epochs |= {epoch for epoch in (host.refused, said) if epoch is not None and epoch > instance.refusals_of}
+    return epochs
 
 
 def is_awaited(

@@ -349,7 +349,7 @@ class Instance(Model):
 
     def with_activity(self) -> Self:
         resting = (
-            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving)
+            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving and self.held is None)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
         settled = self.held is None and not self.is_pairing

@@ -97,6 +97,11 @@ def is_awaited(app: App, world: World, now: datetime) -> bool:
     return rules.is_awaited(instance, kept.value if kept else None, host, silent_after_s=timing.silent_after_s, now=now)
 
 
+def awaited(app: App, world: World, now: datetime) -> str | None:
+    """The label of the held machine that a move keeps, however little it is needed otherwise."""
+    return world.instance.value.held if is_awaited(app, world, now) else None
+
+
 def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
     """Does the standby answer that it sealed in vain, and has not saved yet what was done on it since then?
 

@@ -13,7 +13,7 @@ from common.domain.conflict import SAVE_MAX_S
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
 from common.views import instances as view
-from common.workflows import mirror
+from common.workflows import hibernate, mirror
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import mirrored, of, states, wish, write
@@ -196,3 +196,19 @@ def test_nothing_overwrites_it_while_it_cannot_be_saved(world: World) -> None:
     world.access.is_down = False
     world.until(lambda: of(world, id).refusals_of == epoch)
     assert standby.epoch.read().refused is None
+
+
+def test_a_hibernation_waits_for_what_only_the_held_gpu_has(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.access.is_down = True
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+    world.pass_time(60)
+    world.access.is_down = False
+
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+    assert [each.epoch for each in of(world, id).conflicts] == [epoch]
+    world.until(lambda: label not in world.machines)

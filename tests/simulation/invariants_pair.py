@@ -4,7 +4,8 @@ Acknowledged is what the pointer holds, and what a mirror took while its GPU's v
 A1 what is acknowledged is held by the machine that said so. I3 no guard of an acknowledged write that is in no snapshot
 is given up while it lives. I4 who writes next, and the end, have every acknowledged write. I6 no promise of an older
 epoch after one of a newer. H a planned move (a hibernation, a hand-back) loses nothing at all. T a claim counts in the
-epoch that its standby sealed, and in no other. Both guards dying by themselves is outside the promise: it is counted.
+epoch that its standby sealed, and in no other. Both guards dying by themselves is outside the
+promise: it is counted. C what a fenced machine alone has: module `invariants_conflict`.
 """
 
 from __future__ import annotations
