@@ -293,6 +293,8 @@ class Instance(Model):
     restored_older: RestoredOlder | None = None
     fenced: int = 0
     """The epoch whose writer was held last."""
+    save_tries: int = 0
+    """Of the machine that is held: so many of its saves did not stand up to their verification, or failed before."""
     conflicts_of: int = 0
     """The newest fenced epoch of which is known what its machine alone had."""
     refusals_of: int = 0

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from common.domain import conflict as rules
-from common.domain.host import OrderResult, SnapshotReport, epoch_of_save
+from common.domain.host import SAVE_TRIES, OrderResult, SnapshotReport, epoch_of_save, number_of_save
 from common.domain.instance import Conflict
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
@@ -46,7 +46,11 @@ def _judge(
         try:
             _keep(app, world, known, _verified(app, world, report, epoch), now)
         except (SnapshotError, ObjectMissing) as error:
-            _give_up(app, world, known, f"{error.code}: {error}", now)
+            if label == instance.held and number_of_save(result) + 1 < SAVE_TRIES:
+                again = instance.having(save_tries=number_of_save(result) + 1)
+                app.store.commit([world.instance.becomes(again)])  # it still has everything
+            else:
+                _give_up(app, world, known, f"{error.code}: {error}", now)
 
 
 def _verified(app: App, world: World, report: SnapshotReport, epoch: int) -> Conflict:

@@ -84,6 +84,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         mirror=None,
         held=instance.writer,
         fenced=instance.epoch,
+        save_tries=0,
         start="keep",
         drain=None,
         called=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from common.adapters.s3 import S3
 from common.domain.conflict import SAVE_MAX_S
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
+from common.host.work import Work
 from common.views import instances as view
 from common.workflows import hibernate, mirror, prune, restore
 from infra.demo.s3_server import S3Server
@@ -288,3 +290,27 @@ def test_what_was_done_on_a_standby_that_a_hibernation_refused_is_kept_while_it_
 
     assert [each.epoch for each in of(world, id).conflicts] == [epoch]
     assert of(world, id).phase is Phase.DOWN
+
+
+def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: world.machines[label].agent.work is not None)
+    goes_on()
+    agent = world.machines[label].agent
+    spawn, spawned = agent.spawn, []
+
+    def spoilt(task: dict[str, Any], home: Path) -> Work:
+        """The first one is of another epoch than it was asked for."""
+        spawned.append(task["order"]["id"])
+        args = task["args"] | ({"of": 99} if len(spawned) == 1 else {})
+        return spawn({**task, "args": args}, home)
+
+    agent.spawn = spoilt
+    world.until(lambda: bool(of(world, id).conflicts))
+
+    assert spawned == [f"save-{epoch}-0", f"save-{epoch}-1"]
+    assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
