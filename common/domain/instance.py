@@ -411,7 +411,7 @@ class Instance(Model):
 
     @property
     def conflicts_anew(self) -> tuple[Conflict, ...]:
-        """For a workspace that is restored: what was brought to the one before may be in no snapshot."""
+        """For another copy of the workspace: what was brought to the one before may be in no snapshot, nor here."""
         return tuple(conflict.model_copy(update={"brought": None, "has_failed": False}) for conflict in self.conflicts)
 
     @property

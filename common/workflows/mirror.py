@@ -85,6 +85,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         held=instance.writer,
         fenced=instance.epoch,
         save_tries=0,
+        conflicts=instance.conflicts_anew,
         start="keep",
         drain=None,
         called=False,

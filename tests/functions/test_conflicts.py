@@ -314,3 +314,17 @@ def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: 
 
     assert spawned == [f"save-{epoch}-0", f"save-{epoch}-1"]
     assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
+
+
+def test_what_a_gpu_was_brought_is_brought_again_when_the_standby_takes_over(world: World) -> None:
+    id = mirrored(world)
+    cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: any(each.brought is not None for each in of(world, id).conflicts))
+    first = of(world, id).writer
+    cut_off(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+
+    assert [each.brought for each in of(world, id).conflicts] == [None]
+    world.until(lambda: any(each.brought is not None for each in of(world, id).conflicts))
+    assert of(world, id).writer != first
