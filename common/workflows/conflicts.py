@@ -14,7 +14,7 @@ from common.domain.rental import RentalState
 from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError
 from common.ports import App
-from common.records import World, event, manifest_key_of, prefix_of
+from common.records import World, event, heard_of, manifest_key_of, overlaid, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
 from common.workflows.outbox import announce
@@ -97,8 +97,10 @@ def is_awaited(app: App, world: World, now: datetime) -> bool:
     """Is the held machine kept for what it alone has?"""
     instance = world.instance.value
     kept, host = world.rental(instance.held), world.host(instance.held)
-    timing = app.settings.timing
-    return rules.is_awaited(instance, kept.value if kept else None, host, silent_after_s=timing.silent_after_s, now=now)
+    if kept is None or host is None or rules.unsaved(instance, host.label, host) is None:
+        return False
+    heard = overlaid(host, heard_of(app, now))  # while it was settled, what it said was rarely written down
+    return rules.is_awaited(instance, kept.value, heard, silent_after_s=app.settings.timing.silent_after_s, now=now)
 
 
 def awaited(app: App, world: World, now: datetime) -> str | None:
@@ -115,7 +117,8 @@ def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
     host = world.host(instance.standby)
     if host is None or rules.unsaved(instance, host.label, host) is None:
         return False
-    return host.silent_for_s(now) <= app.settings.timing.silent_after_s
+    heard = overlaid(host, heard_of(app, now)) or host
+    return heard.silent_for_s(now) <= app.settings.timing.silent_after_s
 
 
 def note_brought(app: App, world: World, now: datetime) -> bool:

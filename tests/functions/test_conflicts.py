@@ -328,3 +328,19 @@ def test_what_a_gpu_was_brought_is_brought_again_when_the_standby_takes_over(wor
     assert [each.brought for each in of(world, id).conflicts] == [None]
     world.until(lambda: any(each.brought is not None for each in of(world, id).conflicts))
     assert of(world, id).writer != first
+
+
+def test_a_gpu_that_was_settled_for_long_is_waited_for_as_well(world: World) -> None:
+    id = mirrored(world)
+    world.pass_time(3 * world.timing.silent_after_s)
+    label, _ = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "only here\n")
+    world.machines[label].cut = True
+    world.until(lambda: of(world, id).is_on_standby and of(world, id).is_covered)
+    world.pass_time(10)
+
+    assert states(world, id)[label] is RentalState.HELD
+    world.machines[label].cut = False
+    goes_on()
+    world.until(lambda: bool(of(world, id).conflicts))

@@ -41,6 +41,8 @@ class Pairs:
         self.counts: Counter[str] = Counter()
         self._before: dict[str, str] = {}
         """The states, before the commit that is looked at, of the rentals that it changes."""
+        self._candidates: dict[str, str | None] = {}
+        """Of each instance, before its newest commit: nothing is acknowledged because a candidate has it, too."""
 
     @property
     def are_there(self) -> bool:
@@ -78,6 +80,7 @@ class Pairs:
     def see_instance(self, key: str, before: Data | None, after: Data) -> None:
         if before is None or not self.are_there:
             return
+        self._candidates[key] = before["cand"]
         if after["writer"] != before["writer"]:
             self._writer_changed(key, before, after)
         if after["phase"] == "down" and before["phase"] == "freezing" and after["pointer"] != before["pointer"]:
@@ -185,7 +188,8 @@ class Pairs:
         has_it = machine.is_alive and machine.content is not None and machine.content.holds(promised.content)
         if not has_it or (durable and durable.holds(promised.content)):
             return
-        if before["state"] == RentalState.LOST or self._world.oracle.is_silent(label):
+        is_no_guard = before["state"] == RentalState.LOST or label == self._candidates.get(key)
+        if is_no_guard or self._world.oracle.is_silent(label):
             return
         others = [other for other in self._guards(key, promised.content) if other is not machine]
         if len(others) < GUARDS:
