@@ -7,9 +7,19 @@ that, and laid beside the writer's files: two versions are for people to compare
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
-from common.domain.host import SAVE_TRIES, HostRecord, Order, OrderResult, epoch_of_save, is_last_save, save_id
+from common.domain.host import (
+    SAVE_TRIES,
+    HostRecord,
+    Order,
+    OrderResult,
+    epoch_of_save,
+    is_last_save,
+    number_of_save,
+    save_id,
+)
 from common.domain.instance import Conflict, Instance, Phase
 from common.domain.rental import Rental, RentalState
 
@@ -34,6 +44,7 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
         return None
     last = host.progress.last if host else None
     tries = next((n + 1 for n in range(SAVE_TRIES) if last and not last.ok and last.id == save_id(epoch, n)), 0)
+    tries = max(tries, instance.save_tries) if label == instance.held else tries
     if tries >= SAVE_TRIES:
         return None
     previous = instance.pointer.manifest_key if instance.pointer else None
@@ -50,8 +61,20 @@ def saved(instance: Instance, label: str, host: HostRecord | None) -> OrderResul
     if last is None or epoch is None or not is_last_save(last, epoch):
         return None
     if label == instance.held:
-        return last if epoch == instance.fenced > instance.conflicts_of else None
+        is_open = epoch == instance.fenced > instance.conflicts_of
+        return last if is_open and number_of_save(last) >= instance.save_tries else None
     return last if label == instance.standby and epoch > instance.refusals_of else None
+
+
+def epochs_being_saved(instance: Instance, hosts: Iterable[HostRecord]) -> set[int]:
+    """Of which a snapshot apart may be in the bucket that is not judged yet. `hosts` = of its machines."""
+    epochs = {instance.fenced} if instance.held is not None else set()
+    for host in hosts:
+        if host.label != instance.standby:
+            continue
+        said = epoch_of_save(host.progress.last) if host.progress.last else None
+        epochs |= {epoch for epoch in (host.refused, said) if epoch is not None and epoch > instance.refusals_of}
+    return epochs
 
 
 def is_awaited(

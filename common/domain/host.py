@@ -75,6 +75,12 @@ def epoch_of_save(result: OrderResult) -> int | None:
     return int(epoch) if word == "save" and epoch.isdecimal() else None
 
 
+def number_of_save(result: OrderResult) -> int:
+    """Which of the tries it was; 0 = the first, or no save at all."""
+    number = result.id.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 def is_last_save(result: OrderResult, epoch: int) -> bool:
     """It is done, or has failed for the last time."""
     tries = range(SAVE_TRIES) if result.ok else (SAVE_TRIES - 1,)

@@ -293,6 +293,8 @@ class Instance(Model):
     restored_older: RestoredOlder | None = None
     fenced: int = 0
     """The epoch whose writer was held last."""
+    save_tries: int = 0
+    """Of the machine that is held: so many of its saves did not stand up to their verification, or failed before."""
     conflicts_of: int = 0
     """The newest fenced epoch of which is known what its machine alone had."""
     refusals_of: int = 0
@@ -349,7 +351,7 @@ class Instance(Model):
 
     def with_activity(self) -> Self:
         resting = (
-            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving)
+            (self.phase is Phase.DOWN and self.want is Want.DOWN and not self.is_leaving and self.held is None)
             or (self.phase is Phase.ENDED and not (self.purge and self.purged_at is None))
         )  # fmt: skip
         settled = self.held is None and not self.is_pairing
@@ -409,7 +411,7 @@ class Instance(Model):
 
     @property
     def conflicts_anew(self) -> tuple[Conflict, ...]:
-        """For a workspace that is restored: what was brought to the one before may be in no snapshot."""
+        """For another copy of the workspace: what was brought to the one before may be in no snapshot, nor here."""
         return tuple(conflict.model_copy(update={"brought": None, "has_failed": False}) for conflict in self.conflicts)
 
     @property

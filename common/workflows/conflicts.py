@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from common.domain import conflict as rules
-from common.domain.host import OrderResult, SnapshotReport, epoch_of_save
+from common.domain.host import SAVE_TRIES, OrderResult, SnapshotReport, epoch_of_save, number_of_save
 from common.domain.instance import Conflict
 from common.domain.outbox import Kind
 from common.domain.reliability import Outcome
@@ -14,7 +14,7 @@ from common.domain.rental import RentalState
 from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError
 from common.ports import App
-from common.records import World, event, manifest_key_of, prefix_of
+from common.records import World, event, heard_of, manifest_key_of, overlaid, prefix_of
 from common.snapshots import engine
 from common.workflows.history import End, retire
 from common.workflows.outbox import announce
@@ -46,7 +46,11 @@ def _judge(
         try:
             _keep(app, world, known, _verified(app, world, report, epoch), now)
         except (SnapshotError, ObjectMissing) as error:
-            _give_up(app, world, known, f"{error.code}: {error}", now)
+            if label == instance.held and number_of_save(result) + 1 < SAVE_TRIES:
+                again = instance.having(save_tries=number_of_save(result) + 1)
+                app.store.commit([world.instance.becomes(again)])  # it still has everything
+            else:
+                _give_up(app, world, known, f"{error.code}: {error}", now)
 
 
 def _verified(app: App, world: World, report: SnapshotReport, epoch: int) -> Conflict:
@@ -93,8 +97,15 @@ def is_awaited(app: App, world: World, now: datetime) -> bool:
     """Is the held machine kept for what it alone has?"""
     instance = world.instance.value
     kept, host = world.rental(instance.held), world.host(instance.held)
-    timing = app.settings.timing
-    return rules.is_awaited(instance, kept.value if kept else None, host, silent_after_s=timing.silent_after_s, now=now)
+    if kept is None or host is None or rules.unsaved(instance, host.label, host) is None:
+        return False
+    heard = overlaid(host, heard_of(app, now))  # while it was settled, what it said was rarely written down
+    return rules.is_awaited(instance, kept.value, heard, silent_after_s=app.settings.timing.silent_after_s, now=now)
+
+
+def awaited(app: App, world: World, now: datetime) -> str | None:
+    """The label of the held machine that a move keeps, however little it is needed otherwise."""
+    return world.instance.value.held if is_awaited(app, world, now) else None
 
 
 def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
@@ -106,7 +117,8 @@ def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
     host = world.host(instance.standby)
     if host is None or rules.unsaved(instance, host.label, host) is None:
         return False
-    return host.silent_for_s(now) <= app.settings.timing.silent_after_s
+    heard = overlaid(host, heard_of(app, now)) or host
+    return heard.silent_for_s(now) <= app.settings.timing.silent_after_s
 
 
 def note_brought(app: App, world: World, now: datetime) -> bool:

@@ -17,7 +17,7 @@ from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
 from common.records import World, dump, event, with_data_key
-from common.workflows import offers, rentals
+from common.workflows import conflicts, offers, rentals
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
@@ -44,7 +44,9 @@ def request(
 def begin(app: App, world: World, now: datetime) -> bool:
     """down -> boot, when the user wants it up and nothing of an earlier life is live."""
     kept, instance = world.instance, world.instance.value
-    if instance.want is not Want.UP or any(r.value.is_live for r in world.rentals.values()):
+    if instance.want is not Want.UP:
+        return False
+    if any(r.value.is_live and r.value.label != instance.held for r in world.rentals.values()):
         return False
     booting = instance.to(Phase.BOOT, at=now).having(
         rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore"
@@ -269,8 +271,9 @@ def _next_round(app: App, instance: Instance, now: datetime) -> datetime:
 
 def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime) -> None:
     """boot -> down: every attempt is retired in the same commit."""
-    down = instance.to(Phase.DOWN, at=now).having(race=(), held=None)
-    called_off = ends(world.rentals.values(), Outcome.CANCELLED, why)
+    held = conflicts.awaited(app, world, now)
+    down = instance.to(Phase.DOWN, at=now).having(race=(), held=held)
+    called_off = ends([kept for kept in world.rentals.values() if kept.value.label != held], Outcome.CANCELLED, why)
     writes: list[Write] = [world.instance.becomes(down), *retire(app, called_off, now)]
     if instance.failure:
         writes += announce(app, instance, Kind.FAILED, "down", why, now)

@@ -12,6 +12,7 @@ from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
 from common.ports import App, Write
 from common.records import World, heard_of, overlaid
+from common.workflows import conflicts
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
 
@@ -51,7 +52,7 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
     writes += [writer.becomes(held), *world.still_silent()]
-    fenced = _without_writer(instance, now).having(held=writer.value.label, fenced=instance.epoch)
+    fenced = _without_writer(instance, now).having(held=writer.value.label, fenced=instance.epoch, save_tries=0)
     _commit(app, world, fenced, writes, why, now)
     return True
 
@@ -69,11 +70,12 @@ def drop_lost_held(app: App, world: World, now: datetime) -> bool:
 
 def release_left_over(app: App, world: World, now: datetime) -> bool:
     """In `down` nothing of an earlier life is needed: a held machine that nothing covered is let go with its phase."""
-    live = [kept for kept in world.rentals.values() if kept.value.is_live]
+    held = conflicts.awaited(app, world, now)
+    live = [kept for kept in world.rentals.values() if kept.value.is_live and kept.value.label != held]
     if not live:
         return False
     writes = retire(app, [End(kept, Outcome.SILENT, "left over from an earlier life") for kept in live], now)
-    app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=None))])
+    app.store.commit([*writes, world.instance.becomes(world.instance.value.having(held=held))])
     return True
 
 

@@ -154,6 +154,8 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
     report = host.progress.snapshot if host else None
     if report is None or report.manifest_key == instance.snapshot_judged or not _may_count(instance, report):
         return False
+    if is_final(instance, report) and conflicts.is_awaited(app, world, now):
+        return False  # its commit lets the held machine go
     try:
         verified = engine.verify(
             app.objects,

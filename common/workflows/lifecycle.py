@@ -49,7 +49,7 @@ CARE: tuple[Step, ...] = (
 """Of the standby's machine, in every phase."""
 
 STEPS: Mapping[Phase, tuple[Step, ...]] = {
-    Phase.DOWN: (failover.release_left_over, *CARE, deploy.begin, terminate.end),
+    Phase.DOWN: (conflicts.accept, failover.release_left_over, *CARE, deploy.begin, terminate.end),
     Phase.BOOT: (
         deploy.stop_booting,
         rentals.look_due,

@@ -84,6 +84,8 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         mirror=None,
         held=instance.writer,
         fenced=instance.epoch,
+        save_tries=0,
+        conflicts=instance.conflicts_anew,
         start="keep",
         drain=None,
         called=False,
@@ -138,15 +140,16 @@ def restart_from_pointer(app: App, world: World, now: datetime) -> bool:
     instance = world.instance.value
     if not _writer_lost(world):
         return False
-    phase = Phase.BOOT if instance.want is Want.UP else Phase.DOWN
+    phase, held = Phase.BOOT if instance.want is Want.UP else Phase.DOWN, conflicts.awaited(app, world, now)
     lost = (
         _without_candidate(instance)
         .to(phase, at=now)
         .having(
-            epoch=instance.epoch + 1, writer=None, mirror=None, held=None, start="restore", fz=None, recovering=True
+            epoch=instance.epoch + 1, writer=None, mirror=None, held=held, start="restore", fz=None, recovering=True
         )
     )
-    writes = retire(app, ends(world.rentals.values(), Outcome.CANCELLED, "the standby died"), now)
+    others = [kept for kept in world.rentals.values() if kept.value.label != held]
+    writes = retire(app, ends(others, Outcome.CANCELLED, "the standby died"), now)
     text = "the standby died: going back to the newest verified snapshot"
     app.store.commit([*writes, world.instance.becomes(lost), *announce(app, instance, Kind.LOST, "lost", text, now)])
     return True
@@ -238,19 +241,20 @@ def hand_back(app: App, world: World, now: datetime) -> bool:
     candidate = world.rental(instance.cand)
     if not rules.is_equal(instance, world.host(instance.standby), world.host(instance.cand)) or candidate is None:
         return False
+    held = conflicts.awaited(app, world, now)
     up = instance.to(Phase.UP, at=now).having(
         epoch=instance.epoch + 1,
         writer=instance.cand,
         mirror=instance.standby,
         cand=None,
-        held=None,
+        held=held,
         start="keep",
         recovering=False,
         hand_back=False,
         rounds=0,
         tried=(),
     )
-    older = [k for k in world.rentals.values() if k.value.label == instance.held]
+    older = [k for k in world.rentals.values() if k.value.label == instance.held != held]
     writes = retire(app, [End(k, Outcome.SILENT, "handed back to another machine") for k in older], now)
     told = announce(app, instance, Kind.BACK, "back", "back on a GPU", now)
     app.store.commit([*writes, *_at_rest(world), candidate.unchanged(), world.instance.becomes(up), *told])

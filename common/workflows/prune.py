@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from common.domain.conflict import epochs_being_saved
+from common.domain.host import HostRecord
 from common.domain.instance import Instance, Phase, SnapshotTerms
 from common.domain.retention import may_still_count, outdated
 from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
@@ -109,7 +111,7 @@ def prune_instance(app: App, key: str, now: datetime) -> engine.Pruned | None:
         app.objects,
         prefix=prefix_of(kept.value),
         needs=_needs_of(app, kept.value, records),
-        keep=_keep_of(kept.value, records),
+        keep=_keep_of(app, kept.value, records),
         now=now,
         grace=timedelta(seconds=app.settings.timing.prune_grace_s),
     )
@@ -148,7 +150,9 @@ def _in_use(instance: Instance) -> set[str]:
     return {id for id in (pointer and pointer.id, older and older.damaged) if id}
 
 
-def _keep_of(instance: Instance, records: list[Kept[SnapshotRecord]]) -> Callable[[list[str]], set[str]]:
+def _keep_of(
+    app: App, instance: Instance, records: list[Kept[SnapshotRecord]]
+) -> Callable[[list[str]], set[str]]:  # fmt: skip
     """Every snapshot that stands, listed or not; and of those without a record the ones that may yet get one.
 
     `instance` was read before the records, and they before the listing: what came since is newer than its pointer.
@@ -156,16 +160,31 @@ def _keep_of(instance: Instance, records: list[Kept[SnapshotRecord]]) -> Callabl
     standing = {kept.value.manifest_key for kept in records if kept.value.given_up_at is None}
     given_up = {kept.value.manifest_key for kept in records} - standing
     pointer = instance.pointer.order if instance.pointer else None
-    apart = {each.manifest_key for each in instance.conflicts}
 
-    def in_flight(manifest: str) -> bool:
+    def in_flight(manifest: str, saving: set[int]) -> bool:
         version = _version_of(manifest)
         if version is None:
             return False
-        is_being_saved = instance.held is not None and version.epoch == instance.fenced
-        return is_being_saved or may_still_count(version, epoch=instance.epoch, pointer=pointer)
+        return version.epoch in saving or may_still_count(version, epoch=instance.epoch, pointer=pointer)
 
-    return lambda listed: standing | apart | {name for name in listed if name not in given_up and in_flight(name)}
+    def keep(listed: list[str]) -> set[str]:
+        saving, apart = _apart(app, instance)
+        return standing | apart | {name for name in listed if name not in given_up and in_flight(name, saving)}
+
+    return keep
+
+
+def _apart(app: App, seen: Instance) -> tuple[set[int], set[str]]:
+    """Epochs of which a fenced machine may have saved something that is not judged yet, and manifests of what is kept.
+
+    Read after the listing, the machines first: what one of them had saved by then it says, or the record names it.
+    """
+    labels = [label for label in (seen.held, seen.standby) if label]
+    hosts = [host.value for label in labels if (host := read(app, "hosts", label, HostRecord))]
+    kept = read(app, "instances", seen.key, Instance)
+    newest = kept.value if kept else seen
+    saving = {epoch for instance in (seen, newest) for epoch in epochs_being_saved(instance, hosts)}
+    return saving, {each.manifest_key for instance in (seen, newest) for each in instance.conflicts}
 
 
 def _version_of(manifest: str) -> Version | None:

@@ -23,12 +23,20 @@ OF_PAIRS_WORDS = ("frames_slow", "claim_lost", "claim_late", "claim_twice")
 _GIVEN_UP = "a machine that was given up in the middle of an order and has not heard of it"
 _NOT_HEARD = "a machine of the pair that has not heard for long that there is no pair any more"
 _LATE = "a standby's create that was carried out long after its call"
+_NO_STANDBY = "an instance ends when its standby is gone and its address given back: only one created late is left"
+_ONE_STANDBY = (
+    "a standby is created when the one before it is gone: none is left to be deleted while another one writes"
+)
+OF_A_STANDBY = ("standby_preempted", "standby_lost", "cut_pair", "gpu_dies_unheard", "second_death")
 RARE: dict[Cell, str] = {
     **{(knob, phase): _GIVEN_UP for knob in OF_SNAPSHOTS for phase in ("down", "boot", "restoring", "ended")},
     **{(knob, "handover"): "a machine of the pool, or one created late, in that very minute" for knob in OF_CREATES},
     **{(knob, phase): _NOT_HEARD for knob in OF_PAIRS_WORDS for phase in ("boot", "ended")},
     **{("false_alarm", phase): _NOT_HEARD for phase in ("boot", "restoring", "standby", "handover", "ended")},
     **{(knob, phase): _LATE for knob in ("google_500_done", "standby_mute") for phase in PHASES if phase != "up"},
+    ("frames_slow", "restoring"): _NOT_HEARD,
+    **{(knob, "ended"): _NO_STANDBY for knob in (*OF_A_STANDBY, "google_fails_later", "google_delete_fails")},
+    **{("google_delete_fails", phase): _ONE_STANDBY for phase in ("standby", "handover")},
     ("listing_ghosts", "handover"): "a loser of the race that ends in that very minute",
 }
 """What comes once in a thousand seeds or never, and cannot be led to in a few runs: it is asked of no run. A cell that
@@ -55,10 +63,6 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     **dict.fromkeys(("mail_unreachable", "mail_late", "mail_twice"), (("mail_lost_reply", 0.9),)),
     "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     **dict.fromkeys(("webhook_late", "webhook_twice", "webhook_forged"), (("webhook_lost", 0.7), ("outbid", 0.01))),
-    **dict.fromkeys(
-        ("standby_lost", "standby_preempted", "cut_pair", "gpu_dies_unheard", "second_death"),
-        (("google_delete_fails", 0.8),),
-    ),
     "google_fails_later": (("standby_preempted", 0.05), ("flips_standby", 0.7)),
     "google_delete_fails": (("flips_standby", 1.0), ("standby_lost", 0.02)),
     **dict.fromkeys(("asks_failover", "asks_hand_back"), (("false_alarm", 0.03),)),
@@ -70,7 +74,11 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     **dict.fromkeys(("google_500_done", "standby_mute"), (("flips_standby", 0.7), ("standby_lost", 0.02))),
 }
 """And so that the fault itself has its chance."""
-
+LEADS_TO_CELL: dict[Cell, tuple[tuple[str, float], ...]] = {
+    ("google_fails_later", "restoring"): (("standby_preempted", 0.1), ("flip", 1.0)),
+    ("verb_retried", "handover"): (),
+}
+"""Where that of its phase and of its fault would be in each other's way."""
 
 TOGETHER = 6
 """Cells of a directed run."""
@@ -137,7 +145,7 @@ def directed(wanting: Iterable[Cell]) -> list[Directed]:
     for cell in wanting:
         knob, phase = cell
         apart = knob if knob in ALONE else ""
-        groups[phase, LEADS_TO.get(knob, ()), knob in OF_SLACK, knob in OF_PAIRS, apart].append(cell)
+        groups[phase, _leads_to(cell), knob in OF_SLACK, knob in OF_PAIRS, apart].append(cell)
     return [
         Directed(tuple(group[at : at + TOGETHER]), _leads(group[at : at + TOGETHER]))
         for group in groups.values()
@@ -148,7 +156,11 @@ def directed(wanting: Iterable[Cell]) -> list[Directed]:
 def _leads(group: Sequence[Cell]) -> tuple[tuple[str, float], ...]:
     aimed = {knob for knob, _ in group}
     knob, phase = group[0]
-    leads = dict((*LEADS.get(phase, ()), *LEADS_TO.get(knob, ())))
+    leads = dict((*LEADS.get(phase, ()), *_leads_to(group[0])))
     if phase == "handover" and knob not in OF_USERS:
         leads = {name: rate for name, rate in leads.items() if name not in OF_USERS}  # whoever flips, ends it
     return tuple((name, rate) for name, rate in leads.items() if name not in aimed)
+
+
+def _leads_to(cell: Cell) -> tuple[tuple[str, float], ...]:
+    return LEADS_TO_CELL.get(cell, LEADS_TO.get(cell[0], ()))

@@ -38,6 +38,8 @@ class SimWork:
         if world.strike("engine_dies", machine):
             self.ends_at = world.loop.now + takes_s * rng.random()
             self._result = {"ok": False, "error": "engine_died", "detail": "killed"}
+            if task["kind"] == "save":
+                world.conflicts.failed(machine)
         world.loop.at(self.ends_at, self._end)
 
     def finished(self) -> bool:
@@ -121,10 +123,19 @@ class SimWork:
     def _save(self) -> dict[str, Any]:
         """What only this machine has, which is its content unless the mirror has that too."""
         machine, link = self.machine, self.machine.link
-        if machine.content is None or (link and link.sent is machine.content):
+        before = machine.world.taken.get(self.task["args"]["previous"] or "")
+        is_mirrored = link is not None and link.sent is machine.content
+        if machine.content is None or is_mirrored or (before and before.holds(machine.content)):
+            machine.world.conflicts.had_nothing(machine)
             return {"ok": True}
         self.epoch = int(self.task["args"]["of"])
-        return self._snapshot()
+        try:
+            result = self._snapshot()
+        except DumontError:
+            machine.world.conflicts.failed(machine)
+            raise
+        machine.world.conflicts.saved(machine, result["snapshot"]["manifest_key"])
+        return result
 
     def _bring(self) -> dict[str, Any]:
         """Beside what is there, which stays what it is."""
@@ -132,7 +143,8 @@ class SimWork:
         machine, args = self.machine, self.task["args"]
         key = bytes.fromhex(args["instance_key"])
         objects.restore(machine.world.bucket, args["manifest_key"], key, machine.world.workspaces.known)
-        machine.world.oracle.brought(machine, args["manifest_key"])
+        machine.world.conflicts.brought(machine, args["manifest_key"])
+        machine.content = machine.world.workspaces.write(machine.content, brought=frozenset({args["manifest_key"]}))
         return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:

@@ -5,7 +5,8 @@ I5 the durable version only grows, and what the pointer names is whole. I6 epoch
 I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
 its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and the
 same without faults (`__main__.judged`). I15 busy or unseen is not idle. I16 nothing is pruned that a snapshot needs, or
-may need. I0 no internal error. L everything comes to rest. M what people are told (module `mail`).
+may need. C what only a fenced machine had is kept (module `invariants_conflict`). I0 no internal error. L everything
+comes to rest. M what people are told (module `mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -98,6 +99,7 @@ class Oracle:
                 self._instance(id, before, after)
                 self._told(id, before, after, kinds)
                 self._world.pairs.see_instance(id, before, after)
+                self._world.conflicts.see_instance(id, before, after)
         for collection, id, before, after in changes:
             if collection == "rentals":
                 self._rental(id, before, after)
@@ -147,7 +149,7 @@ class Oracle:
         if new is None:
             self.violate("I5", f"{key} lost its pointer {old and old['id']}")
             return
-        if why := self._damage(key, new):
+        if why := self.damage(key, new):
             self.violate("I5", f"the pointer of {key} moved to {new['id']}: {why}")
         content, durable = self._world.taken.get(new["manifest_key"]), self.durable(old)
         if content is None:
@@ -163,6 +165,7 @@ class Oracle:
             prefix, record = f"instances/{owned.key}/", self._world.record(owned.key)
             if record and not record["purge"] and (doomed := {key for key in keys if key.startswith(prefix)}):
                 self._needed_by_none(owned.key, record, doomed)
+                self._world.conflicts.deleting(owned.key, record, doomed)
 
     def _needed_by_none(self, key: str, record: Data, doomed: set[str]) -> None:
         """I16: no snapshot that stands or may yet stand loses its manifest, and no manifest in the bucket a pack."""
@@ -201,9 +204,9 @@ class Oracle:
         return self._world.taken.get(pointer["manifest_key"]) if pointer else None
 
     def _is_sound(self, key: str, pointer: Data) -> bool:
-        return not self._damage(key, pointer, rot_counts=True)
+        return not self.damage(key, pointer, rot_counts=True)
 
-    def _damage(self, key: str, pointer: Data, *, rot_counts: bool = False) -> str | None:
+    def damage(self, key: str, pointer: Data, *, rot_counts: bool = False) -> str | None:
         """What is wrong with a snapshot in the bucket. What broke after it was stored is nobody's fault here."""
         bucket, manifest_key = self._world.bucket, pointer["manifest_key"]
         stored = bucket.objects.get(manifest_key)
@@ -317,6 +320,7 @@ class Oracle:
         return (self._world.loop.clock() - max(times)).total_seconds() if times else if_never
 
     def _retired(self, label: str, old: RentalState, before: Data, after: Data) -> None:
+        self._world.conflicts.retired(label, old, before, after["message"])
         if self._world.pairs.are_there:
             self._covered[label] = None
             self._world.pairs.retired(label, before, after["message"])
@@ -420,7 +424,7 @@ class Oracle:
             record = world.record(owned.key)
             gpus = [c for c in by_owner.get(owned.key, []) if world.google is None or "/" not in str(c.id)]
             found += self._unrest_of(owned, record, gpus)
-            found += world.pairs.unrest(owned.key, record) if record else []
+            found += [*world.pairs.unrest(owned.key, record), *world.conflicts.unrest(record)] if record else []
         if len(by_owner.get(None, [])) > world.plan.pool_size:
             found.append(f"{[c.label for c in by_owner[None]]} are in a pool of {world.plan.pool_size}")
         for id, doc in world.store.docs.get("rentals", {}).items():

@@ -4,7 +4,8 @@ Acknowledged is what the pointer holds, and what a mirror took while its GPU's v
 A1 what is acknowledged is held by the machine that said so. I3 no guard of an acknowledged write that is in no snapshot
 is given up while it lives. I4 who writes next, and the end, have every acknowledged write. I6 no promise of an older
 epoch after one of a newer. H a planned move (a hibernation, a hand-back) loses nothing at all. T a claim counts in the
-epoch that its standby sealed, and in no other. Both guards dying by themselves is outside the promise: it is counted.
+epoch that its standby sealed, and in no other. Both guards dying by themselves is outside the
+promise: it is counted. C what a fenced machine alone has: module `invariants_conflict`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Pairs:
         self.counts: Counter[str] = Counter()
         self._before: dict[str, str] = {}
         """The states, before the commit that is looked at, of the rentals that it changes."""
+        self._candidates: dict[str, str | None] = {}
+        """Of each instance, before its newest commit: nothing is acknowledged because a candidate has it, too."""
 
     @property
     def are_there(self) -> bool:
@@ -77,6 +80,7 @@ class Pairs:
     def see_instance(self, key: str, before: Data | None, after: Data) -> None:
         if before is None or not self.are_there:
             return
+        self._candidates[key] = before["cand"]
         if after["writer"] != before["writer"]:
             self._writer_changed(key, before, after)
         if after["phase"] == "down" and before["phase"] == "freezing" and after["pointer"] != before["pointer"]:
@@ -184,7 +188,8 @@ class Pairs:
         has_it = machine.is_alive and machine.content is not None and machine.content.holds(promised.content)
         if not has_it or (durable and durable.holds(promised.content)):
             return
-        if before["state"] == RentalState.LOST or self._world.oracle.is_silent(label):
+        is_no_guard = before["state"] == RentalState.LOST or label == self._candidates.get(key)
+        if is_no_guard or self._world.oracle.is_silent(label):
             return
         others = [other for other in self._guards(key, promised.content) if other is not machine]
         if len(others) < GUARDS:

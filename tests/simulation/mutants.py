@@ -499,6 +499,48 @@ MUTANTS: tuple[Mutant, ...] = (
         "L",
         frozenset({"flips_standby"}),
     ),
+    Mutant(
+        "a held machine is not waited for",
+        "common.domain.conflict.is_awaited",
+        planted.constant(False),
+        "C",
+        frozenset({"false_alarm", "asks_failover", "cut_pair"}),
+    ),
+    Mutant(
+        "kept apart unverified",
+        "common.workflows.conflicts._verified",
+        planted_pair.believed,
+        "C",
+        frozenset({"false_alarm", "cut_pair", "upload_garbled", "upload_truncated", "upload_partial"}),
+    ),
+    Mutant(
+        "pruned although it is kept apart",
+        "common.workflows.prune._apart",
+        planted.constant((set(), set())),
+        "C",
+        frozenset({"false_alarm", "cut_pair", "asks_failover"}),
+    ),
+    Mutant(
+        "brought and forgotten",
+        "common.domain.conflict.not_in",
+        planted.constant(()),
+        "C",
+        frozenset({"false_alarm", "cut_pair", "asks_hand_back"}),
+    ),
+    Mutant(
+        "brought once and for all",
+        "common.domain.instance.Instance.conflicts_anew",
+        planted_pair.says(lambda instance: instance.conflicts),
+        "C",
+        frozenset({"false_alarm", "cut_pair", "asks_hand_back", "frames_slow"}),
+    ),
+    Mutant(
+        "frames over a refused branch",
+        "common.domain.role.Role.may_take",
+        planted_pair.takes_over_its_branch,
+        "C",
+        frozenset({"false_alarm", "cut_control", "cut_replies", "flips_standby", "flip"}),
+    ),
 )
 
 NOT_REACHED = {

@@ -30,6 +30,8 @@ class Content:
     number: int
     depth: int
     before: Content | None
+    aside: frozenset[str] = frozenset()
+    """Manifest keys of what was brought to it, beside its own files."""
 
     def holds(self, other: Content) -> bool:
         at: Content | None = self
@@ -45,8 +47,9 @@ class Workspaces:
     known: dict[int, Content] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def write(self, before: Content | None) -> Content:
-        content = Content(next(self._numbers), before.depth + 1 if before else 0, before)
+    def write(self, before: Content | None, *, brought: frozenset[str] = frozenset()) -> Content:
+        aside = (before.aside if before else frozenset()) | brought
+        content = Content(next(self._numbers), before.depth + 1 if before else 0, before, aside)
         self.known[content.number] = content
         return content
 

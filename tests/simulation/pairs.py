@@ -207,6 +207,7 @@ class Link:
             return False  # it was so long on its way that a snapshot came first
         try:
             with other.epoch.taking(frame.epoch, frame.label) as done:
+                other.machine.world.conflicts.overwriting(other.machine)
                 if is_whole:
                     other.machine.hold(frame.content)
                     done(frame.seq, True)
@@ -241,6 +242,7 @@ class Link:
         elif view.is_called or self._is_silent(now):
             self.epoch.seal()
             self.machine.world.pairs.sealed(self.machine)
+            self.machine.world.conflicts.sealed(self.machine)
             self._claim()
 
     def _listen(self) -> None:

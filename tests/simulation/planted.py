@@ -418,7 +418,7 @@ def prune_at_once(original: Any) -> Any:
 def prune_by_records_alone(_original: Any) -> Any:
     """Whatever has no record was deleted before anybody looked at what is in flight."""
 
-    def keep_of(_instance: Any, records: Sequence[Kept[Any]]) -> Any:
+    def keep_of(_app: Any, _instance: Any, records: Sequence[Kept[Any]]) -> Any:
         standing = {kept.value.manifest_key for kept in records if kept.value.given_up_at is None}
         return lambda _listed: standing
 

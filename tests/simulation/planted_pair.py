@@ -8,7 +8,7 @@ from typing import Any
 
 from common.domain import standby as rules
 from common.domain.host import ClaimReport, HostPhase
-from common.domain.instance import Phase
+from common.domain.instance import Conflict, Phase
 from common.domain.reliability import Outcome
 from common.domain.rental import RentalState
 from common.domain.role import Claim
@@ -67,6 +67,16 @@ def takes_after_the_seal(_original: Any) -> Any:
     return may_take
 
 
+def takes_over_its_branch(_original: Any) -> Any:
+    """What was written on a standby that sealed in vain is nobody's."""
+
+    def may_take(role: Any, epoch: int, label: str) -> bool:
+        is_free = role.sealed is None and not role.is_filling
+        return is_free and (epoch, label) == (role.view.epoch, role.view.writer) and label != role.label
+
+    return may_take
+
+
 def takes_from_anybody(_original: Any) -> Any:
     return lambda role, _epoch, label: role.sealed is None and label != role.label
 
@@ -95,6 +105,16 @@ def begins_with_what_it_has(original: Any) -> Any:
 def guarded_by_the_dead(_original: Any) -> Any:
     """Nobody asks whether the mirror still lives."""
     return lambda world: world.instance.value.is_on_standby or world.instance.value.mirror is not None
+
+
+# --- what only a fenced machine has
+
+
+def believed(_original: Any) -> Any:
+    """Nobody looks into the bucket."""
+    return lambda _app, _world, report, epoch: Conflict(
+        epoch=epoch, manifest_key=report.manifest_key, files=report.files, bytes=report.bytes
+    )
 
 
 # --- what is let go

@@ -148,7 +148,8 @@ class Users:
     def _stays(self, owned: Owned) -> bool:
         """Who has a standby lets it run, more often than not: a pair has a life of its own."""
         record = self._world.record(owned.key)
-        return record is not None and record["want"] == "up" and self._rng.random() < STAYS
+        is_free = record is not None and record["want"] == "up" and not owned.always
+        return is_free and self._rng.random() < STAYS
 
     def _moves(self, owned: Owned) -> None:
         """There and back, and with a standby or without: asked for at any time."""

@@ -31,6 +31,7 @@ from tests.simulation.google import Google
 from tests.simulation.google import adapter as google_adapter
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
+from tests.simulation.invariants_conflict import Conflicts
 from tests.simulation.invariants_pair import Pairs
 from tests.simulation.mail import Mail
 from tests.simulation.market import API_KEY, GPU, Account, Contract
@@ -197,6 +198,7 @@ class World:
         self.deployment = Deployment(id="dep001", key=rng.randbytes(32))
         self.google: Google | None = None
         self.pairs = Pairs(self)
+        self.conflicts = Conflicts(self)
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
         self.gate = Gate(
@@ -360,7 +362,7 @@ class World:
             hits=self.faults.hits,
             cells=dict(self.faults.cells),
             virtual_s=self.loop.now,
-            pairs=dict(self.pairs.counts),
+            pairs=dict(self.pairs.counts + self.conflicts.counts),
             ending=self._ending(),
         )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from common.adapters.s3 import S3
 from common.domain.conflict import SAVE_MAX_S
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
+from common.host.work import Work
 from common.views import instances as view
-from common.workflows import mirror
+from common.workflows import hibernate, mirror, prune, restore
 from infra.demo.s3_server import S3Server
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import mirrored, of, states, wish, write
@@ -186,3 +189,149 @@ def test_nothing_overwrites_it_while_it_cannot_be_saved(world: World) -> None:
     world.access.is_down = False
     world.until(lambda: of(world, id).refusals_of == epoch)
     assert standby.epoch.read().refused is None
+
+
+def held_back(world: World, label: str) -> Callable[[], None]:
+    """That machine begins no save before the returned function is called."""
+    agent = world.machines[label].agent
+    spawn = agent.spawn
+    agent.spawn = lambda task, home: _Never() if task["kind"] == "save" else spawn(task, home)  # type: ignore[assignment, return-value]
+
+    def goes_on() -> None:
+        agent.spawn, agent.work = spawn, None
+
+    return goes_on
+
+
+def hibernates(world: World, id: str) -> None:
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+
+
+def test_a_hibernation_waits_for_what_only_the_held_gpu_has(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    hibernates(world, id)
+    world.pass_time(60)
+    assert of(world, id).phase is Phase.FREEZING
+    assert states(world, id)[label] is RentalState.HELD
+    goes_on()
+
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+    assert [each.epoch for each in of(world, id).conflicts] == [epoch]
+    world.until(lambda: label not in world.machines)
+
+
+def test_a_start_that_is_called_off_waits_for_it_too_and_is_not_in_the_way_of_the_next(
+    tmp_path: Path, s3_on_loopback: S3Server, objects: S3
+) -> None:
+    world = World(tmp_path, s3_on_loopback, objects)
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    label, epoch = world.record(id).writer or "", world.record(id).epoch
+    write(world, id, "later.txt", "in no snapshot\n")
+    goes_on = held_back(world, label)
+    world.machines[label].cut = True
+    world.until(lambda: states(world, id).get(label) is RentalState.HELD)
+    world.machines[label].cut = False
+    world.until(lambda: world.machines[label].agent.work is not None)
+    hibernates(world, id)
+    assert of(world, id).phase is Phase.DOWN
+    world.pass_time(30)
+    assert states(world, id)[label] is RentalState.HELD
+    wish(world, id, lambda loaded: restore.request_wake(world.app, loaded, world.now))
+    assert of(world, id).phase is Phase.BOOT
+    goes_on()
+
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    found = world.workspace(id) / "conflicts" / str(epoch) / "later.txt"
+    world.until(found.exists)
+    assert found.read_text() == "in no snapshot\n"
+    world.close()
+
+
+def test_what_a_standby_saved_outlives_a_prune_before_it_is_judged(world: World) -> None:
+    id, label, epoch = sealed_in_vain(world)
+    standby = world.machines[label]
+    world.until(lambda: standby.agent.work is not None and standby.agent.work.order.kind == "save")
+    standby.cut = True
+    world.pass_time(5)
+    assert standby.agent.epoch.read().refused is None, "it has not saved"
+    prune.prune_instance(world.app, f"{ACCOUNT}.{id}", world.now)
+    standby.cut = False
+
+    world.until((world.workspace(id) / "conflicts" / str(epoch) / "there.txt").exists)
+
+
+def test_what_was_done_on_a_standby_that_a_hibernation_refused_is_kept_while_it_sleeps(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = of(world, id).standby or "", of(world, id).epoch
+    standby = world.machines[label]
+    standby.cut = True
+    hibernates(world, id)
+    world.until(lambda: standby.agent.epoch.read().sealed == epoch)
+    (standby.agent.workspace / "there.txt").write_text("written on the standby, which nobody heard\n")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+    standby.cut = False
+
+    world.until(lambda: of(world, id).refusals_of == epoch)
+
+    assert [each.epoch for each in of(world, id).conflicts] == [epoch]
+    assert of(world, id).phase is Phase.DOWN
+
+
+def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: World) -> None:
+    id = mirrored(world)
+    label, epoch = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: world.machines[label].agent.work is not None)
+    goes_on()
+    agent = world.machines[label].agent
+    spawn, spawned = agent.spawn, []
+
+    def spoilt(task: dict[str, Any], home: Path) -> Work:
+        """The first one is of another epoch than it was asked for."""
+        spawned.append(task["order"]["id"])
+        args = task["args"] | ({"of": 99} if len(spawned) == 1 else {})
+        return spawn({**task, "args": args}, home)
+
+    agent.spawn = spoilt
+    world.until(lambda: bool(of(world, id).conflicts))
+
+    assert spawned == [f"save-{epoch}-0", f"save-{epoch}-1"]
+    assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
+
+
+def test_what_a_gpu_was_brought_is_brought_again_when_the_standby_takes_over(world: World) -> None:
+    id = mirrored(world)
+    cut_off(world, id)
+    write(world, id, "new.txt", "only here\n")
+    world.until(lambda: any(each.brought is not None for each in of(world, id).conflicts))
+    first = of(world, id).writer
+    cut_off(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+
+    assert [each.brought for each in of(world, id).conflicts] == [None]
+    world.until(lambda: any(each.brought is not None for each in of(world, id).conflicts))
+    assert of(world, id).writer != first
+
+
+def test_a_gpu_that_was_settled_for_long_is_waited_for_as_well(world: World) -> None:
+    id = mirrored(world)
+    world.pass_time(3 * world.timing.silent_after_s)
+    label, _ = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "only here\n")
+    world.machines[label].cut = True
+    world.until(lambda: of(world, id).is_on_standby and of(world, id).is_covered)
+    world.pass_time(10)
+
+    assert states(world, id)[label] is RentalState.HELD
+    world.machines[label].cut = False
+    goes_on()
+    world.until(lambda: bool(of(world, id).conflicts))
