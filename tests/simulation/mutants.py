@@ -347,7 +347,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_from_anybody,
         "A1",
-        frozenset({"false_alarm", "cut_replies", "asks_hand_back", "beat_lost"}),
+        frozenset({"false_alarm", "cut_control", "flip", "flips_standby"}),
     ),
     Mutant(
         "a role of older words",
