@@ -94,7 +94,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.failover.release_left_over",
         planted.constant(False),
         "H1",
-        frozenset({"freeze", "cut_control", "flip"}),
+        frozenset({"freeze", "cut_control", "flip", "slow_line", "verb_twice"}),
     ),
     Mutant("destroy before verify", "common.workflows.hibernate.freeze", planted.freeze_releases, "R5"),
     Mutant("pointer before proof", "common.snapshots.engine.verify", planted.without_proof, "P1"),
@@ -347,7 +347,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_from_anybody,
         "A1",
-        frozenset({"false_alarm", "cut_replies", "asks_hand_back", "beat_lost"}),
+        frozenset({"false_alarm", "cut_control", "flip", "flips_standby"}),
     ),
     Mutant(
         "a role of older words",
@@ -539,7 +539,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_over_its_branch,
         "C",
-        frozenset({"false_alarm", "cut_control", "cut_replies", "flips_standby", "flip"}),
+        frozenset({"false_alarm", "cut_control", "flip", "cut_pair"}),
     ),
 )
 
