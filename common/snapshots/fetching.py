@@ -182,6 +182,7 @@ class Fetching:
 
     def _write(self, pipe: Pipe) -> None:
         """A worker: names of packs in, what was written out."""
+        os.umask(0)  # files are made with their modes
         packs = self._reader()
         with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
             while (name := pipe.recv()) is not None:

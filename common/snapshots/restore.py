@@ -88,9 +88,8 @@ class Begun:
 
 @contextmanager
 def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
-    """s5cmd waits for what will be asked of it; nothing is changed but the root made, where there is none."""
+    """s5cmd waits for what will be asked of it."""
     with _translated():
-        root.mkdir(parents=True, exist_ok=True)
         state.sweep()
         with line(state, endpoint) as way:
             yield Begun(root, state, endpoint, way)
@@ -126,12 +125,13 @@ def restore(
         manifest = manifest or fetch_manifest(
             manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
         )
-        return finish(begin, manifest, instance_key, clock, started, progress, wanted, counts, keeps_newer)
+        return finish(begin, manifest, prefix, instance_key, clock, started, progress, wanted, counts, keeps_newer)
 
 
 def finish(
     begun: Begun,
     manifest: Manifest,
+    prefix: str,
     instance_key: bytes,
     clock: Callable[[], float],
     started: float,
@@ -141,7 +141,10 @@ def finish(
     keeps_newer: bool = False,
 ) -> Restored:
     """The rest of a restore that was begun when the clock stood at `started`; as `restore`."""
+    if manifest.prefix != prefix:
+        raise SnapshotRefused(f"{manifest.key} is a snapshot of {manifest.prefix}, not of {prefix}")
     root, state = begun.root, begun.state
+    root.mkdir(parents=True, exist_ok=True)
     with opened(bytes(root)) as tree:
         plan = compare(older_in(tree, manifest) if keeps_newer else manifest, tree, keys_of(instance_key))
         if keeps_newer:
