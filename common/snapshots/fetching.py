@@ -26,6 +26,8 @@ from common.snapshots.workers import Crew, Pipe, crew, worth
 
 MEMORY_DISK = Path("/dev/shm")
 PARTS_OPEN = 64
+SMALL_COMING = 6
+"""Packs of small files under way: enough for a line that is far away, few enough that the first comes soon."""
 TELLS_AT_FILES = 500
 """A worker says what it has written of a pack when there are so many files, and does not wait for its end."""
 
@@ -51,7 +53,7 @@ def line(state: State, endpoint: Endpoint) -> Iterator[Line]:
 
 
 class Fetching:
-    """Draws the plan's packs, at most SLOTS of them at a time, and has them written."""
+    """Draws the plan's packs, at most SLOTS of them and STAGE_BYTES at a time, and has them written."""
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Fetching:
         self._packs_wanted: dict[bytes, set[str]] = {}
         """Of each path that somebody waits for."""
         self._rank = {name: place for place, name in enumerate(plan.packs)}
+        self._largest = max((pack.size for pack in plan.packs.values()), default=0)
         self._queue: list[str] = []
         self._coming: set[str] = set()
         """Packs that are being fetched."""
@@ -123,9 +126,9 @@ class Fetching:
     def _order(self) -> None:
         """Asks for the next packs; what somebody waits for goes before the rest, and has the line for itself.
 
-        So have the packs of small files: bulk is asked for when these have arrived.
+        So have the packs of small files: bulk is asked for when all of these are taken up by a worker.
         """
-        while self._queue and len(self._coming) + len(self._here) + len(self._in_work) < SLOTS:
+        while self._queue and self._has_room():
             urgent: set[str] = set()
             for path in self._wanted():
                 first = self._packs_of(path)
@@ -134,11 +137,21 @@ class Fetching:
             name = self._queue[0]
             if name not in urgent and not self._coming.isdisjoint(urgent):
                 return
-            if name not in urgent | self._plan.with_small and not self._coming.isdisjoint(self._plan.with_small):
+            has_small = name in self._plan.with_small
+            if name not in urgent and (len(self._coming) >= SMALL_COMING if has_small else self._small_files_wait()):
                 return
             del self._queue[0]
             self._coming.add(name)
             self._move.get(pack_key(self._plan.prefix, name), name)
+
+    def _has_room(self) -> bool:
+        """For the largest pack that is still to come: another engine's may be larger than ours."""
+        sizes = [self._plan.packs[name].size for name in (*self._coming, *self._here, *self._in_work.values())]
+        return not sizes or (len(sizes) < SLOTS and sum(sizes) + self._largest <= STAGE_BYTES)
+
+    def _small_files_wait(self) -> bool:
+        with_small = self._plan.with_small
+        return not (with_small.isdisjoint(self._coming) and with_small.isdisjoint(self._here))
 
     def _packs_of(self, path: bytes) -> set[str]:
         if path not in self._packs_wanted:

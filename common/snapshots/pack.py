@@ -15,12 +15,10 @@ from common.snapshots.keys import Keys, nonce_at, pack_cipher
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import TAG_BYTES, Chunk, Codec, Pack
 
-PACK_BYTES = 16 << 20
+PACK_BYTES = 8 << 20
 """A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5. Small
-enough that the line has something to do soon, and that little is left to send when all is read."""
-SMALL_PACK_BYTES = 8 << 20
-"""The same of a pack of small files: to write its thousands of files takes longer than to fetch it, so that the first
-ones are there sooner, and the work of a restore is shared out evenly."""
+enough that the line has something to do soon, that little is left to send when all is read, and that of a pack of
+thousands of small files the first ones are there soon when it comes back."""
 SALT_BYTES = 16
 
 Row = tuple[str, int, int, int, Codec]
@@ -47,7 +45,7 @@ class PackWriter:
         self._slot: int | None = None
         self.size = 0
         self.holds_small = False
-        """Are what is added small files?"""
+        """Is the pack that is being written one of small files?"""
 
     def add(self, name: str, plain: Plain, *, tightly: bool) -> None:
         """Appends the chunk of that name (1 to MAX_CHUNK_BYTES bytes)."""
@@ -59,7 +57,7 @@ class PackWriter:
         self._append(sealed)
         self._rows.append((name, self.size, len(sealed), len(plain), codec))
         self.size += len(sealed)
-        if self.size >= (SMALL_PACK_BYTES if self.holds_small else PACK_BYTES):
+        if self.size >= PACK_BYTES:
             self.close()
 
     def close(self) -> None:
