@@ -25,6 +25,8 @@ from common.snapshots.wire import Wire
 from common.snapshots.workers import apart
 
 if TYPE_CHECKING:  # the rest of the engine is loaded while the key is stretched
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     from common.domain.retention import Retention
     from common.snapshots.manifest import Manifest
     from common.snapshots.packing import Progress
@@ -232,25 +234,33 @@ def open_repository(
     bucket, prefix = parse_url(url)
     way = endpoint(bucket)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with apart(lambda: _keys_of(url, way, prefix, passphrase, create=create)) as keys:
+    with apart(lambda: _stretched_keys(url, way, prefix, passphrase, create=create)) as stretched:
+
+        def keys() -> list[bytes]:
+            _aes_gcm(bytes(KEY_BYTES))  # loaded while the other process still stretches
+            return [_unwrapped(stored, key) for stored, key in stretched()]
+
         yield Repository(way, prefix, keys, home, clock)
 
 
-def _keys_of(url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, create: bool) -> list[bytes]:
-    """The repository's keys, the oldest first; one that another passphrase opens is refused."""
+def _stretched_keys(
+    url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, create: bool
+) -> list[tuple[bytes, bytes]]:
+    """(wrapped key as it is stored, what unwraps it) of each of the repository's keys, the oldest first."""
     with closing(Wire(endpoint)) as store:
         rows = list(store.list(f"{prefix}keys/"))
-        known: dict[str, bytes] = {}
+        known: dict[str, tuple[bytes, bytes]] = {}
         if create and not rows:
-            key = os.urandom(KEY_BYTES)
-            name, content = _wrapped(key, passphrase)
-            store.put(f"{prefix}keys/{name}.json", content)
-            known[f"{prefix}keys/{name}.json"] = key
+            salt = os.urandom(SALT_BYTES)
+            name, stretched = f"{prefix}keys/{salt.hex()}.json", _stretched(passphrase, salt)
+            known[name] = (_wrapped(os.urandom(KEY_BYTES), salt, stretched), stretched)
+            store.put(name, known[name][0])
             rows = list(store.list(f"{prefix}keys/"))
         if not rows:
             raise ObjectMissing(f"there is no repository at {url}")
         names = [name for _, name in sorted((row.at, row.key) for row in rows)]
-        return [known.get(name) or _unwrapped(store.get(name), passphrase) for name in names]
+        contents = [(name, b"" if name in known else store.get(name)) for name in names]
+    return [known.get(name) or (stored, _stretched(passphrase, _salt_of(stored))) for name, stored in contents]
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -269,28 +279,41 @@ def _state_of(endpoint: Endpoint, prefix: str, root: Path, home: Path) -> State:
     return State(home / hashlib.sha256(place.encode()).hexdigest()[:16], root)
 
 
-def _wrapped(key: bytes, passphrase: str) -> tuple[str, bytes]:
-    from common.snapshots.keys import aes_gcm
-
-    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    sealed = aes_gcm(_stretched(passphrase, salt)).encrypt(nonce, key, b"dumont repository key 1")
+def _wrapped(key: bytes, salt: bytes, stretched: bytes) -> bytes:
+    nonce = os.urandom(NONCE_BYTES)
+    sealed = _aes_gcm(stretched).encrypt(nonce, key, b"dumont repository key 1")
     text = {"schema": 1, "salt": salt.hex(), "nonce": nonce.hex(), "key": sealed.hex()}
-    return salt.hex(), json.dumps(text).encode()
+    return json.dumps(text).encode()
 
 
-def _unwrapped(stored: bytes, passphrase: str) -> bytes:
+def _unwrapped(stored: bytes, stretched: bytes) -> bytes:
     from cryptography.exceptions import InvalidTag
 
-    from common.snapshots.keys import aes_gcm
-
+    nonce, sealed = _fields(stored, "nonce", "key")
     try:
-        text: Any = json.loads(stored)
-        salt, nonce, sealed = (bytes.fromhex(text[name]) for name in ("salt", "nonce", "key"))
-        return aes_gcm(_stretched(passphrase, salt)).decrypt(nonce, sealed, b"dumont repository key 1")
+        return _aes_gcm(stretched).decrypt(nonce, sealed, b"dumont repository key 1")
     except InvalidTag:
         raise SnapshotRefused("the passphrase does not open this repository") from None
+    except ValueError as error:
+        raise SnapshotRefused(f"the repository's key is damaged: {error}") from None
+
+
+def _salt_of(stored: bytes) -> bytes:
+    return _fields(stored, "salt")[0]
+
+
+def _fields(stored: bytes, *names: str) -> list[bytes]:
+    try:
+        text: Any = json.loads(stored)
+        return [bytes.fromhex(text[name]) for name in names]
     except (ValueError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"the repository's key is damaged: {error}") from None
+
+
+def _aes_gcm(key: bytes) -> AESGCM:
+    from common.snapshots.keys import aes_gcm
+
+    return aes_gcm(key)
 
 
 def _stretched(passphrase: str, salt: bytes) -> bytes:
