@@ -28,7 +28,7 @@ MEMORY_DISK = Path("/dev/shm")
 PARTS_OPEN = 64
 SMALL_COMING = 6
 """Packs of small files under way: enough for a line that is far away, few enough that the first comes soon."""
-TELLS_AT_FILES = 500
+TELLS_AT_FILES = 100
 """A worker says what it has written of a pack when there are so many files, and does not wait for its end."""
 
 Written = tuple[list[tuple[bytes, Stamp]], list[tuple[int, int]]]
