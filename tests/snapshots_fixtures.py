@@ -86,7 +86,7 @@ class Box:
 
     def restore(self, key: str, **other: Any) -> engine.Restored:
         words = {"root": self.copy, "state_dir": self.base / "other state", "instance_key": KEY, **other}
-        return engine.restore(key, prefix=PREFIX, endpoint=self.endpoint, clock=time.monotonic, **words)
+        return engine.restore(key, prefix=PREFIX, clock=time.monotonic, **{"endpoint": self.endpoint, **words})
 
     def verify(self, key: str, proven: tuple[str, ...] = (), objects: Any = None) -> engine.Verified:
         return engine.verify(objects or self.objects, key, prefix=PREFIX, instance_key=KEY, proven=lambda: proven)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import (
     DiskFull,
@@ -27,6 +27,10 @@ from common.errors import (
 )
 from common.host import wanted
 from common.host.livesync.errors import NotInSync
+
+if TYPE_CHECKING:
+    from common.snapshots.packing import Progress
+    from common.snapshots.repository import Repository
 
 VERBS = ("backup", "restore", "verify", "list", "prune", "want", "sync")
 EXIT_CODES = {
@@ -151,7 +155,12 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
     if args.verb == "backup":
         way = (args.url, args.dir, endpoint, passphrase, args.home)
         return _taken(back_up(*way, clock=time.monotonic, now=now, progress=show))
-    repository = open_repository(args.url, endpoint, passphrase, args.home, time.monotonic)
+    with open_repository(args.url, endpoint, passphrase, args.home, time.monotonic) as repository:
+        return _done(args, repository, now, show)
+
+
+def _done(args: argparse.Namespace, repository: Repository, now: datetime, show: Progress) -> dict[str, Any]:
+    """What came of any other verb than a backup."""
     match args.verb:
         case "restore":
             return _restored(repository.restore(args.dir, args.snapshot, show))

@@ -103,9 +103,10 @@ def _bits4(plain: Plain) -> bytes:
 
 
 def _bits(plain: Plain, item_bytes: int) -> bytes:
+    """By the compiled half itself: the other parses version numbers at every call, for longer than a sample takes."""
     blosc = _blosc()
-    words = {"typesize": item_bytes, "clevel": BLOSC_LEVEL, "shuffle": blosc.BITSHUFFLE, "cname": "lz4"}
-    return blosc.compress(plain, **words)  # type: ignore[no-any-return]
+    words = (item_bytes, BLOSC_LEVEL, blosc.BITSHUFFLE, "lz4")
+    return blosc.blosc_extension.compress(plain, *words)  # type: ignore[no-any-return]
 
 
 def _unblosc(stored: Plain, plain_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -25,13 +26,34 @@ from common.snapshots.workers import Crew, Pipe, crew, worth
 
 MEMORY_DISK = Path("/dev/shm")
 PARTS_OPEN = 64
+SMALL_COMING = 6
+"""Packs of small files under way: enough for a line that is far away, few enough that the first comes soon."""
+TELLS_AT_FILES = 100
+"""A worker says what it has written of a pack when there are so many files, and does not wait for its end."""
 
 Written = tuple[list[tuple[bytes, Stamp]], list[tuple[int, int]]]
 """Files that are whole, with their stamps; (file's number, extents) of those that grow."""
+Said = tuple[int, Written, bool]
+"""What a worker says: bytes written, what, and is that all of the pack?"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The way from the store: a directory where packs arrive, and who brings them there."""
+
+    stage: Path
+    move: Transfer
+
+
+@contextmanager
+def line(state: State, endpoint: Endpoint) -> Iterator[Line]:
+    """Open before anything is asked for: s5cmd starts while the manifest is read."""
+    with fetch_stage(state) as stage, transfer(endpoint, stage) as move:
+        yield Line(stage, move)
 
 
 class Fetching:
-    """Draws the plan's packs, at most SLOTS of them at a time, and has them written."""
+    """Draws the plan's packs, at most SLOTS of them and STAGE_BYTES at a time, and has them written."""
 
     def __init__(
         self,
@@ -39,7 +61,7 @@ class Fetching:
         plan: Plan,
         root: Path,
         tree: Tree,
-        stage: Path,
+        line: Line,
         instance_key: bytes,
         progress: Progress,
         wanted: Callable[[], Iterable[bytes]],
@@ -49,16 +71,19 @@ class Fetching:
         self._plan = plan
         self._root = root
         self._tree = tree
-        self._stage = stage
+        self._stage = line.stage
+        self._move = line.move
         self._keys = keys_of(instance_key)
         self._progress = progress
         self._wanted = wanted
         self._packs_wanted: dict[bytes, set[str]] = {}
         """Of each path that somebody waits for."""
+        self._rank = {name: place for place, name in enumerate(plan.packs)}
+        self._largest = max((pack.size for pack in plan.packs.values()), default=0)
         self._queue: list[str] = []
         self._coming: set[str] = set()
         """Packs that are being fetched."""
-        self._here: list[str] = []
+        self._here: set[str] = set()
         """Packs that are fetched and wait for a worker."""
         self._in_work: dict[int, str] = {}
         self._left = {number: len(file.extents) for number, file in enumerate(plan.files) if not file.at_once}
@@ -68,47 +93,65 @@ class Fetching:
         self._what = ""
         self._counts = counts
 
-    def prove(self, endpoint: Endpoint) -> None:
+    def prove(self) -> None:
         """Fetches all that `run` will and writes nothing of it. Raises `SnapshotDamaged` like `run`."""
-        self._draw(endpoint, self._prove, "verify")
+        self._draw(self._prove, "verify", dict)
 
-    def run(self, endpoint: Endpoint) -> dict[bytes, Stamp]:
-        """The stamps of what was written. Raises `SnapshotDamaged` with the first chunk that is not as promised."""
-        self._draw(endpoint, self._write, "download")
+    def run(self, prepare: Callable[[], dict[bytes, Stamp]]) -> dict[bytes, Stamp]:
+        """The stamps of what was written. Raises `SnapshotDamaged` with the first chunk that is not as promised.
+
+        `prepare` makes the tree ready for what comes, while the first packs are under way.
+        """
+        self._draw(self._write, "download", prepare)
         return self._stamps
 
-    def _draw(self, endpoint: Endpoint, work: Callable[[Pipe], None], what: str) -> None:
+    def _draw(self, work: Callable[[Pipe], None], what: str, prepare: Callable[[], dict[bytes, Stamp]]) -> None:
         self._queue, self._done, self._what = list(self._plan.packs), 0, what
-        self._coming.clear()
-        count = worth(self._total, len(self._queue))
-        with crew(count, work) as workers, transfer(endpoint, self._stage) as move:
+        self._order()
+        self._stamps.update(prepare())
+        with crew(worth(self._total, len(self._plan.packs)), work) as workers:
             try:
-                while self._queue or move.under_way or self._here or workers.busy:
-                    self._order(move)
+                while self._queue or self._coming or self._here or workers.busy:
+                    self._order()
                     self._hand_out(workers)
-                    for worker, written in workers.messages(move.fileno(), STALL_S):
-                        workers.idle.add(worker)
-                        self._take_in(worker, written)
-                    arrived = list(move.heard())
-                    self._coming.difference_update(arrived)
-                    self._here += arrived
+                    for worker, said in workers.messages(self._move.fileno(), STALL_S):
+                        self._take_in(workers, worker, said)
+                    arrived = set(self._move.heard())
+                    self._coming -= arrived
+                    self._here |= arrived
             except ObjectMissing as error:
                 pack = next(name for name in self._plan.packs if name in str(error))
                 raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
 
-    def _order(self, move: Transfer) -> None:
-        """Asks for the next packs; what somebody waits for goes before the rest, and has the line for itself."""
-        while self._queue and move.under_way + len(self._here) + len(self._in_work) < SLOTS:
+    def _order(self) -> None:
+        """Asks for the next packs; what somebody waits for goes before the rest, and has the line for itself.
+
+        So have the packs of small files: bulk is asked for when all of these are taken up by a worker.
+        """
+        while self._queue and self._has_room():
             urgent: set[str] = set()
             for path in self._wanted():
                 first = self._packs_of(path)
                 urgent |= first
                 self._queue.sort(key=lambda name: name not in first)
-            if self._queue[0] not in urgent and not urgent.isdisjoint(self._coming):
+            name = self._queue[0]
+            if name not in urgent and not self._coming.isdisjoint(urgent):
                 return
-            name = self._queue.pop(0)
+            has_small = name in self._plan.with_small
+            if name not in urgent and (len(self._coming) >= SMALL_COMING if has_small else self._small_files_wait()):
+                return
+            del self._queue[0]
             self._coming.add(name)
-            move.get(pack_key(self._plan.prefix, name), name)
+            self._move.get(pack_key(self._plan.prefix, name), name)
+
+    def _has_room(self) -> bool:
+        """For the largest pack that is still to come: another engine's may be larger than ours."""
+        sizes = [self._plan.packs[name].size for name in (*self._coming, *self._here, *self._in_work.values())]
+        return not sizes or (len(sizes) < SLOTS and sum(sizes) + self._largest <= STAGE_BYTES)
+
+    def _small_files_wait(self) -> bool:
+        with_small = self._plan.with_small
+        return not (with_small.isdisjoint(self._coming) and with_small.isdisjoint(self._here))
 
     def _packs_of(self, path: bytes) -> set[str]:
         if path not in self._packs_wanted:
@@ -116,14 +159,20 @@ class Fetching:
         return self._packs_wanted[path]
 
     def _hand_out(self, workers: Crew) -> None:
+        """The most wanted of those that are here, in whatever order they came."""
         for worker in sorted(workers.idle):
             if self._here:
-                self._in_work[worker] = self._here.pop(0)
-                workers.give(worker, self._in_work[worker])
+                urgent = {name for path in self._wanted() for name in self._packs_of(path)}
+                name = min(self._here, key=lambda name: (name not in urgent, self._rank[name]))
+                self._here.remove(name)
+                self._in_work[worker] = name
+                workers.give(worker, name)
 
-    def _take_in(self, worker: int, written: tuple[int, Written]) -> None:
-        size, (whole, grown) = written
-        (self._stage / self._in_work.pop(worker)).unlink()
+    def _take_in(self, workers: Crew, worker: int, said: Said) -> None:
+        size, (whole, grown), is_all = said
+        if is_all:
+            workers.idle.add(worker)
+            (self._stage / self._in_work.pop(worker)).unlink()
         self._stamps.update(whole)
         self._counts.files = len(self._stamps)
         for number, extents in grown:
@@ -142,14 +191,16 @@ class Fetching:
                 packs.chunk(chunk)
             packs.close()
             targets = (target for chunk in self._plan.chunks[name] for target in self._plan.targets[chunk])
-            pipe.send((sum(_bytes(extents) for _, extents in targets), ([], [])))
+            pipe.send((sum(_bytes(extents) for _, extents in targets), ([], []), True))
 
     def _write(self, pipe: Pipe) -> None:
         """A worker: names of packs in, what was written out."""
+        os.umask(0)  # files are made with their modes
         packs = self._reader()
         with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
             while (name := pipe.recv()) is not None:
-                pipe.send(writer.pack(name))
+                for said in writer.pack(name):
+                    pipe.send(said)
 
     def _reader(self) -> PackReader:
         return PackReader(self._stage, self._manifest.chunks, self._manifest.packs, self._keys)
@@ -164,12 +215,15 @@ class _Writer:
         self._packs = packs
         self._parts: dict[int, int] = {}
 
-    def pack(self, name: str) -> tuple[int, Written]:
-        """(bytes written, what): raises `SnapshotDamaged` before anything of a bad chunk is written."""
+    def pack(self, name: str) -> Iterator[Said]:
+        """What was written: raises `SnapshotDamaged` before anything of a bad chunk is written."""
         whole: list[tuple[bytes, Stamp]] = []
         grown: list[tuple[int, int]] = []
         size = 0
         for chunk in self._plan.chunks[name]:
+            if len(whole) >= TELLS_AT_FILES:
+                yield size, (whole, grown), False
+                size, whole, grown = 0, [], []
             plain = memoryview(self._packs.chunk(chunk))
             for number, extents in self._plan.targets[chunk]:
                 file = self._plan.files[number]
@@ -182,7 +236,7 @@ class _Writer:
                     grown.append((number, len(extents)))
                 size += _bytes(extents)
         self._packs.close()
-        return size, (whole, grown)
+        yield size, (whole, grown), True
 
     def close(self) -> None:
         for fd in self._parts.values():

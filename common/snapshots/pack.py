@@ -15,9 +15,10 @@ from common.snapshots.keys import Keys, nonce_at, pack_cipher
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import TAG_BYTES, Chunk, Codec, Pack
 
-PACK_BYTES = 16 << 20
+PACK_BYTES = 8 << 20
 """A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5. Small
-enough that the line has something to do soon, and that little is left to send when all is read."""
+enough that the line has something to do soon, that little is left to send when all is read, and that of a pack of
+thousands of small files the first ones are there soon when it comes back."""
 SALT_BYTES = 16
 
 Row = tuple[str, int, int, int, Codec]

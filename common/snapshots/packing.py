@@ -27,7 +27,7 @@ SMALL_TASK_BYTES = 8 << 20
 SMALL_TASK_FILES = 1000
 PIECE_BYTES = 64 << 20
 """A larger file is read by several workers. Content that moves over such a border costs a chunk or two."""
-APART_BYTES = 8 << 20
+APART_BYTES = 2 << 20
 """A pack of small files that has grown so far is closed before large ones come: a restore wants those first."""
 LINE_IS_SLOW_AT = 3
 """Packs waiting for the line: from then on text is squeezed harder, for the processor would only wait."""
@@ -298,19 +298,19 @@ class _Worker:
         reader = FileReader(self._root, self._found, chunks)
         while (message := self._pipe.recv()) is not None:
             task, chunks.tightly = message
+            if packs.holds_small and isinstance(task, Piece) and packs.size >= APART_BYTES:
+                packs.close()
+            packs.holds_small = isinstance(task, Small)
             match task:
                 case Small():
                     reads = reader.small(task.numbers)
                 case Piece():
-                    if packs.holds_small and packs.size >= APART_BYTES:
-                        packs.close()
                     reads = [reader.piece(task.number, task.start, task.end)]
                 case Whole():
                     reads = [reader.whole(task.number)]
                 case Flush():
                     packs.close()
                     reads = []
-            packs.holds_small = isinstance(task, Small)
             self._pipe.send(("done", list(map(tuple, reads))))
         packs.close()
         self._pipe.send(("closed", None))

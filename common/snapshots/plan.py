@@ -10,7 +10,7 @@ from typing import Literal
 
 from blake3 import blake3
 
-from common.snapshots.chunk import SUM_BYTES
+from common.snapshots.chunk import SMALL_FILE_BYTES, SUM_BYTES
 from common.snapshots.keys import Keys
 from common.snapshots.limits import MTIME_NS, PART_PREFIX
 from common.snapshots.manifest import Entry, Extent, Manifest, Pack
@@ -61,6 +61,8 @@ class Plan:
     dirs: list[Entry] = field(default_factory=list)
     packs: dict[str, Pack] = field(default_factory=dict)
     """Those that `files` need, the most wanted first."""
+    with_small: set[str] = field(default_factory=set)
+    """Those of them that hold small files: they come before all others."""
     chunks: dict[str, list[str]] = field(default_factory=dict)
     """Of each such pack, the chunks that `files` need, in the pack's order."""
     targets: dict[str, list[tuple[int, Sequence[Extent]]]] = field(default_factory=dict)
@@ -237,23 +239,29 @@ def _is_locked_dir(mode: int) -> bool:
 
 
 def _plan_packs(plan: Plan, manifest: Manifest) -> None:
-    """Packs of whole small files first, then those with what was used last: usable before it is whole."""
+    """Packs of small files first, then those with some, then bulk; among equals what was used last: usable before it is
+    whole."""
     newest: dict[str, int] = {}
-    with_small: set[str] = set()
+    small_bytes: dict[str, int] = {}
     pack_of = {name: chunk.pack for name, chunk in manifest.chunks.items()}
     for number, file in enumerate(plan.files):
-        mtime_ns = file.entry.mtime_ns
+        mtime_ns, size = file.entry.mtime_ns, file.entry.size
         for chunk, extents in _by_chunk(file):
             plan.targets.setdefault(chunk, []).append((number, extents))
             pack = pack_of[chunk]
             if mtime_ns > newest.get(pack, -MTIME_NS - 1):
                 newest[pack] = mtime_ns
-            if file.at_once:
-                with_small.add(pack)
+            if size <= SMALL_FILE_BYTES:
+                small_bytes[pack] = small_bytes.get(pack, 0) + size
     for chunk in sorted(plan.targets, key=lambda name: manifest.chunks[name].offset):
         plan.chunks.setdefault(manifest.chunks[chunk].pack, []).append(chunk)
-    order = sorted(plan.chunks, key=lambda pack: (pack not in with_small, -newest[pack]))
+
+    def is_mostly_large(pack: str) -> bool:
+        return 2 * small_bytes.get(pack, 0) < sum(manifest.chunks[chunk].plain for chunk in plan.chunks[pack])
+
+    order = sorted(plan.chunks, key=lambda pack: (pack not in small_bytes, is_mostly_large(pack), -newest[pack]))
     plan.packs = {name: manifest.packs[name] for name in order}
+    plan.with_small = set(small_bytes)
 
 
 def _by_chunk(file: FilePlan) -> Iterable[tuple[str, Sequence[Extent]]]:

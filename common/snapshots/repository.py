@@ -10,30 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading  # noqa: TID251 - stretching a passphrase and waiting for the store need not wait for each other
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
-from common.snapshots.bucket import Bucket
-from common.snapshots.keys import aes_gcm
 from common.snapshots.limits import PREFIX_SHAPE
-from common.snapshots.manifest import Manifest
-from common.snapshots.packing import Progress
-from common.snapshots.restore import Restored, restore
-from common.snapshots.seal import KEY_SHAPE, unseal
-from common.snapshots.state import State
-from common.snapshots.take import Begun, Taken, begun, finish
-from common.snapshots.transfer import Endpoint
+from common.snapshots.wire import Wire
+from common.snapshots.workers import apart
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the rest of the engine is loaded while the key is stretched
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     from common.domain.retention import Retention
+    from common.snapshots.manifest import Manifest
+    from common.snapshots.packing import Progress
     from common.snapshots.prune import Pruned
+    from common.snapshots.restore import Restored
+    from common.snapshots.state import State
+    from common.snapshots.take import Begun, Taken
+    from common.snapshots.transfer import Endpoint
     from common.snapshots.verify import Verified
 
 SCRYPT = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
@@ -41,8 +42,7 @@ KEY_BYTES, SALT_BYTES, NONCE_BYTES = 32, 16, 12
 URL_SCHEME = "s3://"
 EPOCH = 1
 
-T = TypeVar("T")
-Base = tuple[int, Manifest | None]
+Base = tuple[int, "Manifest | None"]
 """(sequence of the next snapshot, the manifest of the one before)"""
 
 
@@ -62,9 +62,12 @@ class Repository:
     def __init__(
         self, endpoint: Endpoint, prefix: str, keys: Callable[[], list[bytes]], home: Path, clock: Callable[[], float]
     ):
+        """`keys` waits until they are known; raises as `open_repository` says."""
+        from common.snapshots.bucket import Bucket
+
         self._endpoint = endpoint
         self._prefix = prefix
-        self._keys = keys
+        self._keys = cache(keys)
         self._home = home
         self._clock = clock
         self._bucket = Bucket(endpoint, home)
@@ -76,6 +79,8 @@ class Repository:
         return listed
 
     def _listed(self) -> list[Listed]:
+        from common.snapshots.seal import KEY_SHAPE
+
         found = [
             Listed(f"{name['epoch']}-{name['seq']}-{name['content']}", row.key, row.at, row.size)
             for row in self._bucket.dated(f"{self._prefix}manifests/")
@@ -92,6 +97,8 @@ class Repository:
 
     def backup(self, begun: Begun, base: Base, now: datetime, started: float, progress: Progress) -> Taken:
         """A new snapshot, which was begun when the clock stood at `started`."""
+        from common.snapshots.take import finish
+
         seq, previous = base
         version = Version(epoch=EPOCH, seq=seq)
         key, clock = self._keys()[0], self._clock
@@ -99,19 +106,12 @@ class Repository:
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""
-        key = self._find(snapshot).manifest_key
-        instance_key, manifest = self._manifest(root, key)
-        return restore(
-            key,
-            root,
-            manifest=manifest,
-            prefix=self._prefix,
-            instance_key=instance_key,
-            state_dir=self._state(root).folder,
-            endpoint=self._endpoint,
-            clock=self._clock,
-            progress=progress,
-        )
+        from common.snapshots.restore import begun, finish
+
+        started = self._clock()
+        with begun(root, self._state(root), self._endpoint) as begin:
+            instance_key, manifest = self._manifest(root, self._find(snapshot).manifest_key)
+            return finish(begin, manifest, self._prefix, instance_key, self._clock, started, progress)
 
     def verify(self, snapshot: str | None, *, quick: bool) -> list[Verified]:
         """All snapshots (or that one): every byte read back, or with `quick` what the store's listing proves."""
@@ -164,6 +164,8 @@ class Repository:
         return self._opened(key)[0]
 
     def _opened(self, key: str, sealed: bytes | None = None) -> tuple[bytes, Manifest]:
+        from common.snapshots.seal import unseal
+
         content = sealed or self._bucket.get(key)
         keys = self._keys()
         for instance_key in keys[:-1]:
@@ -204,16 +206,17 @@ def back_up(
     The directory is walked while the repository is opened: that is waiting for the store, and stretching a passphrase.
     Raises what `open_repository` and `take` raise.
     """
-
     started = clock()
-    bucket, prefix = parse_url(url)
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    way = endpoint(bucket)
-    with begun(root, _state_of(way, prefix, root, home), way) as begin:
-        repository = open_repository(url, endpoint, passphrase, home, clock, create=True)
-        return repository.backup(begin, repository.base(root), now, started, progress)
+    with open_repository(url, endpoint, passphrase, home, clock, create=True) as repository:
+        from common.snapshots.take import begun
+
+        bucket, prefix = parse_url(url)
+        way = endpoint(bucket)
+        with begun(root, _state_of(way, prefix, root, home), way) as begin:
+            return repository.backup(begin, repository.base(root), now, started, progress)
 
 
+@contextmanager
 def open_repository(
     url: str,
     endpoint: Callable[[str], Endpoint],
@@ -222,28 +225,42 @@ def open_repository(
     clock: Callable[[], float],
     *,
     create: bool = False,
-) -> Repository:
+) -> Iterator[Repository]:
     """The repository at `s3://bucket/prefix`. `endpoint` makes the way to a bucket; `home` is what is remembered here.
 
-    Raises `ObjectMissing` (there is none, and `create` is not set); every verb of it raises `SnapshotRefused` when the
-    passphrase is wrong, which takes a while to find out.
+    Its keys are got by a process of its own. So it is the verbs that raise `ObjectMissing` (there is none, and `create`
+    is not set), `SnapshotRefused` (the passphrase is wrong) and `ObjectStoreError`.
     """
     bucket, prefix = parse_url(url)
     way = endpoint(bucket)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = Bucket(way, home)
-    known: dict[str, bytes] = {}
-    if create and not list(store.dated(f"{prefix}keys/")):
-        key = os.urandom(KEY_BYTES)
-        name, content = _wrapped(key, passphrase)
-        store.put(f"{prefix}keys/{name}.json", content)
-        known[f"{prefix}keys/{name}.json"] = key
-    found = sorted((row.at, row.key) for row in store.dated(f"{prefix}keys/"))
-    if not found:
-        raise ObjectMissing(f"there is no repository at {url}")
-    wrapped = [(name, b"" if name in known else store.get(name)) for _, name in found]
-    keys = _beside(lambda: [known.get(name) or _unwrapped(stored, passphrase) for name, stored in wrapped])
-    return Repository(way, prefix, keys, home, clock)
+    with apart(lambda: _stretched_keys(url, way, prefix, passphrase, create=create)) as stretched:
+
+        def keys() -> list[bytes]:
+            _aes_gcm(bytes(KEY_BYTES))  # loaded while the other process still stretches
+            return [_unwrapped(stored, key) for stored, key in stretched()]
+
+        yield Repository(way, prefix, keys, home, clock)
+
+
+def _stretched_keys(
+    url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, create: bool
+) -> list[tuple[bytes, bytes]]:
+    """(wrapped key as it is stored, what unwraps it) of each of the repository's keys, the oldest first."""
+    with closing(Wire(endpoint)) as store:
+        rows = list(store.list(f"{prefix}keys/"))
+        known: dict[str, tuple[bytes, bytes]] = {}
+        if create and not rows:
+            salt = os.urandom(SALT_BYTES)
+            name, stretched = f"{prefix}keys/{salt.hex()}.json", _stretched(passphrase, salt)
+            known[name] = (_wrapped(os.urandom(KEY_BYTES), salt, stretched), stretched)
+            store.put(name, known[name][0])
+            rows = list(store.list(f"{prefix}keys/"))
+        if not rows:
+            raise ObjectMissing(f"there is no repository at {url}")
+        names = [name for _, name in sorted((row.at, row.key) for row in rows)]
+        contents = [(name, b"" if name in known else store.get(name)) for name in names]
+    return [known.get(name) or (stored, _stretched(passphrase, _salt_of(stored))) for name, stored in contents]
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -256,54 +273,47 @@ def parse_url(url: str) -> tuple[str, str]:
 
 
 def _state_of(endpoint: Endpoint, prefix: str, root: Path, home: Path) -> State:
+    from common.snapshots.state import State
+
     place = f"{endpoint.url} {endpoint.bucket} {prefix} {root.resolve()}"
     return State(home / hashlib.sha256(place.encode()).hexdigest()[:16], root)
 
 
-def _beside(work: Callable[[], T]) -> Callable[[], T]:
-    """Begins the work at once; the function given back waits for its end, and gives or raises what came of it.
-
-    Python waits for it at its end too: compiled code that wakes up in an interpreter which is gone aborts the process.
-    """
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="beside")
-    thread.start()
-
-    def result() -> T:
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    return result
-
-
-def _wrapped(key: bytes, passphrase: str) -> tuple[str, bytes]:
-    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    sealed = aes_gcm(_stretched(passphrase, salt)).encrypt(nonce, key, b"dumont repository key 1")
+def _wrapped(key: bytes, salt: bytes, stretched: bytes) -> bytes:
+    nonce = os.urandom(NONCE_BYTES)
+    sealed = _aes_gcm(stretched).encrypt(nonce, key, b"dumont repository key 1")
     text = {"schema": 1, "salt": salt.hex(), "nonce": nonce.hex(), "key": sealed.hex()}
-    return salt.hex(), json.dumps(text).encode()
+    return json.dumps(text).encode()
 
 
-def _unwrapped(stored: bytes, passphrase: str) -> bytes:
+def _unwrapped(stored: bytes, stretched: bytes) -> bytes:
     from cryptography.exceptions import InvalidTag
 
+    nonce, sealed = _fields(stored, "nonce", "key")
     try:
-        text: Any = json.loads(stored)
-        salt, nonce, sealed = (bytes.fromhex(text[name]) for name in ("salt", "nonce", "key"))
-        return aes_gcm(_stretched(passphrase, salt)).decrypt(nonce, sealed, b"dumont repository key 1")
+        return _aes_gcm(stretched).decrypt(nonce, sealed, b"dumont repository key 1")
     except InvalidTag:
         raise SnapshotRefused("the passphrase does not open this repository") from None
+    except ValueError as error:
+        raise SnapshotRefused(f"the repository's key is damaged: {error}") from None
+
+
+def _salt_of(stored: bytes) -> bytes:
+    return _fields(stored, "salt")[0]
+
+
+def _fields(stored: bytes, *names: str) -> list[bytes]:
+    try:
+        text: Any = json.loads(stored)
+        return [bytes.fromhex(text[name]) for name in names]
     except (ValueError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"the repository's key is damaged: {error}") from None
+
+
+def _aes_gcm(key: bytes) -> AESGCM:
+    from common.snapshots.keys import aes_gcm
+
+    return aes_gcm(key)
 
 
 def _stretched(passphrase: str, salt: bytes) -> bytes:

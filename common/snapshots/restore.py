@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import DiskFull, SnapshotDamaged, SnapshotError, SnapshotRefused
-from common.snapshots.fetching import Fetching, fetch_stage
+from common.snapshots.fetching import Fetching, Line, line
 from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import Manifest
@@ -76,6 +76,25 @@ def fetch_manifest(
     return manifest
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A restore of which all is done that can be without knowing the snapshot."""
+
+    root: Path
+    state: State
+    endpoint: Endpoint
+    line: Line
+
+
+@contextmanager
+def begun(root: Path, state: State, endpoint: Endpoint) -> Iterator[Begun]:
+    """s5cmd waits for what will be asked of it."""
+    with _translated():
+        state.sweep()
+        with line(state, endpoint) as way:
+            yield Begun(root, state, endpoint, way)
+
+
 def restore(
     manifest_key: str,
     root: Path,
@@ -102,24 +121,41 @@ def restore(
     after the first write leave one that another run completes: each name as it was or as it will be.
     """
     started = clock()
-    state = State(state_dir, root)
-    manifest = manifest or fetch_manifest(
-        manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
-    )
+    with begun(root, State(state_dir, root), endpoint) as begin:
+        manifest = manifest or fetch_manifest(
+            manifest_key, prefix=prefix, instance_key=instance_key, root=root, state_dir=state_dir, endpoint=endpoint
+        )
+        return finish(begin, manifest, prefix, instance_key, clock, started, progress, wanted, counts, keeps_newer)
+
+
+def finish(
+    begun: Begun,
+    manifest: Manifest,
+    prefix: str,
+    instance_key: bytes,
+    clock: Callable[[], float],
+    started: float,
+    progress: Progress,
+    wanted: Wanted = lambda: (),
+    counts: Counts | None = None,
+    keeps_newer: bool = False,
+) -> Restored:
+    """The rest of a restore that was begun when the clock stood at `started`; as `restore`."""
+    if manifest.prefix != prefix:
+        raise SnapshotRefused(f"{manifest.key} is a snapshot of {manifest.prefix}, not of {prefix}")
+    root, state = begun.root, begun.state
     root.mkdir(parents=True, exist_ok=True)
-    state.sweep()
-    with _translated(), opened(bytes(root)) as tree, fetch_stage(state) as stage:
+    with opened(bytes(root)) as tree:
         plan = compare(older_in(tree, manifest) if keeps_newer else manifest, tree, keys_of(instance_key))
         if keeps_newer:
             plan.extra.clear()
-        _require_room(plan, root, stage)
-        fetching = Fetching(manifest, plan, root, tree, stage, instance_key, progress, wanted, counts or Counts())
+        _require_room(plan, root, begun.line.stage)
+        fetching = Fetching(manifest, plan, root, tree, begun.line, instance_key, progress, wanted, counts or Counts())
         if not plan.adds_only:
-            fetching.prove(endpoint)
+            fetching.prove()
         state.forget()
         with _taken_back_if_damaged(plan, tree):
-            stamps = _prepare(plan, tree)
-            stamps |= fetching.run(endpoint)
+            stamps = fetching.run(lambda: _prepare(plan, tree))
         _finish(plan, tree)
         _flush(root)
         if not keeps_newer:

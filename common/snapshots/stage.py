@@ -18,7 +18,7 @@ from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.pack import PACK_BYTES
 
 SLOT_BYTES = PACK_BYTES + MAX_CHUNK_BYTES + (1 << 16)
-SLOTS = 10
+SLOTS = 20
 STAGE_BYTES = SLOTS * SLOT_BYTES
 MEMORY_SHARE = 8
 """The stage lies in memory when at least so many times its size is free."""

@@ -144,8 +144,9 @@ def finish(
     """The rest of a snapshot that was begun when the clock stood at `started`; as `take`."""
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
+    before = _before(previous, begun.state) if previous else {}  # while the walk goes on
     state, tree = begun.state, begun.tree()
-    entries = _Entries(tree, previous, state)
+    entries = _Entries(tree, previous, before)
     with packing.store(
         tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()
     ) as packed:
@@ -174,10 +175,14 @@ def finish(
     )
 
 
+Before = dict[bytes, tuple[Entry | None, int, int]]
+"""(entry, ctime_ns, inode) of each name of the snapshot before."""
+
+
 class _Entries:
     """Entries of all names: from the snapshot before where a file is untouched, else from its reading."""
 
-    def __init__(self, tree: Scan, previous: Manifest | None, state: State) -> None:
+    def __init__(self, tree: Scan, previous: Manifest | None, before: Before) -> None:
         self.stamps: dict[bytes, Stamp] = {}
         """Of the files that were read undisturbed."""
         self.vanished: list[str] = []
@@ -189,7 +194,6 @@ class _Entries:
         self._files: dict[int, Entry] = {}
         self._twins: list[Read] = []
         """Readings of contents that another small file has."""
-        before = _before(previous, state) if previous else {}
         for number, found in enumerate(tree.found):
             if found.kind != "file":
                 continue
@@ -250,8 +254,7 @@ new_extent = partial(tuple.__new__, Extent)
 NEVER: tuple[Entry | None, int, int] = (None, 0, 0)
 
 
-def _before(previous: Manifest, state: State) -> dict[bytes, tuple[Entry | None, int, int]]:
-    """(entry, ctime_ns, inode) of each name of the snapshot before."""
+def _before(previous: Manifest, state: State) -> Before:
     entries, (times_ns, inodes) = previous.entries, state.seen(previous)
     return dict(zip([entry.path for entry in entries], zip(entries, times_ns, inodes, strict=True), strict=True))
 

@@ -20,6 +20,8 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 OLD_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWNER_MAY_ALL = 0o700
+PLAIN_MODE = 0o777
+"""What a file can be made with; the rest of a mode is given to it afterwards."""
 FOLDERS_OPEN = 64
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO}
 
@@ -123,20 +125,33 @@ class Tree:
         os.mkdir(name, OWNER_MAY_ALL, dir_fd=self.folder(parent))
 
     def write(self, entry: Entry, pieces: Iterable[tuple[int, Plain]]) -> Stamp:
-        """A new file in place of what bears its name: its pieces as (offset, bytes), mode, owner, time."""
-        folder, name = self.folder(entry.parent), entry.name
+        """A new file in place of what bears its name: its pieces as (offset, bytes), mode, owner, time.
+
+        It is made with its mode and as ours; what that did not bring about (a mask of modes, another owner) is seen
+        in the end, and mended: for most files of most trees nothing is.
+        """
+        folder, name = self._folder_and_name(entry.path)
+        mode = 0o600 if entry.xattrs else entry.mode & PLAIN_MODE  # attributes can be given to what its owner may write
         try:
-            fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
+            fd = os.open(name, NEW_FILE, mode, dir_fd=folder)
         except FileExistsError:
             os.unlink(name, dir_fd=folder)
-            fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
+            fd = os.open(name, NEW_FILE, mode, dir_fd=folder)
         try:
+            size = 0
             for at, piece in pieces:
                 write_at(fd, piece, at)
-            if entry.is_sparse:
+                size += len(piece)
+            if size < entry.size:  # it ends in a hole, or is one
                 os.ftruncate(fd, entry.size)
-            self._dress(fd, entry)
-            return stamp(os.fstat(fd))
+            if entry.xattrs:
+                self._dress(fd, entry)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            status = os.fstat(fd)
+            if not self._is_dressed(entry, status):
+                self._dress(fd, entry)
+                status = os.fstat(fd)
+            return stamp(status)
         finally:
             os.close(fd)
 
@@ -234,6 +249,16 @@ class Tree:
         finally:
             os.close(fd)
 
+    def _folder_and_name(self, path: bytes) -> tuple[int, bytes]:
+        parent, _, name = path.rpartition(b"/")
+        return self.folder(parent), name
+
+    def _is_dressed(self, entry: Entry, status: os.stat_result) -> bool:
+        """Has it that mode, and that owner if we could give it?"""
+        if stat.S_IMODE(status.st_mode) != entry.mode:
+            return False
+        return not self._may_chown or entry.uid < 0 or (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+
     def _dress(self, fd: int, entry: Entry) -> None:
         """Owner before mode: a change of owner takes the set-uid bit away."""
         if self._may_chown and entry.uid >= 0:
@@ -273,10 +298,9 @@ def part_of(path: bytes) -> bytes:
 
 
 def write_at(fd: int, piece: Plain, at: int) -> None:
-    rest = memoryview(piece)
-    while rest:
-        written = os.pwrite(fd, rest, at)
-        rest, at = rest[written:], at + written
+    written = os.pwrite(fd, piece, at)
+    while written < len(piece):
+        written += os.pwrite(fd, memoryview(piece)[written:], at + written)
 
 
 def _segments(entry: Entry) -> list[tuple[int, int]]:

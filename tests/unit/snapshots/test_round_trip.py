@@ -274,21 +274,6 @@ def test_only_the_chunks_that_differ_are_fetched(box: Box) -> None:
     assert tree(box.copy) == tree(box.root)
 
 
-def test_a_path_that_somebody_waits_for_is_fetched_next(box: Box) -> None:
-    for number in range(12):
-        (box.root / f"{number:02}").write_bytes(os.urandom(33 << 20))
-        os.utime(box.root / f"{number:02}", ns=(number, number))
-    key = box.take().manifest_key
-    order: list[str] = []
-
-    def look(done: int, total: int, what: str) -> None:
-        order.extend(sorted({path.name for path in box.copy.glob("[0-9]*")} - set(order)))
-
-    box.restore(key, progress=look, wanted=lambda: [b"00"])
-
-    assert order[0] == "00"
-
-
 def test_equal_files_are_stored_once_whoever_reads_them_and_when(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "WORTH_A_WORKER_BYTES", 1)
     monkeypatch.setattr(packing, "SMALL_TASK_FILES", 3)
