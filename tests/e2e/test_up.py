@@ -53,7 +53,8 @@ def test_up_tells_everything_a_program_needs_to_drive_it(tmp_path: Path, started
     headers = {"Authorization": f"Bearer {facts['api_key']}"}
     assert httpx.get(f"{facts['api']}/api/v1/instances", headers=headers).json() == {"items": [], "next_cursor": None}
     assert httpx.get(f"{facts['world']}/rentals").json() == []
-    assert set(httpx.get(f"{facts['world']}/faults").json()) == {"kill", "cut", "freeze", "notice", "outbid", "lose"}
+    faults = {"kill", "cut", "freeze", "thaw", "notice", "outbid", "lose"}
+    assert set(httpx.get(f"{facts['world']}/faults").json()) == faults
     assert httpx.post(f"{facts['world']}/rentals/nobody/fault", json={"kind": "lose"}).status_code == 404
     assert httpx.post(f"{facts['world']}/rentals/nobody/fault", json={"kind": "magic"}).status_code == 422
 
