@@ -173,7 +173,7 @@ def show(id: str, json_: Json = False) -> None:
         print(_progress(found["progress"]))
     for conflict in found["conflicts"]:
         where = "in the workspace" if conflict["brought"] is not None else "kept, not in the workspace yet"
-        print(f"conflicts/{conflict['epoch']}: {conflict['files']} files that only an earlier machine had, {where}")
+        print(f"conflicts/{conflict['name']}: {conflict['files']} files that only an earlier machine had, {where}")
     if found["failure"]:
         print(f"failed: {found['failure']['detail']}")
 

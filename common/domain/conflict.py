@@ -118,8 +118,13 @@ def not_in(instance: Instance) -> tuple[Conflict, ...]:
 
 
 def folder_of(conflict: Conflict) -> str:
-    return f"{FOLDER}/{conflict.epoch}"
+    return f"{FOLDER}/{conflict.name}"
+
+
+def name_of(epoch: int, *, of_standby: bool) -> str:
+    """A GPU that fell silent and its standby that sealed in vain may both have something of one epoch."""
+    return f"{epoch}-standby" if of_standby else str(epoch)
 
 
 def _bring_id(conflict: Conflict, tries: int) -> str:
-    return f"bring-{conflict.epoch}-{tries}"
+    return f"bring-{conflict.name}-{tries}"

@@ -199,6 +199,8 @@ class Conflict(Model):
 
     epoch: int
     """The last one in which that machine wrote."""
+    name: str = ""
+    """Of its folder below `conflicts`: a GPU's is its epoch, and a standby may have one of the same."""
     manifest_key: str
     files: int = 0
     bytes: int = 0

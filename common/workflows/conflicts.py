@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import partial
 
 from common.domain import conflict as rules
 from common.domain.host import SAVE_TRIES, OrderResult, SnapshotReport, epoch_of_save, number_of_save
@@ -14,11 +13,10 @@ from common.domain.rental import RentalState
 from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError
 from common.ports import App
-from common.records import World, event, heard_of, manifest_key_of, overlaid, prefix_of
-from common.snapshots import engine
+from common.records import World, event, heard_of, overlaid
 from common.workflows.history import End, retire
 from common.workflows.outbox import announce
-from common.workflows.proof import proven
+from common.workflows.proof import verified
 
 
 def accept(app: App, world: World, now: datetime) -> bool:
@@ -44,7 +42,9 @@ def _judge(
         app.store.commit([world.instance.becomes(instance.having(**known))])  # it had nothing alone
     else:
         try:
-            _keep(app, world, known, _verified(app, world, report, epoch), now)
+            name = rules.name_of(epoch, of_standby=label != instance.held)
+            found = _verified(app, world, report, epoch).model_copy(update={"name": name})
+            _keep(app, world, known, found, now)
         except (SnapshotError, ObjectMissing) as error:
             if label == instance.held and number_of_save(result) + 1 < SAVE_TRIES:
                 again = instance.having(save_tries=number_of_save(result) + 1)
@@ -54,17 +54,8 @@ def _judge(
 
 
 def _verified(app: App, world: World, report: SnapshotReport, epoch: int) -> Conflict:
-    instance = world.instance.value
-    verified = engine.verify(
-        app.objects,
-        report.manifest_key,
-        prefix=prefix_of(instance),
-        instance_key=manifest_key_of(app, instance),
-        proven=partial(proven, app, instance),
-    )
-    if verified.version != Version(epoch=epoch, seq=report.seq):
-        raise SnapshotError(f"{report.manifest_key} is of version {verified.version}, not of epoch {epoch}")
-    return Conflict(epoch=epoch, manifest_key=report.manifest_key, files=verified.files, bytes=verified.bytes)
+    found = verified(app, world.instance.value, report.manifest_key, Version(epoch=epoch, seq=report.seq))
+    return Conflict(epoch=epoch, manifest_key=report.manifest_key, files=found.files, bytes=found.bytes)
 
 
 def _keep(app: App, world: World, known: dict[str, int], conflict: Conflict, now: datetime) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import partial
 
 from common.domain import conflict
 from common.domain.host import HostRecord, SnapshotReport
@@ -18,12 +17,11 @@ from common.domain.verdict import Act, Verdict, verdict
 from common.domain.version import Version
 from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Write
-from common.records import World, dump, event, manifest_key_of, prefix_of
-from common.snapshots import engine
+from common.records import World, dump, event
 from common.workflows import conflicts
 from common.workflows.history import End, retire
 from common.workflows.outbox import announce, tell
-from common.workflows.proof import proven
+from common.workflows.proof import verified
 
 IDLE = "idle"
 """First word of the reason of a hibernation that nobody asked for."""
@@ -157,14 +155,7 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
     if is_final(instance, report) and conflicts.is_awaited(app, world, now):
         return False  # its commit lets the held machine go
     try:
-        verified = engine.verify(
-            app.objects,
-            report.manifest_key,
-            prefix=prefix_of(instance),
-            instance_key=manifest_key_of(app, instance),
-            proven=partial(proven, app, instance),
-        )
-        _agree(report, verified.version)
+        found = verified(app, instance, report.manifest_key, Version(epoch=report.epoch, seq=report.seq))
     except (SnapshotError, ObjectMissing) as error:
         # the store says definitely what is wrong; an answer that failed is another error, and ends the step
         return _refuse(app, world, report, f"{error.code}: {error}", now)
@@ -177,12 +168,12 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
         version=Version(epoch=report.epoch, seq=report.seq),
         taken_epoch=report.epoch,
         taken_at=now,
-        files=verified.files,
-        bytes=verified.bytes,
+        files=found.files,
+        bytes=found.bytes,
         stored_bytes=report.stored_bytes,
-        new_packs=list(verified.packs_read_back),
-        packs=list(verified.packs) if len(verified.packs) <= PACKS_NAMED_MAX else None,
-        proof=verified.proof,
+        new_packs=list(found.packs_read_back),
+        packs=list(found.packs) if len(found.packs) <= PACKS_NAMED_MAX else None,
+        proof=found.proof,
     )
     _move_pointer(app, world, report, record, now)
     return True
@@ -195,11 +186,6 @@ def _may_count(instance: Instance, report: SnapshotReport) -> bool:
     version = Version(epoch=report.epoch, seq=report.seq)
     pointer = instance.pointer
     return pointer is None or (version >= pointer.version and (report.epoch, version) > pointer.order)
-
-
-def _agree(report: SnapshotReport, version: Version) -> None:
-    if version != Version(epoch=report.epoch, seq=report.seq):
-        raise SnapshotError(f"the manifest is of version {version}, the host says ({report.epoch}, {report.seq})")
 
 
 def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datetime) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import standby as rules
+from common.domain.conflict import name_of
 from common.domain.instance import Conflict, Instance, Phase, Want
 from common.domain.orders import COPY_FAILED
 from common.domain.outbox import Kind
@@ -132,7 +133,7 @@ def give_back(app: App, world: World, now: datetime) -> bool:
 
 def _of_others(instance: Instance) -> tuple[Conflict, ...]:
     """What only the machine before had is no conflict once it writes again."""
-    return tuple(each for each in instance.conflicts if each.epoch != instance.fenced)
+    return tuple(each for each in instance.conflicts if each.name != name_of(instance.fenced, of_standby=False))
 
 
 def restart_from_pointer(app: App, world: World, now: datetime) -> bool:

@@ -168,7 +168,7 @@ def sealed_in_vain(world: World) -> tuple[str, str, int]:
 
 def test_what_was_done_on_a_standby_whose_claim_was_refused_comes_to_the_gpu(world: World) -> None:
     id, label, epoch = sealed_in_vain(world)
-    found = world.workspace(id) / "conflicts" / str(epoch) / "there.txt"
+    found = world.workspace(id) / "conflicts" / f"{epoch}-standby" / "there.txt"
 
     world.until(found.exists)
 
@@ -263,7 +263,7 @@ def test_what_a_standby_saved_outlives_a_prune_before_it_is_judged(world: World)
     prune.prune_instance(world.app, f"{ACCOUNT}.{id}", world.now)
     standby.cut = False
 
-    world.until((world.workspace(id) / "conflicts" / str(epoch) / "there.txt").exists)
+    world.until((world.workspace(id) / "conflicts" / f"{epoch}-standby" / "there.txt").exists)
 
 
 def test_what_was_done_on_a_standby_that_a_hibernation_refused_is_kept_while_it_sleeps(world: World) -> None:
