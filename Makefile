@@ -10,8 +10,8 @@ SEEDS ?= 2000
 SEED ?= 1
 MINUTES ?= 45
 KILLS ?= 300
-# What a red run prints after its seed: WITHOUT, FAULTS, CELL, ALSO, STIRRED, STORY, HTTP.
-REPLAY := $(foreach word,WITHOUT FAULTS CELL ALSO STIRRED STORY HTTP,$(if $($(word)),$(word)=$($(word))))
+# What a red run prints after its seed: WITHOUT, FAULTS, CELLS, ALSO, STIRRED, STORY, HTTP. LEARN=1: see tests/simulation.
+REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LEARN,$(if $($(word)),$(word)=$($(word))))
 
 .PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot bench-failover torture-snapshot fuzz pins clean
 

@@ -224,12 +224,12 @@ class World:
         """An adapter's own wait between two pages: the clock turns, and nobody else moves."""
         self.now += timedelta(seconds=seconds)
 
-    def until(self, condition: Any, within_s: float = 1200.0) -> float:
+    def until(self, condition: Any, within_s: float = 1200.0, step_s: float = 1.0) -> float:
         """Seconds of virtual time it took; fails when it takes longer than `within_s`."""
         began = self.now
         while not condition():
             assert (self.now - began).total_seconds() < within_s, f"not within {within_s} s; log: {self.log[-12:]}"
-            self.now += timedelta(seconds=1)
+            self.now += timedelta(seconds=step_s)
             self._one_step()
         return (self.now - began).total_seconds()
 

@@ -139,7 +139,7 @@ def test_everything_hibernates_before_the_credit_is_gone(world: World, admin: Ap
     ids = [running(world) for _ in range(2)]
     burn = sum(float(world.show(id).cost.usd_per_hour) for id in ids)
     world.sim.set_credit(f"{burn * 0.9 + 1:.4f}")  # an hour and a little for what was spent before
-    world.pass_time(3600)
+    world.pass_time(3600, step_s=5)
 
     shown: dict[str, Any] = admin.get("/markets").json["items"][0]
     assert [world.show(id).state for id in ids] == [State.HIBERNATED] * 2

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from common.cli import session
 from common.cli.snapshots import snapshots
 from common.domain.account import Role
+from common.views import snapshots as view
 from tests.functions.conftest import Api, key_for
 from tests.functions.test_cli import signed_in
 from tests.functions.test_story_by_hand import running, write
-from tests.hand_cranked import World
+from tests.hand_cranked import ACCOUNT, World
 
 __all__ = ["signed_in"]
 run = CliRunner()
@@ -29,10 +30,10 @@ def with_two_snapshots(world: World) -> tuple[str, str, str]:
     """An instance with (older, newer); between them one file changed and one was added."""
     id = running(world)
     write(world, id, "first\n")
-    world.until(lambda: len(asked("list", id)["items"]) == 1, within_s=3600)
+    world.until(lambda: len(view.listed(world.app, ACCOUNT, id)) == 1, within_s=3600)
     write(world, id, "second\n")
     (world.workspace(id) / "new.txt").write_text("new\n")
-    world.until(lambda: len(asked("list", id)["items"]) == 2, within_s=3600)
+    world.until(lambda: len(view.listed(world.app, ACCOUNT, id)) == 2, within_s=3600)
     newer, older = asked("list", id)["items"]
     assert (newer["is_current"], older["is_current"]) == (True, False)
     assert newer["files"] == older["files"] + 1
@@ -80,7 +81,7 @@ def test_the_terms_are_shown_changed_and_reach_the_host(signed_in: World) -> Non
     changed = asked("terms", id, *words)
     assert (changed["snapshot_every_s"], changed["keep"]) == (600, {"last": 2, "hourly": 0, "daily": 0, "weekly": 0})
     write(signed_in, id)
-    signed_in.until(lambda: len(asked("list", id)["items"]) == 1, within_s=700)
+    signed_in.until(lambda: view.listed(signed_in.app, ACCOUNT, id), within_s=700)
     place = signed_in.writer(id).agent.memory.place
 
     assert place

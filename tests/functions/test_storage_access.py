@@ -31,7 +31,7 @@ def test_without_credentials_nothing_is_ordered_and_nothing_is_lost(world: World
     write(world, id)
     access.is_down = True
 
-    world.pass_time(1200)
+    world.pass_time(1200, step_s=5)
     assert world.show(id).snapshot is None
     assert world.show(id).state is State.RUNNING
     access.is_down = False

@@ -2,6 +2,7 @@
 
 With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=race as a red run
 prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
+LEARN=1 writes down which seeds caught mutants and reached cells: the next run tries those first.
 The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 from tests.simulation import catching, over_http, sweep
 from tests.simulation.coverage import DIRECTED_SEEDS, RARE, Cell, Coverage, Directed, cells, directed
 from tests.simulation.knobs import KNOBS
+from tests.simulation.known import Known, known_first
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import Run, Watch, disk, do, in_parallel
 from tests.simulation.shrink import shrink
@@ -57,7 +59,7 @@ def main(words: Iterable[str]) -> int:
     if minutes := float(given.get("MINUTES", 0)):
         return soak(int(given.get("SEED", 1)), minutes)
     first, seeds = int(given.get("SEED", 1)), int(given.get("SEEDS", 2000))
-    return replay(first, given) if seeds == 1 else everything(first, seeds)
+    return replay(first, given) if seeds == 1 else everything(first, seeds, learns="LEARN" in given)
 
 
 # --- one seed
@@ -101,8 +103,8 @@ def _cells(text: str) -> tuple[Cell, ...]:
 # --- everything
 
 
-def everything(first: int, seeds: int) -> int:
-    total = Total()
+def everything(first: int, seeds: int, *, learns: bool) -> int:
+    total, known = Total(), Known.read()
     endings: dict[int, Ending] = {}
     for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
         total.add(run, outcome, "seeds")
@@ -117,9 +119,12 @@ def everything(first: int, seeds: int) -> int:
     for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
         total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
     say(f"sweep: {total.watch}")
-    direct(total)
+    known.reached |= direct(total, known)
     say(f"directed: {total.watch}")
-    caught = catching.all_mutants(say)
+    caught = catching.all_mutants(known, say)
+    known.caught |= {name: seed for name, seed in caught.items() if seed}
+    if learns:
+        known.write()
     say(f"mutants: {total.watch}")
     for line in total.coverage.matrix():
         say(line)
@@ -140,18 +145,24 @@ def work(run: Run) -> tuple[Run, Outcome]:
         return run, do(run)
 
 
-def direct(total: Total) -> None:
-    """Runs of their own for the cells that few seeds reached."""
-    for tried in in_parallel(reach, directed(total.coverage.wanting()), chunk=1):
+def direct(total: Total, known: Known) -> dict[str, int]:
+    """Runs of their own for the cells that few seeds reached; returns with which seed each was."""
+    reached: dict[str, int] = {}
+    groups = [(group, known.seeds_of(group.cells)) for group in directed(total.coverage.wanting())]
+    for tried in in_parallel(reach, groups, chunk=1):
         for run, outcome in tried:
             total.add(run, outcome, "directed_runs", covers=False)
-            total.coverage.directed.update(cell for cell in run.directed if outcome.cells.get(cell))
+            hit = [cell for cell in run.directed if outcome.cells.get(cell)]
+            total.coverage.directed.update(hit)
+            reached |= {",".join(cell): run.seed for cell in hit}
+    return reached
 
 
-def reach(group: Directed) -> list[tuple[Run, Outcome]]:
+def reach(group_and_known: tuple[Directed, set[int]]) -> list[tuple[Run, Outcome]]:
     """Seed after seed, aimed at what is left."""
+    group, known = group_and_known
     tried, left = [], set(group.cells)
-    for seed in range(1, DIRECTED_SEEDS + 1):
+    for seed in known_first(known, range(1, DIRECTED_SEEDS + 1)):
         tried.append(work(group.run(seed, left)))
         left -= tried[-1][1].cells.keys()
         if not left:

@@ -6,20 +6,23 @@ from collections.abc import Callable
 from itertools import chain
 
 from tests.simulation import sweep
+from tests.simulation.known import Known, known_first
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import Run, disk, do, forked
 
 SEEDS = 150
 _stories: list[Run] = []
 """Of the sweep over the sound product: the numbers of its calls."""
+_known: dict[str, int] = {}
 CRASHED = "I0"
 """A mutant that only crashes is not caught: it proves nothing about an invariant, and its replacement needs mending."""
 
 
-def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
-    """Name -> the first seed that caught it (0 = the sweep did, None = it escaped)."""
+def all_mutants(known: Known, say: Callable[[str], None]) -> dict[str, int | None]:
+    """Name -> a seed that caught it: the known one or the first (0 = the sweep did, None = it escaped)."""
     caught: dict[str, int | None] = {}
     _stories.extend(sweep.runs())
+    _known.update(known.caught)
     with forked(one_task_each=True) as pool:
         for name, seed, violation in pool.imap_unordered(catch, range(len(MUTANTS)), chunksize=1):
             caught[name] = seed
@@ -31,7 +34,8 @@ def all_mutants(say: Callable[[str], None]) -> dict[str, int | None]:
 def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
     mutant.plant()
-    seeds = (Run(seed, stirred=mutant.stirred) for seed in range(1, SEEDS + 1))
+    tried = known_first({_known.get(mutant.name, 0)}, range(1, SEEDS + 1))
+    seeds = (Run(seed, stirred=mutant.stirred) for seed in tried)
     with disk():
         for run in chain(seeds, _stories):
             outcome = do(run)

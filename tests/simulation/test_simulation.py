@@ -15,6 +15,7 @@ from common.workflows import hibernate, lifecycle
 from tests.simulation import sweep
 from tests.simulation.coverage import RARE, TOGETHER, Coverage, cells, directed
 from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
+from tests.simulation.known import Known, known_first
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, do_alone
 from tests.simulation.world import PRUNE_GRACE_S, STORIES
@@ -76,6 +77,18 @@ def test_a_directed_run_ends_when_all_its_cells_are_hit() -> None:
     assert outcome.violations == []
     assert set(aimed) <= outcome.cells.keys()
     assert outcome.virtual_s < Run(1).plan().faults_for_s
+
+
+def test_a_known_seed_is_tried_first_and_none_is_left_out() -> None:
+    assert list(known_first({7, 3, 99}, range(1, 9))) == [3, 7, 1, 2, 4, 5, 6, 8]
+
+
+def test_what_is_known_is_of_mutants_and_cells_that_exist() -> None:
+    known = Known.read()
+
+    assert known.caught.keys() <= {mutant.name for mutant in MUTANTS}
+    assert known.reached.keys() <= {",".join(cell) for cell in cells()}
+    assert known.seeds_of([("no_such_knob", "up")]) == set()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

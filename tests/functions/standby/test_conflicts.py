@@ -71,7 +71,8 @@ def test_it_outlives_every_prune_until_a_snapshot_of_the_workspace_has_it(world:
     assert shown == [kept.manifest_key], "it went before the workspace's snapshots had it"
     label = of(world, id).writer or ""
     assert (world.machines[label].agent.workspace / "conflicts" / str(epoch) / "new.txt").exists()
-    world.until(lambda: not list(world.objects.list(kept.manifest_key)), within_s=2 * world.timing.prune_every_s)
+    gone_s = 2 * world.timing.prune_every_s
+    world.until(lambda: not list(world.objects.list(kept.manifest_key)), within_s=gone_s, step_s=5)
 
 
 def test_a_silent_gpu_without_a_standby_gives_what_its_snapshots_lack_when_it_answers_again(
@@ -106,7 +107,7 @@ def test_a_held_gpu_that_answers_and_never_saves_is_kept_for_ten_minutes_and_no_
     world.until(lambda: of(world, id).is_covered)
     assert states(world, id)[label] is RentalState.HELD
 
-    took_s = world.until(lambda: label not in world.machines)
+    took_s = world.until(lambda: label not in world.machines, step_s=5)
     assert took_s <= SAVE_MAX_S + 120
     world.until(lambda: world.show(id).protection is Protection.MIRRORED)
 

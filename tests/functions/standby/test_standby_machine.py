@@ -86,11 +86,11 @@ def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(w
     for letter in "abcdf":
         world.google.stockout(f"{region}-{letter}", world.now + timedelta(seconds=5400))
     lose_standby(world, id)
-    world.pass_time(5400)
+    world.pass_time(5400, step_s=5)
     for _ in range(3):
         addresses.sweep(world.app, world.now)
-    world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200)
-    world.pass_time(1200)
+    world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200, step_s=5)
+    world.pass_time(1200, step_s=5)
 
     found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
     entries = [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == name]
@@ -109,7 +109,7 @@ def test_a_standby_that_was_stopped_once_is_not_given_up_while_nobody_can_list_i
     world.until(lambda: load(world.app, f"{ACCOUNT}.{id}").standby.value.stopped_at is not None)
     world.google.unreachable.add(zone)
 
-    world.pass_time(rules.STOPPED_MAX_S + 120)
+    world.pass_time(rules.STOPPED_MAX_S + 120, step_s=5)
 
     assert of(world, id).standby == before.standby
     assert before.standby in world.machines
