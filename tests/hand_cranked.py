@@ -143,6 +143,8 @@ class World:
     """Another invocation follows the outbox until then."""
     with_google: bool = False
     """Instances have standbys."""
+    standbys_are_mute: bool = False
+    """Those that start now never reach the control plane."""
     unlinked: set[frozenset[str]] = field(default_factory=set)
     """Pairs of labels between which there is no way."""
 
@@ -297,7 +299,8 @@ class World:
             measure=lambda: self.measure(machine, home / "workspace"),
             **({"programs": link} if link else {}),
         )
-        self.machines[effect.label] = Machine(agent, writers, gpu, link=link)
+        is_mute = self.standbys_are_mute and effect.env.get("DUMONT_KIND") == "standby"
+        self.machines[effect.label] = Machine(agent, writers, gpu, cut=is_mute, link=link)
 
     def _link(self, effect: Effect, home: Path) -> Link | None:
         if not self.with_google:

@@ -244,7 +244,11 @@ def _say(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
 
 
 def command() -> None:
-    raise SystemExit(main())
+    """Ends at once: all is closed and said, and taking the interpreter apart costs some 20 ms for nobody's good."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

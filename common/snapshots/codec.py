@@ -123,6 +123,11 @@ def _unblosc(stored: Plain, plain_bytes: int) -> bytes:
         raise ValueError(str(error)) from None
 
 
+def load() -> None:
+    """Everything but Zstandard, now, for those who have nothing else to do; workers that are forked later have it."""
+    _blosc()
+
+
 @cache
 def _blosc() -> Any:
     """One thread: the engine has a process for each core, and each of them holds the interpreter's lock by itself."""

@@ -108,8 +108,8 @@ class Fetching:
     def _draw(self, work: Callable[[Pipe], None], what: str, prepare: Callable[[], dict[bytes, Stamp]]) -> None:
         self._queue, self._done, self._what = list(self._plan.packs), 0, what
         self._order()
-        self._stamps.update(prepare())
         with crew(worth(self._total, len(self._plan.packs)), work) as workers:
+            self._stamps.update(prepare())  # while the first packs are under way, and the workers start
             try:
                 while self._queue or self._coming or self._here or workers.busy:
                     self._order()

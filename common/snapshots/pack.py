@@ -19,6 +19,10 @@ PACK_BYTES = 8 << 20
 """A pack is closed when it has grown so far: one part for s5cmd (50 MiB), so that the store's ETag is its MD5. Small
 enough that the line has something to do soon, that little is left to send when all is read, and that of a pack of
 thousands of small files the first ones are there soon when it comes back."""
+FIRST_PACK_BYTES = 1 << 20
+"""A small first snapshot is spread over packs of this size at least: all are on their way at once, and come back so,
+and none waits for a "100 Continue" (s5cmd asks for one from 2 MiB on). Nobody waits for the snapshots after it, which
+send little: there each object costs more than it saves."""
 SALT_BYTES = 16
 
 Row = tuple[str, int, int, int, Codec]
@@ -35,9 +39,15 @@ class PackWriter:
     """Writes chunks into one pack after the other; in one process, which alone knows the salt of the pack it writes."""
 
     def __init__(
-        self, keys: Keys, claim: Callable[[], int], on_full: Callable[[int, str, Pack, list[Row]], None]
+        self,
+        keys: Keys,
+        claim: Callable[[], int],
+        on_full: Callable[[int, str, Pack, list[Row]], None],
+        full_at: int = PACK_BYTES,
     ) -> None:
-        """`claim` gives the descriptor to write the next pack to; `on_full` takes it over with what is in it."""
+        """`claim` gives the descriptor to write the next pack to; `on_full` takes it over with what is in it, when it
+        has `full_at` bytes or more."""
+        self._full_at = full_at
         self._keys = keys
         self._claim = claim
         self._on_full = on_full
@@ -57,7 +67,7 @@ class PackWriter:
         self._append(sealed)
         self._rows.append((name, self.size, len(sealed), len(plain), codec))
         self.size += len(sealed)
-        if self.size >= PACK_BYTES:
+        if self.size >= self._full_at:
             self.close()
 
     def close(self) -> None:

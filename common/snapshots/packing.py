@@ -16,7 +16,7 @@ from pathlib import Path
 from common.snapshots.chunk import CUT_MEAN_BYTES, SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
-from common.snapshots.pack import PackWriter, Row
+from common.snapshots.pack import FIRST_PACK_BYTES, PACK_BYTES, PackWriter, Row
 from common.snapshots.read import FileReader, Place, Read, new_read
 from common.snapshots.scan import Found, Scan, data_segments
 from common.snapshots.stage import SLOTS, Stage, path_of, staged
@@ -133,10 +133,11 @@ def store(
     size = sum(task.bytes for task in tasks)
     keys, known = keys_of(instance_key), previous.chunks if previous else {}
     claims = Claims(len(unread) + size // CUT_MEAN_BYTES)
+    full_at = PACK_BYTES if previous else min(PACK_BYTES, max(FIRST_PACK_BYTES, size // SLOTS))
 
     def work(pipe: Pipe) -> None:
         worker = _Worker(pipe, tree.root, tree.found)
-        packs = PackWriter(keys, worker.claim, worker.hand_over)
+        packs = PackWriter(keys, worker.claim, worker.hand_over, full_at)
         worker.run(packs, ChunkWriter(keys, known, sums, claims, packs))
 
     with crew(worth(size, len(tasks)), work) as workers:

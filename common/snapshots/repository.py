@@ -237,7 +237,10 @@ def open_repository(
     with apart(lambda: _stretched_keys(url, way, prefix, passphrase, create=create)) as stretched:
 
         def keys() -> list[bytes]:
-            _aes_gcm(bytes(KEY_BYTES))  # loaded while the other process still stretches
+            from common.snapshots import codec
+
+            codec.load()  # while the other process still stretches
+            _aes_gcm(bytes(KEY_BYTES))
             return [_unwrapped(stored, key) for stored, key in stretched()]
 
         yield Repository(way, prefix, keys, home, clock)
@@ -248,19 +251,17 @@ def _stretched_keys(
 ) -> list[tuple[bytes, bytes]]:
     """(wrapped key as it is stored, what unwraps it) of each of the repository's keys, the oldest first."""
     with closing(Wire(endpoint)) as store:
-        rows = list(store.list(f"{prefix}keys/"))
-        known: dict[str, tuple[bytes, bytes]] = {}
+        rows = sorted(store.list(f"{prefix}keys/"), key=lambda row: (row.at, row.key))
         if create and not rows:
-            salt = os.urandom(SALT_BYTES)
-            name, stretched = f"{prefix}keys/{salt.hex()}.json", _stretched(passphrase, salt)
-            known[name] = (_wrapped(os.urandom(KEY_BYTES), salt, stretched), stretched)
-            store.put(name, known[name][0])
-            rows = list(store.list(f"{prefix}keys/"))
+            salt, instance_key = os.urandom(SALT_BYTES), os.urandom(KEY_BYTES)
+            stretched = _stretched(passphrase, salt)
+            wrapped = _wrapped(instance_key, salt, stretched)
+            store.put(f"{prefix}keys/{salt.hex()}.json", wrapped)
+            return [(wrapped, stretched)]
         if not rows:
             raise ObjectMissing(f"there is no repository at {url}")
-        names = [name for _, name in sorted((row.at, row.key) for row in rows)]
-        contents = [(name, b"" if name in known else store.get(name)) for name in names]
-    return [known.get(name) or (stored, _stretched(passphrase, _salt_of(stored))) for name, stored in contents]
+        contents = [store.get(row.key) for row in rows]
+    return [(stored, _stretched(passphrase, _salt_of(stored))) for stored in contents]
 
 
 def parse_url(url: str) -> tuple[str, str]:

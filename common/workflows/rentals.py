@@ -234,9 +234,8 @@ def start(app: App, kept: Kept[Rental], now: datetime) -> None:
 
 
 def as_lost(rental: Rental, why: str, now: datetime) -> Rental:
-    """A machine that we give up: it may still be there, and is destroyed once it is retired."""
-    lost = rental.to(RentalState.LOST, at=now, message=why)
-    return lost.model_copy(update={"loss": rental.loss or "gone", "meter": rental.meter.stopped(now)})
+    """A machine that we give up: it may still be there, and bills until it is destroyed, once it is retired."""
+    return rental.to(RentalState.LOST, at=now, message=why).model_copy(update={"loss": rental.loss or "gone"})
 
 
 def look_due(app: App, world: World, now: datetime) -> bool:

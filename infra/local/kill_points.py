@@ -8,6 +8,7 @@ per state directory: it is written down before the process is killed.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -42,11 +43,15 @@ class Killer:
     def reach(self, point: str) -> None:
         if point not in self._armed:
             return
-        with open(self._fired, "a") as file:
+        with open(self._fired, "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # other threads and processes come by here, too
+            file.seek(0)
+            if point in file.read().split():
+                return
             file.write(point + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Calls:

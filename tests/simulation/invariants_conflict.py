@@ -39,6 +39,7 @@ class Conflicts:
         self._saved: dict[tuple[str, Content], str] = {}
         """(label, what it had) -> the manifest of the snapshot apart."""
         self._failed: Counter[str] = Counter()
+        """Saves of each machine that came to nothing."""
 
     # --- what machines do
 
@@ -83,6 +84,8 @@ class Conflicts:
     def see_instance(self, key: str, before: Data | None, after: Data) -> None:
         if before is not None and after["writer"] != before["writer"]:
             self._sealed.pop(after["writer"], None)
+        if before is not None and self._is_refused(before, after):
+            self._failed_to_verify(key, after["held"])
         if before is None or after["conflicts"] == before["conflicts"]:
             return
         were, are = ({each["manifest_key"]: each for each in record["conflicts"]} for record in (before, after))
@@ -90,6 +93,21 @@ class Conflicts:
             self._comes(key, manifest_key)
         for manifest_key in were.keys() - are.keys():
             self._goes(key, were[manifest_key], before, after)
+
+    @staticmethod
+    def _is_refused(before: Data, after: Data) -> bool:
+        """The record says that what the held machine saved did not verify."""
+        if after["held"] is None or after["held"] != before["held"]:
+            return False
+        gives_up = after["conflicts_of"] > before["conflicts_of"] and after["conflicts"] == before["conflicts"]
+        return gives_up or after["save_tries"] > before["save_tries"]
+
+    def _failed_to_verify(self, key: str, label: str) -> None:
+        """It counts where the snapshot is broken, or a listing may have lacked what is there."""
+        saved = [manifest_key for (machine, _), manifest_key in self._saved.items() if machine == label]
+        may_lack = "objects_stale_list" in self._world.faults.on
+        if saved and (may_lack or self._world.oracle.damage(key, {"manifest_key": saved[-1]}) is not None):
+            self._failed[label] += 1
 
     def _comes(self, key: str, manifest_key: str) -> None:
         self.counts["kept"] += 1

@@ -92,8 +92,7 @@ def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(w
     world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200, step_s=5)
     world.pass_time(1200, step_s=5)
 
-    found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
-    entries = [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == name]
+    entries = ledger(world, id, name)
     entered = sum((to_usd(entry.micro_usd) for entry in entries), Decimal(0))
     billed = world.google.charges(world.now)[name]["address"]
     assert billed > Decimal("0.0145")
@@ -127,6 +126,30 @@ def test_a_standby_that_google_keeps_is_replaced_by_another_one_with_its_address
     world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
 
     assert of(world, id).address == before.address
+
+
+def test_a_standby_that_never_came_up_is_in_the_ledger_until_it_is_destroyed(world: World) -> None:
+    world.standbys_are_mute = True
+    id = world.provision()
+    world.until(lambda: of(world, id).standby in world.machines)
+    label = of(world, id).standby or ""
+    world.google.deletes_fail = 100
+    world.until(lambda: of(world, id).standby != label)
+    world.pass_time(900, step_s=5)
+    assert label in world.machines, "its deletes fail, and it bills on"
+    world.google.deletes_fail = 0
+    world.until(lambda: label not in world.machines, step_s=5)
+    world.pass_time(1200, step_s=5)
+
+    entered = sum((to_usd(entry.micro_usd) for entry in ledger(world, id, label) if entry.kind == "gpu"), Decimal(0))
+    bill = world.google.charges(world.now)[label]
+    billed = bill["gpu"] + bill["address"]  # which we enter together
+    assert billed * Decimal("0.9") < entered < billed * Decimal("1.1")
+
+
+def ledger(world: World, id: str, label: str) -> list[LedgerEntry]:
+    found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
+    return [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == label]
 
 
 def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: World) -> None:

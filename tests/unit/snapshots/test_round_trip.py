@@ -138,6 +138,22 @@ def test_bytes_inserted_into_a_large_file_cost_a_chunk_or_two(box: Box) -> None:
     assert tree(box.copy) == tree(box.root)
 
 
+def test_a_small_first_snapshot_is_spread_over_packs_and_the_next_is_one(box: Box) -> None:
+    def write(name: str) -> None:
+        for number in range(40):
+            (box.root / f"{name}{number}").write_bytes(os.urandom(100_000))
+
+    write("first")
+    first = box.take()
+    write("second")
+    second = box.take(2, first.manifest)
+
+    assert len(first.packs_new) == 4
+    assert len(second.packs_new) == 1
+    box.restore(second.manifest_key)
+    assert tree(box.copy) == tree(box.root)
+
+
 def test_an_untouched_workspace_uploads_no_pack(box: Box) -> None:
     (box.root / "a").write_bytes(b"a")
     (box.root / "b").write_bytes(os.urandom(1 << 20))
