@@ -27,6 +27,7 @@ from common.domain import rental as rentals
 from common.domain.host import HostPhase
 from common.domain.instance import Phase
 from common.domain.ledger import to_micro
+from common.domain.liveness import FLUSH_PART
 from common.domain.rental import Label, RentalState
 from common.errors import SnapshotRefused
 from common.ports import Data
@@ -54,7 +55,8 @@ TOLD_BY = {
 }
 """What of an instance changes only together with one of these lines of its story."""
 ANSWERS_ENOUGH = 3
-"""Within `silent_after_s`: two reports may be lost with the processes that heard them, the third is written down."""
+"""Within `silent_after_s`: two reports may be lost with the processes that heard them, the third is written down.
+Reports that come sooner after one another than a process writes down what it heard count as one."""
 GAP_S = 2.5 * SAMPLE_S + 1.0
 REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
@@ -306,8 +308,9 @@ class Oracle:
         silent_s = self._silent_s(label, if_never=self._world.loop.now)
         if silent_s < self._world.plan.timing.silent_after_s:
             self.violate("D4", f"{label} was fenced {silent_s:.0f} s after its host was heard")
-        machine, since = self._world.machine_of(label), self._world.loop.now - self._world.plan.timing.silent_after_s
-        answers = [at for at in machine.answered_at if at > since] if machine else []
+        machine, silent_after_s = self._world.machine_of(label), self._world.plan.timing.silent_after_s
+        recent = [at for at in machine.answered_at if at > self._world.loop.now - silent_after_s] if machine else []
+        answers = _apart(recent, FLUSH_PART * silent_after_s)
         if len(answers) >= ANSWERS_ENOUGH:
             self.violate("D4", f"{label} was fenced although its host was answered at {answers}")
 
@@ -517,6 +520,15 @@ class Oracle:
         for secret in world.secrets:
             if secret in written:
                 self.violate("I11", f"a secret is written down: {secret[:12]}...")
+
+
+def _apart(times: Sequence[float], gap_s: float) -> list[float]:
+    """Those that are at least so far from the one before."""
+    kept: list[float] = []
+    for at in times:
+        if not kept or at - kept[-1] >= gap_s:
+            kept.append(at)
+    return kept
 
 
 def _order(pointer: Data) -> tuple[int, int, int]:
