@@ -63,6 +63,7 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
     **dict.fromkeys(("mail_unreachable", "mail_late", "mail_twice"), (("mail_lost_reply", 0.9),)),
     "mail_lost_reply": (("mail_unreachable", 0.7), ("outbid", 0.02)),
     **dict.fromkeys(("webhook_late", "webhook_twice", "webhook_forged"), (("webhook_lost", 0.7), ("outbid", 0.01))),
+    "webhook_lost": (("outbid", 0.01),),
     "google_fails_later": (("standby_preempted", 0.05), ("flips_standby", 0.7)),
     "google_delete_fails": (("flips_standby", 1.0), ("standby_lost", 0.02)),
     **dict.fromkeys(("asks_failover", "asks_hand_back"), (("false_alarm", 0.03),)),
@@ -77,6 +78,8 @@ LEADS_TO: dict[str, tuple[tuple[str, float], ...]] = {
 LEADS_TO_CELL: dict[Cell, tuple[tuple[str, float], ...]] = {
     ("google_fails_later", "restoring"): (("standby_preempted", 0.1), ("flip", 1.0)),
     ("verb_retried", "handover"): (),
+    ("google_delete_fails", "restoring"): (("standby_lost", 0.05), ("outbid", 0.05), ("flips_standby", 1.0)),
+    **{(knob, "handover"): (("freeze", 0.03), ("false_alarm", 0.02)) for knob in OF_SNAPSHOTS},
 }
 """Where that of its phase and of its fault would be in each other's way."""
 
