@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+"""The engine forks its workers beside the Firestore clients of other tests: gRPC's fork handlers abort some of them."""
 
 _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex

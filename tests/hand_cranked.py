@@ -144,6 +144,9 @@ class World:
     with_google: bool = False
     """Instances have standbys."""
     standbys_are_mute: bool = False
+    starts_wait: bool = False
+    """A machine that the market runs has not begun its start-up script yet: it is in `waiting`."""
+    waiting: list[Effect] = field(default_factory=list)
     """Those that start now never reach the control plane."""
     unlinked: set[frozenset[str]] = field(default_factory=set)
     """Pairs of labels between which there is no way."""
@@ -262,7 +265,9 @@ class World:
 
     def _carry_out(self) -> None:
         for effect in [*self.sim.drain(), *self.dock_sim.drain(), *self.google.drain()]:
-            if effect.kind == "start":
+            if effect.kind == "start" and self.starts_wait:
+                self.waiting.append(effect)
+            elif effect.kind == "start":
                 self._start(effect)
             elif machine := self.machines.pop(effect.label, None):
                 machine.agent._stop()

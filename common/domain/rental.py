@@ -109,6 +109,13 @@ class Meter(Model):
         gpu_from = self.gpu_from or (at if bills_gpu else None)
         return self.model_copy(update={"disk_from": self.disk_from or at, "gpu_from": gpu_from})
 
+    def running_since(self, at: datetime) -> Self:
+        """By the machine's own word, which is exact where a listing is late: the earliest counts, even when it comes
+        after the machine was destroyed."""
+        gpu_from, gpu_until = min(at, self.gpu_from or at), self.gpu_until or self.disk_until
+        update = {"disk_from": self.disk_from or gpu_from, "gpu_from": gpu_from, "gpu_until": gpu_until}
+        return self.model_copy(update=update)
+
     def reopened(self) -> Self:
         """What was taken for ended goes on: its disk, and its GPU if it ran until then."""
         ran = self.gpu_until is not None and self.gpu_until == self.disk_until

@@ -5,12 +5,10 @@ The engine is loaded in the child alone: the agent's start does not wait for it.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time  # noqa: TID251 - the child measures how long the engine worked
@@ -23,12 +21,12 @@ from common.domain.host import Order, SnapshotReport, StorageCredentials
 from common.errors import DumontError, SnapshotDamaged
 from common.host.epoch import Epoch
 from common.host.wanted import Wishes
+from common.tether import die_with
 
 if TYPE_CHECKING:
     from common.snapshots import engine
 
 NICENESS = 10
-PR_SET_PDEATHSIG = 1
 ENGINE = "engine"
 """In the agent's folder: what the engine remembers of the workspace."""
 APART = "engine-apart"
@@ -76,7 +74,7 @@ def start_work(task: dict[str, Any], home: Path) -> Work:
 def run_task(folder: Path, now: datetime) -> None:
     """The child: do the task, write the result whole or not at all."""
     task = json.loads((folder / "task.json").read_text())
-    _die_with_the_agent(task["agent_pid"])
+    die_with(task["agent_pid"])  # a snapshot by a dead agent's child would be nobody's, and in the next one's way
     os.nice(NICENESS)
     _use_at_most(task["args"].get("max_cpus"))
     gc.disable()  # a short run that makes many small things and drops none of them
@@ -265,16 +263,6 @@ def _use_at_most(cpus: int | None) -> None:
     """Of the processors, for the engine's workers and s5cmd too: the others are the user's alone."""
     if cpus is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cpus:])
-
-
-def _die_with_the_agent(agent_pid: int) -> None:
-    """A snapshot by a dead agent's child would be nobody's, and in the way of the next agent's.
-
-    The kernel ends the child with its parent; one whose parent died before it asked for that ends itself.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != agent_pid:
-        os._exit(1)
 
 
 def _read(path: Path) -> dict[str, Any]:

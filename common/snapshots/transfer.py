@@ -5,13 +5,11 @@ Runs on GPU hosts too, where there is no boto3. s5cmd's success is only a hint: 
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from common.errors import ObjectMissing, ObjectStoreError
 from common.snapshots.pace import paced
+from common.tether import tethered
 
 WORKERS = 20
 """Objects s5cmd moves at once."""
@@ -35,8 +34,6 @@ GET_PART_MIB, GET_PARTS = 3, 6
 (measured: 2 to 8 MiB), and a line that is far away fills sooner."""
 TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Names of the variables that say whose certificates are believed: a store of one's own may have a private one."""
-PR_SET_PDEATHSIG = 1
-"""linux/prctl.h"""
 SAFE = re.compile(r"[A-Za-z0-9._/-]+")
 """Names that no shell-like reader and no wildcard understands otherwise."""
 SINGLE_PART_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -157,18 +154,19 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
     It works in `folder`, and can also read the files behind `descriptors`, as /proc/self/fd/<descriptor>.
     """
     process = subprocess.Popen(
-        [
-            program(endpoint),
-            *("--json", "--endpoint-url", endpoint.url),
-            *("--numworkers", str(WORKERS), "--retry-count", str(REQUEST_RETRIES), "run"),
-        ],
+        tethered(
+            [
+                program(endpoint),
+                *("--json", "--endpoint-url", endpoint.url),
+                *("--numworkers", str(WORKERS), "--retry-count", str(REQUEST_RETRIES), "run"),
+            ]
+        ),
         cwd=folder,
         env=environment(endpoint),
         pass_fds=tuple(descriptors),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_die_with_the_engine,
     )
     with process:
         try:
@@ -179,10 +177,6 @@ def transfer(endpoint: Endpoint, folder: Path, descriptors: Sequence[int] = ()) 
         finally:  # every object is done, or none matters any more: nothing that keeps it is a concern of ours
             process.kill()
             _close_quietly(process)
-
-
-def _die_with_the_engine() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _close_quietly(process: subprocess.Popen[bytes]) -> None:

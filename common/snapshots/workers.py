@@ -16,13 +16,12 @@ from socket import socketpair
 from typing import Any, TypeVar
 
 from common.errors import DumontError, SnapshotError
+from common.tether import die_with
 
 MAX_WORKERS = 4
 """About 450 MB/s each: more than a line of 10 Gbit/s takes, and the machine is the user's."""
 WORTH_A_WORKER_BYTES = 32 << 20
 SIZE_BYTES = 4
-PR_SET_PDEATHSIG = 1
-"""linux/prctl.h"""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """malloc.h of glibc"""
 KEPT_BYTES = 64 << 20
@@ -170,13 +169,6 @@ def worth(work_bytes: int, files: int) -> int:
     if not files:
         return 0
     return max(1, min(most(), work_bytes // WORTH_A_WORKER_BYTES))
-
-
-def die_with(parent: int) -> None:
-    """The kernel ends this process with its parent; one whose parent died before it asked ends itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _run(main: Main, pipe: Pipe, of_others: list[Pipe], engine: int) -> None:

@@ -273,7 +273,9 @@ def look_due_at(rental: Rental) -> datetime | None:
 
 
 def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
-    """What a full row tells; a row that only names and states leaves all as it was."""
+    """What a row tells: that it runs. A full one also tells the address and, when first looked at, the price."""
+    if row.status == "running" and rental.meter.gpu_from is None:
+        rental = rental.model_copy(update={"meter": began(rental).meter.begun(now, bills_gpu=True)})
     if not row.in_full:
         return rental
     update: dict[str, object] = {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
@@ -385,15 +387,18 @@ def released(rental: Rental, *, late_create_s: float, now: datetime) -> bool:
 
 
 def note_boot(app: App, label: str, up_for_s: float, failed: str | None, now: datetime) -> Rental | None:
-    """The start-up script's first word: since when the machine runs, or why it cannot."""
+    """The start-up script's first word: since when the machine runs, or why it cannot go on.
+
+    None = nobody wants it any more. Its meter hears the word all the same: what lost a race had run, too.
+    """
     kept = read(app, "rentals", label, Rental)
-    if kept is None or not kept.value.is_live:
+    if kept is None or kept.value.settled:
         return None
-    rental, gpu_from = kept.value, now - timedelta(seconds=up_for_s)
-    if failed:
+    rental = kept.value
+    runs_from = max(now - timedelta(seconds=up_for_s), rental.create_called_at or rental.created_at)
+    rental = rental.model_copy(update={"meter": rental.meter.running_since(runs_from)})
+    if failed and rental.is_live:
         rental = rental.model_copy(update={"loss": "boot_failed", "message": failed})
-    elif rental.meter.gpu_from is None:
-        meter = rental.meter.model_copy(update={"gpu_from": gpu_from, "disk_from": rental.meter.disk_from or gpu_from})
-        rental = rental.model_copy(update={"meter": meter})
-    app.store.cas(kept.doc, dump(rental))
-    return rental
+    if rental != kept.value:
+        app.store.cas(kept.doc, dump(rental))
+    return rental if rental.is_live else None

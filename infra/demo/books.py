@@ -22,7 +22,7 @@ OPERATIONS_S = Decimal(2)
 MINUTE_OF_ADDRESS_USD = ADDRESS_USD_PER_HOUR["standard"] / 60
 """An address has no least of a minute, as its machine has."""
 LISTING_S = Decimal(60)
-"""Between two looks at the addresses, at the longest: the demo makes one every 20 s, and a slow machine is late."""
+"""Between two looks at what is rented, at the longest: the demo looks every 20 s, and a slow machine is late."""
 IDLE_TIMES = 2
 """An address is without a machine before its first one stands and after its last one is gone."""
 BOOT_GB = Decimal("0.1")
@@ -107,10 +107,12 @@ def _bill(rows: Iterable[Mapping[str, Any]], known: set[str]) -> Usd:
 
 
 def _tolerance(rental: Rental) -> dict[str, Decimal]:
-    uncounted = {"bandwidth_down": rental.offer.download_usd_per_gb * BOOT_GB}
+    uncounted = {"bandwidth_down": rental.offer.download_usd_per_gb * BOOT_GB, "gpu": Decimal(0)}
+    if rental.ready_at is None:  # what lost a race may have run, between two listings, before it said a word
+        uncounted["gpu"] = LISTING_S * rental.usd_per_second("gpu")
     if rental.is_standby:
-        uncounted |= {kind: OPERATIONS_S * rental.usd_per_second(kind) for kind in ("gpu", "disk")}
-        uncounted["gpu"] += MINUTE_OF_ADDRESS_USD
+        uncounted["disk"] = OPERATIONS_S * rental.usd_per_second("disk")
+        uncounted["gpu"] += OPERATIONS_S * rental.usd_per_second("gpu") + MINUTE_OF_ADDRESS_USD
     kinds = rental.metered_usd(now())
     return {kind: rental.usd_per_second(kind) + uncounted.get(kind, Decimal(0)) for kind in kinds}
 

@@ -6,9 +6,7 @@ the proof that `verify` asks for is then as strong as reading everything back. I
 
 from __future__ import annotations
 
-import ctypes
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.tether import tethered
+
 START_LIMIT_S = 20
 STOP_LIMIT_S = 10
 POLL_S = 0.05
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,16 @@ def s3_server(
     address = f"127.0.0.1:{port or _free_port()}"
     access_key, secret_key = access_key or secrets.token_hex(10), secret_key or secrets.token_hex(20)
     process = subprocess.Popen(
-        [
-            *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "CRITICAL"),
-            *("--addr", address, "--auth-key", f"{access_key},{secret_key}"),
-            *(() if md5_in_listings else ("--etag-hash", "")),
-            *options,
-        ],
+        tethered(
+            [
+                *(_program(), "serve", "s3", str(folder), "--config", "", "--log-level", "CRITICAL"),
+                *("--addr", address, "--auth-key", f"{access_key},{secret_key}"),
+                *(() if md5_in_listings else ("--etag-hash", "")),
+                *options,
+            ]
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,
     )
     try:
         _wait_until_it_answers(f"http://{address}/", process)
@@ -100,10 +99,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _die_with_parent() -> None:
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

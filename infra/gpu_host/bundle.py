@@ -71,7 +71,7 @@ def _content_hash() -> str:
     sources = [ROOT / "infra/requirements/dev.txt", Path(__file__)]
     for part in ("domain", "host", "snapshots"):
         sources += sorted((ROOT / "common" / part).rglob("*.py"))
-    for path in [*sources, ROOT / "common/errors.py", ROOT / "common/ports.py", ROOT / "common/config.py"]:
+    for path in [*sources, *(ROOT / "common" / f"{name}.py" for name in ("errors", "ports", "config", "tether"))]:
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from common.domain.host import Boot
 from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
+from common.errors import NotFound
 from common.ports import Charge
 from common.records import load, manifest_key_of, unsettled_rentals
 from common.snapshots.engine import load_manifest
@@ -317,6 +319,49 @@ def test_the_ledger_is_the_bill_and_the_meter_agrees_within_a_second(world: Worl
     assert cost.ledger_usd == sum(bill.values())
     for kind, usd in rental.metered_usd(world.now).items():
         assert abs(usd - bill.get(kind, Decimal(0))) <= rental.usd_per_second(kind) + Decimal("0.000001")
+
+
+def test_what_lost_a_race_is_metered_too_when_its_first_word_comes_after_it_was_destroyed(world: World) -> None:
+    id, started_at = running_unheard(world)
+    world.pass_time(10)
+    ask(world, id, "terminate")
+    world.until(lambda: not world.sim.contracts())
+
+    (start,) = world.waiting
+    word = Boot(label=start.label, boot_id="0123456789abcdef", up_for_s=(world.now - started_at).total_seconds())
+    with pytest.raises(NotFound):
+        hosts.boot(world.app, word, start.env["DUMONT_BOOTSTRAP"], world.now)
+
+    (rental,) = rentals(world, id)
+    assert abs(metered_gpu(world, id) - billed_gpu(world, start.label)) <= rental.usd_per_second("gpu")
+
+
+def test_a_machine_that_never_spoke_is_metered_from_the_first_listing_that_shows_it_running(world: World) -> None:
+    id, _ = running_unheard(world)
+    world.pass_time(3 * world.timing.reconcile_every_s)
+    ask(world, id, "terminate")
+    world.until(lambda: not world.sim.contracts())
+
+    (rental,) = rentals(world, id)
+    unseen = billed_gpu(world, rental.label) - metered_gpu(world, id)
+    assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 1)
+
+
+def running_unheard(world: World) -> tuple[str, datetime]:
+    """Its id, and since when the market bills its GPU; its start-up script has not run yet."""
+    world.starts_wait = True
+    id = world.provision()
+    world.until(lambda: bool(world.waiting), step_s=0.25)
+    return id, world.now
+
+
+def metered_gpu(world: World, id: str) -> Decimal:
+    return sum((rental.metered_usd(world.now)["gpu"] for rental in rentals(world, id)), Decimal(0))
+
+
+def billed_gpu(world: World, label: str) -> Decimal:
+    contract = next(c.id for c in world.sim.all_contracts() if c.label == label)
+    return world.sim.billed(contract, world.now)["gpu"]
 
 
 class Moving:
