@@ -24,14 +24,14 @@ vendor: setup $(VENDOR)/.ready  ## the marketplace's own client, for the contrac
 
 $(VENDOR)/.ready: infra/requirements/vendor.txt
 	@$(BIN)/python -m venv --clear $(VENDOR)
-	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(VENDOR)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	@touch $@
 
 deployer: setup $(DEPLOYER)/.ready  ## `dumont deploy`: apart, for its packages clash with functions-framework
 
 $(DEPLOYER)/.ready: infra/requirements/deploy.txt pyproject.toml
 	@$(BIN)/python -m venv --clear $(DEPLOYER)
-	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	@$(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null \
 	  || $(DEPLOYER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

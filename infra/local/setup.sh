@@ -44,7 +44,7 @@ if ((${#need[@]})); then
 fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/requirements/dev.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r infra/requirements/dev.txt
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null \
   || .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 .venv/bin/python -m compileall -q common functions jobs infra || true

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -169,10 +171,10 @@ class Cloud:
             heard=Heard("id", 180.0),
         )
 
-    def apply(self, kill_at: int = 0) -> list[Step]:
+    def apply(self, kill_at: int = 0, before: Callable[[], None] = lambda: None) -> list[Step]:
         """The changes that were made."""
         done: list[Step] = []
-        self.deployer(kill_at).apply(done.append)
+        self.deployer(kill_at, before).apply(done.append)
         return done
 
     def plan(self) -> list[Step]:
@@ -186,23 +188,43 @@ class Cloud:
 
     def kept(self) -> Callable[[], None]:
         """Remember how everything is now, with what is under way; the answer puts it back."""
-        tables, vast, now = copy.deepcopy(self.sim.state), self.vast.to_json(), self.now
+        tables = {name: [*_kept(table)] for name, table in self.sim.state.items()}
+        vast, now = self.vast.to_json(), self.now
         stored, rules = dict(self.objects.stored), list(self.objects.rules)
+        enabled, records = dict(self.sim.enabled), self._records()
         operations = {name: replace(slow) for name, slow in self.sim.operations.items()}
 
         def put_back() -> None:
             self.now, self.sim.operations = now, {name: replace(slow) for name, slow in operations.items()}
             for name, table in self.sim.state.items():  # the simulator's own functions hold on to the tables
                 table.clear()
-                table.update(copy.deepcopy(tables.get(name, {})))
+                table.update((key, _put_back(row, content)) for key, row, content in tables.get(name, ()))
             self.vast = VastSim.from_json(vast, rng=random.Random(1))
             self.objects.stored, self.objects.rules = dict(stored), list(rules)
+            self.sim.enabled.clear()
+            self.sim.enabled.update(enabled)
+            self._put_records_back(records)
 
         return put_back
+
+    def _records(self) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.folder / "store.db")) as file:
+            return file.execute("SELECT * FROM docs").fetchall()
+
+    def _put_records_back(self, records: list[tuple[Any, ...]]) -> None:
+        with closing(sqlite3.connect(self.folder / "store.db")) as file, file:
+            file.execute("DELETE FROM docs")
+            for row in records:
+                file.execute(f"INSERT INTO docs VALUES ({','.join('?' * len(row))})", row)
 
     def having(self, **parts: Any) -> None:
         """From now on the deployment is made of these."""
         self.parts = replace(self.parts, **parts)
+
+    def subscription(self) -> str | None:
+        """Where the marketplace sends its events, by our own record."""
+        doc = self.store.get("subscriptions", "vast")
+        return str(doc.data["url"]) if doc else None
 
     def state(self) -> dict[str, Any]:
         """Everything that Google keeps, without what it draws by chance or by time."""
@@ -216,6 +238,20 @@ class Cloud:
             "rules": self.objects.rules,
             "announces": sorted(row.url for row in self.vast.webhooks.rows.values()),
         }
+
+
+def _kept(table: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(key, row, its content now)."""
+    return ((key, row, copy.deepcopy(row)) for key, row in table.items())
+
+
+def _put_back(row: Any, content: Any) -> Any:
+    """The same row, for what is under way holds on to it too."""
+    if not isinstance(row, dict):
+        return copy.deepcopy(content)
+    row.clear()
+    row.update(copy.deepcopy(content))
+    return row
 
 
 def _plain(value: Any) -> Any:

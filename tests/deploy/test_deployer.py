@@ -44,20 +44,38 @@ def test_apply_on_an_empty_project_makes_everything_and_a_second_one_writes_noth
 def test_killed_before_every_single_call_an_apply_goes_on_to_the_same_end(
     served: Served, built: Archive, tmp_path: Path
 ) -> None:
-    """Every call once: the process dies before it, a new one starts and knows only what Google says."""
-    whole = new_cloud(served, built, _folder(tmp_path, 0), operation_s=OPERATION_S)
-    whole.apply()
-    calls, end = whole.calls.made, whole.state()
-    assert calls > 100
+    """From the world as each call found it, a new process goes on and knows only what Google says.
 
-    for kill_at in range(1, calls + 1):
-        cloud = new_cloud(served, built, _folder(tmp_path, kill_at), operation_s=OPERATION_S)
-        with pytest.raises(Killed):
-            cloud.apply(kill_at)
+    The world is remembered before each call of one apply, and put back: a kill leaves exactly that behind.
+    """
+    cloud = new_cloud(served, built, tmp_path, operation_s=OPERATION_S)
+    worlds: list[Callable[[], None]] = []
+    cloud.apply(before=lambda: worlds.append(cloud.kept()))
+    end = cloud.state()
+    assert len(worlds) > 100
+
+    for killed_before, put_back in enumerate(worlds, start=1):
+        put_back()
         cloud.apply()
 
-        assert cloud.state() == end, f"killed before call {kill_at}"
-        cloud.store.close()
+        assert cloud.state() == end, f"killed before call {killed_before}"
+
+
+def test_a_world_that_is_put_back_is_what_a_kill_leaves_behind(served: Served, built: Archive, tmp_path: Path) -> None:
+    """Both ways to stand before one call: so it may be put back instead of killed anew."""
+    whole = new_cloud(served, built, _folder(tmp_path, "whole"), operation_s=OPERATION_S)
+    worlds: list[Callable[[], None]] = []
+    whole.apply(before=lambda: worlds.append(whole.kept()))
+
+    for kill_at in (1, len(worlds) // 2, len(worlds)):
+        killed = new_cloud(served, built, _folder(tmp_path, kill_at), operation_s=OPERATION_S)
+        with pytest.raises(Killed):
+            killed.apply(kill_at)
+        worlds[kill_at - 1]()
+
+        assert whole.state() == killed.state()
+        assert whole.subscription() == killed.subscription()
+        killed.store.close()
 
 
 def test_killed_while_functions_are_built_an_apply_waits_for_google_before_it_changes_them(cloud: Cloud) -> None:
@@ -322,7 +340,7 @@ OPERATION_S = 1.0
 """Long enough that every operation is found under way at least once."""
 
 
-def _folder(parent: Path, number: int) -> Path:
-    folder = parent / str(number)
+def _folder(parent: Path, name: object) -> Path:
+    folder = parent / str(name)
     folder.mkdir()
     return folder

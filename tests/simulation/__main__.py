@@ -172,7 +172,7 @@ def reach(group_and_known: tuple[Directed, set[int]]) -> list[tuple[Run, Outcome
 
 def soak(first: int, minutes: float) -> int:
     """Batches of seeds until the time is over."""
-    total, batch, seed = Total(), 400, first
+    total, batch, seed = Total(), 100, first
     while total.watch.seconds() < minutes * 60:
         for run, outcome in in_parallel(work, [Run(s) for s in range(seed, seed + batch)]):
             total.add(run, outcome, "seeds")
