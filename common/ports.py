@@ -271,6 +271,8 @@ class Listed:
     ssh_port: int | None = None
     usd_per_hour: str | None = None
     """GPU + disk while it runs, as the marketplace states it for this machine; None = it does not say."""
+    runs_since: datetime | None = None
+    """Of a running machine, as the marketplace states it; None = it does not say."""
     in_full: bool = True
     """False: a row of a listing that names and states only; `get` tells the price and the address."""
 

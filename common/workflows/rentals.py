@@ -275,7 +275,8 @@ def look_due_at(rental: Rental) -> datetime | None:
 def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
     """What a row tells: that it runs. A full one also tells the address and, when first looked at, the price."""
     if row.status == "running" and rental.meter.gpu_from is None:
-        rental = rental.model_copy(update={"meter": began(rental).meter.begun(now, bills_gpu=True)})
+        runs_since = min(row.runs_since or now, now)
+        rental = rental.model_copy(update={"meter": began(rental).meter.begun(runs_since, bills_gpu=True)})
     if not row.in_full:
         return rental
     update: dict[str, object] = {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}

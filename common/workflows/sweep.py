@@ -266,7 +266,8 @@ def _standby(rental: Rental, row: Listed, now: datetime) -> Rental:
         is_over = (now - since).total_seconds() > STOPPED_MAX_S
         return rentals.as_lost(stopped, "Google does not give it back", now) if is_over else stopped
     if row.status == "running":
-        runs = meter.resumed(now) if rental.stopped_at else meter.begun(now, bills_gpu=True)
+        since = min(row.runs_since or now, now)
+        runs = meter.resumed(since) if rental.stopped_at else meter.begun(since, bills_gpu=True)
         return seen.model_copy(update={"stopped_at": None, "meter": runs})
     return seen
 

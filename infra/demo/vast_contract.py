@@ -78,7 +78,7 @@ class Contract:
             self.bill.run("gpu", Decimal(self.machine["dph_base"]), self.gpu_since, now)
             self.gpu_since = now
         if self.disk_since:
-            self.bill.run("disk", self._disk_usd_per_hour(), self.disk_since, now)
+            self.bill.run("disk", self.disk_usd_per_hour(), self.disk_since, now)
             self.disk_since = now
 
     def transfer(self, up_bytes: int, down_bytes: int, now: datetime) -> None:
@@ -121,9 +121,9 @@ class Contract:
     def usd_per_hour(self) -> Decimal:
         """What bills right now."""
         gpu = Decimal(self.machine["dph_base"]) if self.gpu_since else Decimal(0)
-        return gpu + (self._disk_usd_per_hour() if self.disk_since else Decimal(0))
+        return gpu + (self.disk_usd_per_hour() if self.disk_since else Decimal(0))
 
-    def _disk_usd_per_hour(self) -> Decimal:
+    def disk_usd_per_hour(self) -> Decimal:
         return Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
 
     def charge_rows(self, now: datetime) -> Iterator[dict[str, Any]]:
@@ -159,8 +159,8 @@ class Contract:
             "is_bid": self.is_bid,
             "image_uuid": self.image,
             "dph_base": float(self.machine["dph_base"]),
-            "storage_total_cost": float(self._disk_usd_per_hour()),
-            "dph_total": float(Decimal(self.machine["dph_base"]) + self._disk_usd_per_hour()),
+            "storage_total_cost": float(self.disk_usd_per_hour()),
+            "dph_total": float(Decimal(self.machine["dph_base"]) + self.disk_usd_per_hour()),
             "disk_space": self.disk_gb,
             "start_date": self.created_at.timestamp(),
             "duration": (now - self.created_at).total_seconds(),

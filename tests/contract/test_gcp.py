@@ -24,6 +24,7 @@ from common.errors import (
 )
 from common.ports import Market, Standbys
 from infra.demo.gcp.compute_work import OPERATION_S
+from infra.demo.wire import Answer, Request, json_answer
 from tests.gcp_rig import (
     LABEL,
     MICRO,
@@ -97,6 +98,33 @@ def test_it_runs_later_with_an_address(rig: Rig) -> None:
     assert [(one.kind, one.target, one.is_done, one.refusal) for one in rig.market.operations(id)] == [
         ("insert", LABEL, True, None)
     ]
+
+
+def test_a_running_machine_tells_since_when_it_runs_however_late_it_is_listed(rig: Rig) -> None:
+    id = rig.rent()
+    assert rig.market.list()[0].runs_since is None
+    rig.after(60)
+    billed_from = rig.sim.vm(id).started_at
+    rig.after(1000)
+
+    (row,) = rig.market.list()
+    assert row.status == "running"
+    assert row.runs_since and billed_from
+    assert abs((row.runs_since - billed_from).total_seconds()) < 0.001
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01T12:00:00"], ids=["none", "no time", "no zone"])
+def test_a_time_that_cannot_be_read_tells_nothing_and_hides_no_machine(alone: Rig, text: str) -> None:
+    id = alone.running()
+
+    def without_time(request: Request) -> Answer:
+        answer = alone.handle(request)
+        row = {**json.loads(answer.body), "lastStartTimestamp": text}
+        return json_answer(answer.status, row)
+
+    found = alone.answering(without_time).get(id)
+    assert found
+    assert (found.status, found.runs_since) == ("running", None)
 
 
 @pytest.mark.parametrize("value", ["it's b", "two\nlines", 'say "hi" $HOME `x`', "", "a=b # c"])

@@ -330,9 +330,9 @@ class Account(ABC):
     def billed(self, contract: Any, now: datetime) -> dict[tuple[str, datetime], Decimal]:
         """(kind, hour) -> dollars, rounded to micro-dollars."""
 
+    @abstractmethod
     def ran_s(self, contract: Any) -> dict[str, float]:
-        """kind -> seconds that it billed, where the vendor publishes no bill to compare with."""
-        return {}
+        """kind -> seconds that it billed."""
 
     @abstractmethod
     def rows_of(self, listing: Answer) -> list[Any]: ...

@@ -47,6 +47,8 @@ PHASES_OF = {
     "failed": {"down"},
 }
 """State -> phases of the record in which it may be shown."""
+WISHED = {"down": "down", "gone": "ended"}
+"""Want -> the phase that it leads to; `up` is where an instance stays."""
 APPROVED = {"deploy": "provision", "destroy": "terminate"}
 """A button's verb -> the operation that nothing else may begin."""
 TROUBLE = ":warning:"
@@ -303,7 +305,9 @@ class Judge:
             if shown.blocks != said.blocks:
                 self._violate("S6", f"what {id} said last was overtaken by older words")
             record = self._world.record(key)
-            if record and self._wished_at.get(key, 0.0) <= looked_at:
+            if record is None or record["phase"] == WISHED.get(record["want"]):
+                continue  # a wish that was not carried out yet when the words were said
+            if self._wished_at.get(key, 0.0) <= looked_at:
                 self._still_holds(key, record["phase"], json.dumps(shown.blocks, ensure_ascii=False))
 
     def _still_holds(self, key: str, phase: str, words: str) -> None:

@@ -110,6 +110,11 @@ class VastAccount(Account):
     def billed(self, contract: Contract, now: datetime) -> dict[tuple[str, datetime], Decimal]:
         return contract.billed(now)
 
+    def ran_s(self, contract: Contract) -> dict[str, float]:
+        totals = contract.totals(self.loop.clock())
+        rates = {"gpu": Decimal(contract.machine["dph_base"]), "disk": contract.disk_usd_per_hour()}
+        return {kind: float(totals[kind] / rate * 3600) for kind, rate in rates.items() if kind in totals}
+
     # --- answers
 
     def rows_of(self, listing: Answer) -> list[Any]:

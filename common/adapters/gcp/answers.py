@@ -157,7 +157,17 @@ def listed(row: Any) -> Listed:
         message=": ".join(part for part in (row.status, row.status_message) if part),
         ssh_host=ip or None,
         ssh_port=SSH_PORT if ip else None,
+        runs_since=_moment(row.last_start_timestamp),
     )
+
+
+def _moment(text: str) -> datetime | None:
+    """RFC 3339, with the zone; one that cannot be read tells nothing."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def address(row: Any) -> Address:

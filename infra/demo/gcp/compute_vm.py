@@ -134,6 +134,7 @@ class Vm:
             "metadata": {"kind": "compute#metadata", **self.resource.get("metadata", {})},
             "networkInterfaces": [{**nic, "accessConfigs": [access | ({"natIP": ip} if ip else {})]}],
             "selfLink": f"{path}/instances/{self.name}",
+            **({"lastStartTimestamp": moment(self.started_at)} if self.started_at else {}),
             **({"statusMessage": self.status_message} if self.status_message else {}),
         }
 
