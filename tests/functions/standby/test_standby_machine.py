@@ -9,7 +9,7 @@ from common.domain import standby as rules
 from common.domain.instance import Protection, State
 from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.region import region_of
-from common.domain.rental import RentalState
+from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import ADDRESS_USD_PER_HOUR
 from common.ports import every
 from common.records import load
@@ -126,6 +126,26 @@ def test_a_standby_that_google_keeps_is_replaced_by_another_one_with_its_address
     world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
 
     assert of(world, id).address == before.address
+
+
+def test_a_standby_that_says_nothing_is_metered_from_its_start_though_it_is_listed_later(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    world.starts_wait = True
+    world.until(lambda: bool(world.waiting))
+    label = of(world, id).standby or ""
+    (vm,) = [vm for vm in world.google.all_contracts() if vm.name == label]
+    world.until(lambda: rental_of(world, label).meter.gpu_from is not None)
+
+    meter = rental_of(world, label).meter
+    assert world.now > vm.started_at + timedelta(seconds=5), "else a listing came at once, and this shows nothing"
+    assert abs(meter.gpu_from - vm.started_at) < timedelta(seconds=0.001)
+
+
+def rental_of(world: World, label: str) -> Rental:
+    doc = world.app.store.get("rentals", label)
+    assert doc
+    return Rental.model_validate(doc.data)
 
 
 def test_a_standby_that_never_came_up_is_in_the_ledger_until_it_is_destroyed(world: World) -> None:
