@@ -48,7 +48,8 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: check vendor bundle deployer runtime
+test: setup
+	@$(MAKE) --no-print-directory -j 3 check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy
 	@$(MAKE) --no-print-directory soak MINUTES=1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from infra.local.ports import fresh_ports
 
 EMULATOR_START_S = 60.0
 JAR = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
@@ -33,7 +34,7 @@ def running() -> Iterator[str]:
         raise NoEmulator(
             f"no {'java' if jar else 'Firestore emulator jar (set FIRESTORE_EMULATOR_JAR)'} on this machine"
         )
-    port = free_port()
+    (port,) = fresh_ports(1)
     command = [java, *JAVA_OPTIONS, "-cp", str(jar), MAIN_CLASS, "start", "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
@@ -44,12 +45,6 @@ def running() -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _jar() -> Path | None:

@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from common.domain.version import Version
 from common.host import notice, pair, tunnel
 from common.host.epoch import Epoch
 from common.host.ports import Ports, Service
+from infra.local.ports import fresh_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU, STANDBY = "dumont-bench-box-1-aaaaaaaa", "dumont-bench-box-2-bbbbbbbb"
@@ -54,18 +54,8 @@ def _is_there(name: str) -> bool:
     return bool(shutil.which(name) or shutil.which(name, path=tunnel.SBIN))
 
 
-def free_ports(n: int) -> list[int]:
-    held = [socket.socket() for _ in range(n)]
-    for each in held:
-        each.bind(("127.0.0.1", 0))
-    found = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return found
-
-
 def loopback_ports() -> Ports:
-    free = iter(free_ports(13))
+    free = iter(fresh_ports(13))
 
     def service(name: str) -> Service:
         return Service(name, next(free), next(free), next(free))

@@ -7,7 +7,6 @@ the proof that `verify` asks for is then as strong as reading everything back. I
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.tether import tethered
+from infra.local.ports import fresh_ports
 
 START_LIMIT_S = 20
 STOP_LIMIT_S = 10
@@ -55,7 +55,7 @@ def s3_server(
     Raises RuntimeError when it does not answer within START_LIMIT_S. It never outlives the thread that started it.
     """
     (folder / bucket).mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{port or _free_port()}"
+    address = f"127.0.0.1:{port or fresh_ports(1)[0]}"
     access_key, secret_key = access_key or secrets.token_hex(10), secret_key or secrets.token_hex(20)
     process = subprocess.Popen(
         tethered(
@@ -99,12 +99,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _program() -> str:

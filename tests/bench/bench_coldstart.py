@@ -34,6 +34,7 @@ from infra.demo.story import Story
 from infra.deploy import archive, runtime
 from infra.deploy.local import Front, Quiet, command, function_env, public_keys
 from infra.local.config import Local
+from infra.local.ports import fresh_ports
 from infra.local.up import _alive
 from tests import firestore_emulator
 from tests.ordinary import Call, Known, ordinary
@@ -146,7 +147,7 @@ def document(local: Local, collection: str, id: str) -> dict[str, Any]:
 
 def first_200(python: Path, row: Function, source: Path, env: Mapping[str, str], call: Call) -> float:
     """Seconds from the start of the process to the end of the first answer, which must be a success."""
-    port = firestore_emulator.free_port()
+    port = fresh_ports(1)[0]
     full = {**env, "PORT": str(port), "WORKERS": "1", "THREADS": str(row.concurrency)}
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()

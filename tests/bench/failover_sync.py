@@ -29,6 +29,7 @@ from common.host.livesync import frames, wire
 from common.host.livesync.control import ask
 from common.host.livesync.frames import Hello, Refused
 from common.host.livesync.inotify import Inotify
+from infra.local.ports import fresh_ports
 from tests.livesync_pair import GPU, Pair, Programs, save, tree
 
 GAP_S = 0.02
@@ -318,9 +319,7 @@ class Shell:
         Path("/run/sshd").mkdir(exist_ok=True)
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = fresh_ports(1)[0]
         (folder / "config").write_text(
             f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
             f"StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"

@@ -20,8 +20,9 @@ from common.domain.host import Heartbeat, Order, Pair, Reply, Wanted
 from common.host import notice, tunnel
 from infra.gpu_host import image as images
 from infra.gpu_host.image import run_command
+from infra.local.ports import fresh_ports
 from infra.standby import image as standby_image
-from tests.pair_world import free_ports, loopback_ports
+from tests.pair_world import loopback_ports
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 RUN_S, WITHIN_S = 120, 60.0
@@ -141,7 +142,7 @@ def test_a_gpu_host_and_its_standby_find_each_other_and_a_frozen_one_is_answered
         env = {"DUMONT_URL": url, "DUMONT_PORTS": json.dumps(asdict(ports))}
         more = {"DUMONT_LABEL": STANDBY, "DUMONT_ADDRESS": "127.0.0.1", "DUMONT_LISTEN": "127.0.0.1"}
         more["DUMONT_LEASE_S"] = "1.0"
-        own_sync = replace(ports, sync=free_ports(1)[0])  # two machines here share one loopback
+        own_sync = replace(ports, sync=fresh_ports(1)[0])  # two machines here share one loopback
         of_gpu = {"DUMONT_LABEL": GPU, "DUMONT_PORTS": json.dumps(asdict(own_sync))}
         home = sides["standby"][0]
         with container(image, "standby", *sides["standby"], keys, env | more), container(

@@ -14,8 +14,8 @@ import pytest
 from common.adapters.firestore import FirestoreStore
 from common.adapters.sqlite import SqliteStore
 from common.ports import Store
+from infra.local.ports import fresh_ports
 from tests import firestore_emulator
-from tests.firestore_emulator import free_port
 from tests.simulation.store import MemoryStore
 
 
@@ -56,7 +56,7 @@ def emulator() -> Iterator[str]:
 
 @pytest.fixture
 def closed_port() -> int:
-    return free_port()
+    return fresh_ports(1)[0]
 
 
 def _give_up(reason: str) -> NoReturn:

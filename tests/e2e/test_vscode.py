@@ -21,6 +21,7 @@ from typing import IO, Any
 import pytest
 
 from common.host import notice
+from infra.local.ports import fresh_ports
 from infra.vscode import pack
 
 RIG = Path(pack.__file__).parent / "rig"
@@ -171,7 +172,8 @@ def node(rig: Path) -> Path:
 
 def start_code_server(rig: Path, home: Path, status_port: int, started: list[subprocess.Popen[str]]) -> str:
     """Its address, with the packed extension installed and a folder open."""
-    port, vsix, work, settings = free_port(), home / "extension.vsix", home / "work", home / "data/User/settings.json"
+    vsix, work, settings = home / "extension.vsix", home / "work", home / "data/User/settings.json"
+    (port,) = fresh_ports(1)
     vsix.write_bytes(pack.pack())
     work.mkdir()
     settings.parent.mkdir(parents=True)
@@ -185,12 +187,6 @@ def start_code_server(rig: Path, home: Path, status_port: int, started: list[sub
     start(home / "code.log", started, *served, rig=rig)
     until_open(port, home / "code.log")
     return f"http://127.0.0.1:{port}/?folder={work}"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def start(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.local.ports import BLOCK, BLOCKS, FIRST_PORT, free_ports
+from infra.local.ports import BLOCK, BLOCKS, FIRST_PORT, free_ports, fresh_ports
 
 CHOOSE = "from infra.local.ports import free_ports; print(*free_ports(8))"
 
@@ -30,3 +30,9 @@ def test_no_port_is_one_that_the_system_hands_out_itself() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
     assert lowest >= FIRST_PORT + BLOCK * BLOCKS
+
+
+def test_a_process_that_chooses_again_gets_others_though_nothing_listens_yet() -> None:
+    chosen = [port for _ in range(30) for port in fresh_ports(3)]
+
+    assert len(set(chosen)) == 90

@@ -19,6 +19,7 @@ from common.host.epoch import Epoch
 from common.host.haproxy import Unavailable
 from common.host.tunnel import address_of
 from common.host.watchdog import Watchdog
+from infra.local.ports import fresh_ports
 
 GPU, ME = "dumont-d-i-1-aaaaaaaa", "dumont-d-i-2-bbbbbbbb"
 KEY = secrets.token_bytes(32)
@@ -36,9 +37,7 @@ class Box:
         self.stuck = 0
         """So many times the door does not answer."""
         self.epoch = Epoch(home, ME)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = fresh_ports(1)[0]
         self.hear(rev=1, epoch=3, writer=GPU, mirror=ME)
         self.epoch.restored(Version(epoch=3, seq=9))
 
