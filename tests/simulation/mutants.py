@@ -199,6 +199,13 @@ MUTANTS: tuple[Mutant, ...] = (
         frozenset({"refused_but_rented", "destroy_throttled"}),
     ),
     Mutant(
+        "what runs unheard is not metered",
+        "common.workflows.rentals.looked_at",
+        planted.metered_when_heard,
+        "I8",
+        frozenset({"mute"}),
+    ),
+    Mutant(
         "any event is the market's",
         "common.adapters.vast.Vast.event",
         planted.unsigned_event,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,10 +13,10 @@ from common.domain.instance import Phase
 from common.domain.ledger import LedgerEntry
 from common.domain.offer import Wanted
 from common.domain.reliability import Outcome
-from common.domain.rental import RentalState
+from common.domain.rental import Rental, RentalState
 from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
 from common.host.agent import Agent
-from common.ports import App, Cas, Doc, MarketEvent, Write
+from common.ports import App, Cas, Doc, Listed, MarketEvent, Write
 from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
 from common.workflows import deploy, failover, lifecycle, rentals, settle, sweep
@@ -386,6 +386,16 @@ def any_price(original: Any) -> Any:
         return Decimal(str(value)) if not isinstance(value, str) else Decimal("NaN")
 
     return price
+
+
+def metered_when_heard(original: Any) -> Any:
+    """Only the machine's own first word begins its meter."""
+
+    def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
+        seen: Rental = original(rental, row, now)
+        return seen.model_copy(update={"meter": rental.meter})
+
+    return looked_at
 
 
 def ended_by_anybody(original: Any) -> Any:
