@@ -6,6 +6,7 @@ with an API key or Slack's signature needs none.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -37,6 +38,7 @@ SLACK_AGE_MAX_S = 300
 """Of a signed request, into the past and into the future."""
 API_KEY_PREFIX = "dk_"
 WRAP_NONCE_BYTES = 12
+SSH_KEY_TYPE = b"\0\0\0\x0bssh-ed25519"
 
 
 def hash_password(password: str) -> str:
@@ -249,12 +251,23 @@ def _read(audience: str, token: str, secret: str, now: datetime, grace: timedelt
 
 
 def ssh_private_key(seed: bytes) -> str:
-    """The Ed25519 key of 32 secret bytes, as OpenSSH keeps it. Both machines of a pair show it to the user."""
+    """The Ed25519 key of 32 secret bytes, as OpenSSH keeps it. Both machines of a pair show it to the user.
+
+    The same seed is the same text: hosts write down what differs from the reply before. The format (OpenSSH's
+    PROTOCOL.key) has a random number twice before the private half, to tell a wrong passphrase; here it is drawn from
+    the seed.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    head, *lines, foot = text.splitlines()
+    blob = bytearray(base64.b64decode("".join(lines)))
+    private_half = blob.rindex(SSH_KEY_TYPE)
+    blob[private_half - 8 : private_half] = hashlib.sha256(b"check" + seed).digest()[:4] * 2
+    body, width = base64.b64encode(blob).decode(), len(lines[0])
+    return "\n".join([head, *(body[at : at + width] for at in range(0, len(body), width)), foot, ""])
 
 
 def wrapping_key(secret: bytes) -> bytes:

@@ -67,7 +67,8 @@ class SimTransport(httpx.BaseTransport):
             headers=dict(request.headers),
             body=request.read(),
         )
-        if getattr(self._world, "market_is_down", False):
+        is_deaf = asked.method == "DELETE" and getattr(self._world, "destroys_are_lost", False)
+        if is_deaf or getattr(self._world, "market_is_down", False):
             raise httpx.ConnectError("no answer", request=request)
         answer = getattr(self._world, self._sim).handle(asked, self._world.now)
         if answer.status == 429:
@@ -144,6 +145,8 @@ class World:
     with_google: bool = False
     """Instances have standbys."""
     standbys_are_mute: bool = False
+    destroys_are_lost: bool = False
+    """No marketplace hears them."""
     starts_wait: bool = False
     """A machine that the market runs has not begun its start-up script yet: it is in `waiting`."""
     waiting: list[Effect] = field(default_factory=list)

@@ -81,10 +81,11 @@ def write_secret(file: Path, text: str) -> bool:
 def keep_host_key(home: Path, key: str) -> bool:
     """The key that both machines show to the user; False: it was this one already.
 
-    Each reply writes it anew, with a random number in it: the same key is told by its public half.
+    Another text may hold the same key, which is told by its public half: the number in it is anybody's.
     """
     file = home / USER_HOST_KEY
-    if file.exists() and _public_half(file.read_text()) == _public_half(key):
+    kept = file.read_text() if file.exists() else None
+    if kept is not None and (kept == key or _public_half(kept) == _public_half(key)):
         return False
     return write_secret(file, key)
 

@@ -274,9 +274,7 @@ def look_due_at(rental: Rental) -> datetime | None:
 
 def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
     """What a row tells: that it runs. A full one also tells the address and, when first looked at, the price."""
-    if row.status == "running" and rental.meter.gpu_from is None:
-        runs_since = min(row.runs_since or now, now)
-        rental = rental.model_copy(update={"meter": began(rental).meter.begun(runs_since, bills_gpu=True)})
+    rental = shown_running(rental, row, now)
     if not row.in_full:
         return rental
     update: dict[str, object] = {"ssh_host": row.ssh_host, "ssh_port": row.ssh_port}
@@ -284,6 +282,17 @@ def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
         stated = Decimal(row.usd_per_hour) if row.usd_per_hour is not None else None
         update |= {"looked_at": now, "stated_usd_per_hour": stated}
     return rental.model_copy(update=update)
+
+
+def shown_running(rental: Rental, row: Listed, now: datetime) -> Rental:
+    """With its GPU's meter begun, by the market's word since when, if a listing is the first to say that it runs.
+
+    A meter that was ended is left: the listing may be older than the end.
+    """
+    if row.status != "running" or rental.meter.gpu_from is not None or rental.meter.disk_until is not None:
+        return rental
+    runs_since = min(row.runs_since or now, now)
+    return rental.model_copy(update={"meter": began(rental).meter.begun(runs_since, bills_gpu=True)})
 
 
 def _bootstrap(app: App, rental: Rental, now: datetime) -> str:

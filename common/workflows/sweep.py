@@ -184,6 +184,8 @@ def _note(
         ended = rentals.began(rental).meter.ended(rental.destroy_called_at or now)
         _save(app, kept, rental.to(RentalState.RELEASED, at=now).model_copy(update={"meter": ended}))
         summary.released.append(rental.label)
+    elif rental.state is RentalState.RELEASING and row is not None:
+        _keep(app, kept, rentals.shown_running(rental, row, now), summary)  # its destroy waits, and it bills
     elif rental.is_standby and rental.is_live and row is not None and rental.state is not RentalState.LOST:
         _keep(app, kept, _standby(rental, row, now), summary)
     elif rental.is_live and rental.state is not RentalState.LOST and rental.create_called_at is not None:

@@ -347,6 +347,21 @@ def test_a_machine_that_never_spoke_is_metered_from_the_first_listing_that_shows
     assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 1)
 
 
+def test_a_machine_that_is_not_wanted_any_more_is_metered_while_its_destroy_is_not_heard(world: World) -> None:
+    id, _ = running_unheard(world)
+    world.destroys_are_lost = True
+    ask(world, id, "terminate")
+    world.pass_time(900, step_s=5)
+    assert len(world.sim.contracts()) == 1
+    assert rentals(world, id)[0].state is RentalState.RELEASING
+    world.destroys_are_lost = False
+    world.until(lambda: not world.sim.contracts(), step_s=5)
+
+    (rental,) = rentals(world, id)
+    unseen = billed_gpu(world, rental.label) - metered_gpu(world, id)
+    assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 6)
+
+
 def running_unheard(world: World) -> tuple[str, datetime]:
     """Its id, and since when the market bills its GPU; its start-up script has not run yet."""
     world.starts_wait = True

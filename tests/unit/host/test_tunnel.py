@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from common import auth
 from common.host import haproxy, tunnel
@@ -122,11 +124,26 @@ def test_ports_are_moved_by_one_setting_and_a_wrong_one_is_named() -> None:
             ports_of({"DUMONT_PORTS": wrong})
 
 
-def test_the_key_of_the_pair_is_written_once_however_often_its_text_changes(tmp_path: Path) -> None:
-    one, again, other = (auth.ssh_private_key(seed) for seed in (b"1" * 32, b"1" * 32, b"2" * 32))
-    assert one != again  # each has a random number in it
+def test_the_key_of_the_pair_is_the_same_text_in_every_reply_and_one_that_openssh_reads(tmp_path: Path) -> None:
+    one, again = auth.ssh_private_key(b"1" * 32), auth.ssh_private_key(b"1" * 32)
+    assert one == again
+    tunnel.write_secret(tmp_path / "key", one)
+
+    words = ["ssh-keygen", "-y", "-f", str(tmp_path / "key")]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    public = Ed25519PrivateKey.from_private_bytes(b"1" * 32).public_key()
+    assert shown.strip() == public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def test_the_key_of_the_pair_is_written_once_also_when_its_text_changes(tmp_path: Path) -> None:
+    one, other = auth.ssh_private_key(b"1" * 32), auth.ssh_private_key(b"2" * 32)
+    private = Ed25519PrivateKey.from_private_bytes(b"1" * 32)
+    again = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    assert one != again  # the library draws a random number for each
 
     assert tunnel.keep_host_key(tmp_path, one)
+    assert not tunnel.keep_host_key(tmp_path, one)
     assert not tunnel.keep_host_key(tmp_path, again)
     assert (tmp_path / tunnel.USER_HOST_KEY).read_text() == one
     assert tunnel.keep_host_key(tmp_path, other)
