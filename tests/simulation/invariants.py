@@ -505,8 +505,9 @@ class Oracle:
 
     def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
         meter = rental["meter"]
+        open_until = rental["at"] if rental["state"] == "released" else self._world.loop.clock()
         for kind, truth_s in ran_s.items():
-            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or rental["at"]
+            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or open_until
             ours_s = (until - since).total_seconds() - (kind == "gpu") * meter["paused_s"] if since else 0.0
             is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
             lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
