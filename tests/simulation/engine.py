@@ -174,7 +174,7 @@ class SimWork:
         if world.strike("upload_dies", machine):
             raise ObjectStoreError("the upload broke off")
         world.taken[shot.manifest.key] = shot.content
-        world.oracle.sending(shot)
+        world.snapshots.sending(shot)
         bucket.put(shot.manifest.key, shot.sealed)
         if world.strike("manifest_garbled", machine):
             bucket.garble(shot.manifest.key)

@@ -1,12 +1,11 @@
 """What must hold: judged at every write and every effect, and once more when the world has come to rest.
 
 I1 one machine per label, one writer. I2 no untracked machine. I3 nothing destroyed that holds what no snapshot has.
-I5 the durable version only grows, and what the pointer names is whole. I6 epochs only grow. I7 listed moves only.
-I8 ledger = bill. I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all of
-its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and the
-same without faults (`__main__.judged`). I15 busy or unseen is not idle. I16 nothing is pruned that a snapshot needs, or
-may need. C what only a fenced machine had is kept (module `invariants_conflict`). I0 no internal error. L everything
-comes to rest. M what people are told (module `mail`).
+I5 and I16 snapshots (module `invariants_snapshots`). I6 epochs only grow. I7 listed moves only. I8 money (module
+`invariants_money`). I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all
+of its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and
+the same without faults (`__main__.judged`). I15 busy or unseen is not idle. C what only a fenced machine had is kept
+(module `invariants_conflict`). I0 no internal error. L everything comes to rest. M what people are told (`mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -15,29 +14,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from greenlet import getcurrent
 
-from common.config import Timing
 from common.domain import instance as instances
 from common.domain import rental as rentals
 from common.domain.host import HostPhase
 from common.domain.instance import Phase
-from common.domain.ledger import to_micro
 from common.domain.liveness import FLUSH_PART
 from common.domain.rental import Label, RentalState
-from common.errors import SnapshotRefused
 from common.ports import Data
-from common.snapshots.manifest import pack_key
-from common.snapshots.seal import KEY_SHAPE, unseal
 from tests.simulation.clock import START, Task
 from tests.simulation.hosts import SAMPLE_S
-from tests.simulation.knobs import BY_NAME, LONGEST_PAUSE_S
+from tests.simulation.invariants_money import Money
+from tests.simulation.knobs import LONGEST_PAUSE_S
 from tests.simulation.market import Contract
-from tests.simulation.objects import Content, Shot
+from tests.simulation.objects import Content
 
 if TYPE_CHECKING:
     from tests.simulation.users import Owned
@@ -62,14 +56,6 @@ REPORT_AGE_S = 120.0 + LONGEST_PAUSE_S
 """An older report of idleness is none; the commit may stand still, but then no newer report has come."""
 
 
-METER_UNDER_S = 600.0
-"""Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
-DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
-"""And that, when a destroy was answered with success and nobody could see that the machine went on."""
-DEAD_MAN_S = Timing().dead_man_s
-"""An end that nobody could see is paid for in our books until the market lists again, or the dead man's time ends."""
-
-
 class Oracle:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -77,8 +63,6 @@ class Oracle:
         self.phases: dict[str, str] = {}
         self.quiet_since: float | None = None
         self._labels: Counter[str] = Counter()
-        self.pruned: set[str] = set()
-        """Keys that were deleted in the bucket, but for purges."""
         self._covered: dict[str, Content | None] = {}
         """Retired label -> what the pointer held in that commit; None = its loss is excused."""
 
@@ -127,7 +111,7 @@ class Oracle:
         restores = new is Phase.UP and after["started_epoch"] < after["epoch"] and after["start"] == "restore"
         self.phases[key] = "restoring" if restores else str(new)
         if after["pointer"] != (before["pointer"] if before else None):
-            self._pointer(key, before, after)
+            self._world.snapshots.pointer_moved(key, before, after)
         if before and before["want"] == "up" and after["want"] == "down" and after["reason"].startswith("idle for"):
             self._idle(key, after)
 
@@ -136,101 +120,6 @@ class Oracle:
         for name, lines in TOLD_BY.items():
             if before and before[name] != after[name] and not kinds & lines:
                 self.violate("I7", f"{name} of {key} changed by {kinds or 'nothing'}: {before[name]} -> {after[name]}")
-
-    # --- the pointer
-
-    def _pointer(self, key: str, before: Data | None, after: Data) -> None:
-        old, new = before["pointer"] if before else None, after["pointer"]
-        fell_back = before is not None and after["restored_older"] not in (None, before["restored_older"])
-        if fell_back:
-            if self._is_sound(key, old):
-                self.violate("I5", f"{key} fell back from {old['id']}, which is sound")
-            return
-        if new is None and after["purged_at"]:
-            return
-        if new is None:
-            self.violate("I5", f"{key} lost its pointer {old and old['id']}")
-            return
-        if why := self.damage(key, new):
-            self.violate("I5", f"the pointer of {key} moved to {new['id']}: {why}")
-        content, durable = self._world.taken.get(new["manifest_key"]), self.durable(old)
-        if content is None:
-            self.violate("I5", f"the pointer of {key} moved to {new['manifest_key']}, which nobody took")
-        elif old and (_order(new) <= _order(old) or (durable and not content.holds(durable))):
-            self.violate("I5", f"the durable version of {key} went back from {old['id']} to {new['id']}")
-
-    # --- what is deleted from the bucket
-
-    def deleting(self, keys: Sequence[str]) -> None:
-        """Told by the bucket, of whatever the control plane deletes there: hosts delete nothing."""
-        for owned in self._world.users.owned:
-            prefix, record = f"instances/{owned.key}/", self._world.record(owned.key)
-            if record and not record["purge"] and (doomed := {key for key in keys if key.startswith(prefix)}):
-                self._needed_by_none(owned.key, record, doomed)
-                self._world.conflicts.deleting(owned.key, record, doomed)
-
-    def _needed_by_none(self, key: str, record: Data, doomed: set[str]) -> None:
-        """I16: no snapshot that stands or may yet stand loses its manifest, and no manifest in the bucket a pack."""
-        snapshots = self._world.store.docs.get("snapshots", {}).values()
-        kinds = {doc.data["manifest_key"]: doc.data["given_up_at"] for doc in snapshots}
-        for name in doomed:
-            if record["pointer"] and record["pointer"]["manifest_key"] == name:
-                self.violate("I16", f"the pointer's manifest {name} of {key} was deleted")
-            elif kinds.get(name, 0) is None:
-                self.violate("I16", f"{name} of {key} was deleted, and its record stands")
-            elif (named := KEY_SHAPE.fullmatch(name)) and name not in kinds:
-                order = (int(named["epoch"]), int(named["epoch"]), int(named["seq"]))
-                if order[0] == record["epoch"] and (not record["pointer"] or order > _order(record["pointer"])):
-                    self.violate("I16", f"{name} of {key} was deleted before it was judged")
-        for name, held in self._world.bucket.objects.items():
-            if name not in doomed and KEY_SHAPE.fullmatch(name) and name.startswith(f"instances/{key}/"):
-                self._keeps_its_packs(key, name, held.data, doomed)
-        self.pruned |= doomed
-
-    def _keeps_its_packs(self, key: str, name: str, sealed: bytes, doomed: set[str]) -> None:
-        try:
-            manifest = unseal(sealed, name, self._world.data_key(key))
-        except SnapshotRefused:
-            return  # nobody can ever start from it
-        lost = [pack for pack in manifest.packs if pack_key(manifest.prefix, pack) in doomed]
-        if lost:
-            self.violate("I16", f"pack {lost[0][:8]} was deleted, and {name} needs it")
-
-    def sending(self, shot: Shot) -> None:
-        """I16 of a snapshot that ends now: what it counts on was not deleted while it was taken."""
-        for pack in shot.manifest.packs:
-            if pack_key(shot.manifest.prefix, pack) in self.pruned:
-                self.violate("I16", f"{shot.manifest.key} counts on pack {pack[:8]}, which was pruned meanwhile")
-
-    def durable(self, pointer: Data | None) -> Content | None:
-        return self._world.taken.get(pointer["manifest_key"]) if pointer else None
-
-    def _is_sound(self, key: str, pointer: Data) -> bool:
-        return not self.damage(key, pointer, rot_counts=True)
-
-    def damage(self, key: str, pointer: Data, *, rot_counts: bool = False) -> str | None:
-        """What is wrong with a snapshot in the bucket. What broke after it was stored is nobody's fault here."""
-        bucket, manifest_key = self._world.bucket, pointer["manifest_key"]
-        stored = bucket.objects.get(manifest_key)
-        if stored is None or stored.is_rotten:
-            return (
-                "its manifest is damaged"
-                if rot_counts or (stored is None and manifest_key not in bucket.gone)
-                else None
-            )
-        instance_key = self._world.data_key(key)
-        try:
-            manifest = unseal(stored.data, manifest_key, instance_key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the manifest is not whole
-            return f"its manifest is not authentic: {error}"
-        for name, pack in manifest.packs.items():
-            held = bucket.objects.get(pack_key(manifest.prefix, name))
-            if held is None:
-                if rot_counts or pack_key(manifest.prefix, name) not in bucket.gone:
-                    return f"pack {name[:8]} is missing"
-            elif (rot_counts or not held.is_rotten) and (len(held.data) != pack.size or _blake3(held.data) != name):
-                return f"pack {name[:8]} is damaged"
-        return None
 
     # --- idleness
 
@@ -332,7 +221,7 @@ class Oracle:
         self._covered[label] = None
         if excuse is None:
             record = self._world.record(before["instance_key"])
-            durable = self.durable(record["pointer"] if record else None)
+            durable = self._world.snapshots.durable(record["pointer"] if record else None)
             self._covered[label] = durable
             self._nothing_is_lost(label, f"retired ({after['message']})")
 
@@ -406,8 +295,7 @@ class Oracle:
             return
         for what in self._unrest():
             self.violate("L", what)
-        self._ledger_is_the_bill()
-        self._our_meter_is_near()
+        Money(self._world).judge_the_end()
         self._no_secret_is_written()
         self._world.pairs.judge_the_end()
         if self._world.slack:
@@ -471,50 +359,6 @@ class Oracle:
 
     # --- money and secrets
 
-    def _ledger_is_the_bill(self) -> None:
-        world, now = self._world, self._world.loop.clock()
-        ledger: Counter[tuple[str, str, datetime]] = Counter()
-        for doc in world.store.docs.get("ledger", {}).values():  # what the pool paid before it had an owner is apart
-            ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] += doc.data["micro_usd"]
-        bill: dict[tuple[str, str, datetime], int] = {}
-        billing = {account.name: account for account in world.accounts if account.publishes_a_bill}
-        for account in billing.values():
-            for contract in account.sim.all_contracts():
-                if not contract.listed and not world.is_stranger(contract):
-                    billed = account.billed(contract, now).items()
-                    bill |= {(contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in billed}
-        ended = {c.label for account in billing.values() for c in account.sim.all_contracts() if not c.listed}
-        ours = {key: usd for key, usd in ledger.items() if key[0] in ended}
-        if ours != bill:
-            keys = [key for key in {**ours, **bill} if ours.get(key) != bill.get(key)]
-            told = [f"{k[0]} {k[1]} {k[2]:%H}h ledger {ours.get(k)} bill {bill.get(k)}" for k in keys[:3]]
-            self.violate("I8", f"the ledger is not the bill: {'; '.join(told)}")
-
-    def _our_meter_is_near(self) -> None:
-        """As near to the truth as could be known: budgets go by it, and the ledger where a market publishes no bill."""
-        world = self._world
-        for account in (*world.accounts, *([world.google] if world.google else [])):
-            is_fooled = account is not world.google and "body_missing_field" in world.faults.on
-            if is_fooled:
-                continue  # a success that a broken gateway made up ends no meter at the right time
-            for contract in account.sim.all_contracts():
-                doc = world.store.docs.get("rentals", {}).get(contract.label)
-                if not contract.listed and doc is not None and not world.is_stranger(contract):
-                    unseen_s = max(world.app.seller(account.name).longest_silence_s, DEAD_MAN_S)
-                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s)
-
-    def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
-        meter = rental["meter"]
-        open_until = rental["at"] if rental["state"] == "released" else self._world.loop.clock()
-        for kind, truth_s in ran_s.items():
-            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or open_until
-            ours_s = (until - since).total_seconds() - (kind == "gpu") * meter["paused_s"] if since else 0.0
-            is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
-            lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
-            is_dear = ours_s - truth_s > over_s and not is_late
-            if is_dear or truth_s - ours_s > lacks_s:
-                self.violate("I8", f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
-
     def _no_secret_is_written(self) -> None:
         world = self._world
         written = f"{[doc.data for docs in world.store.docs.values() for doc in docs.values()]}{world.log}"
@@ -530,13 +374,3 @@ def _apart(times: Sequence[float], gap_s: float) -> list[float]:
         if not kept or at - kept[-1] >= gap_s:
             kept.append(at)
     return kept
-
-
-def _order(pointer: Data) -> tuple[int, int, int]:
-    return pointer["taken_epoch"], pointer["version"]["epoch"], pointer["version"]["seq"]
-
-
-def _blake3(data: bytes) -> str:
-    from blake3 import blake3
-
-    return str(blake3(data).hexdigest())

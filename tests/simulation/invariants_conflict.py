@@ -106,7 +106,7 @@ class Conflicts:
         """It counts where the snapshot is broken, or a listing may have lacked what is there."""
         saved = [manifest_key for (machine, _), manifest_key in self._saved.items() if machine == label]
         may_lack = "objects_stale_list" in self._world.faults.on
-        if saved and (may_lack or self._world.oracle.damage(key, {"manifest_key": saved[-1]}) is not None):
+        if saved and (may_lack or self._world.snapshots.damage(key, {"manifest_key": saved[-1]}) is not None):
             self._failed[label] += 1
 
     def _comes(self, key: str, manifest_key: str) -> None:
@@ -114,14 +114,14 @@ class Conflicts:
         self._named.add(manifest_key)
         if manifest_key not in self._world.taken:
             self._violate(f"{key} names the conflict {manifest_key}, which nobody took")
-        elif why := self._world.oracle.damage(key, {"manifest_key": manifest_key}):
+        elif why := self._world.snapshots.damage(key, {"manifest_key": manifest_key}):
             self._violate(f"{key} names the conflict {manifest_key}: {why}")
 
     def _goes(self, key: str, conflict: Data, before: Data, after: Data) -> None:
         writes_again = after["writer"] is not None and after["writer"] == before["held"]
         if writes_again and conflict["epoch"] == before["fenced"]:
             return
-        pointed = self._world.oracle.durable(after["pointer"])
+        pointed = self._world.snapshots.durable(after["pointer"])
         if pointed is None or conflict["manifest_key"] not in pointed.aside:
             self._violate(f"{key} forgets {conflict['manifest_key']}, which its newest snapshot lacks")
 
@@ -142,7 +142,7 @@ class Conflicts:
         if content is None or held_s >= SAVE_MAX_S or self._failed[machine.label] >= SAVE_TRIES:
             return
         key, saved = before["instance_key"], self._saved.get((machine.label, content))
-        is_spoilt = saved is not None and self._world.oracle.damage(key, {"manifest_key": saved}) is not None
+        is_spoilt = saved is not None and self._world.snapshots.damage(key, {"manifest_key": saved}) is not None
         if not is_spoilt and not self._is_elsewhere(content, key):
             said = "" if saved is None else f", and {saved} is whole"
             self._violate(f"{machine.label} was let go ({why}) after {held_s:.0f} s with what it alone had{said}")
@@ -159,7 +159,7 @@ class Conflicts:
         if record is None:
             return True
         writer = self._world.machine_of(record["writer"])
-        held = [self._world.oracle.durable(record["pointer"]), writer.content if writer else None]
+        held = [self._world.snapshots.durable(record["pointer"]), writer.content if writer else None]
         held += [self._world.taken.get(each["manifest_key"]) for each in record["conflicts"]]
         return any(other is not None and other.holds(content) for other in held)
 

@@ -247,7 +247,7 @@ class Pairs:
     # --- helpers
 
     def _durable(self, record: Data) -> Content | None:
-        return self._world.oracle.durable(record["pointer"])
+        return self._world.snapshots.durable(record["pointer"])
 
     def _excused(self, key: str, durable: Content | None) -> None:
         if durable is None:

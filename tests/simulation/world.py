@@ -33,6 +33,7 @@ from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
 from tests.simulation.invariants_conflict import Conflicts
 from tests.simulation.invariants_pair import Pairs
+from tests.simulation.invariants_snapshots import Snapshots
 from tests.simulation.mail import Mail
 from tests.simulation.market import API_KEY, GPU, Account, Contract
 from tests.simulation.nemesis import Nemesis
@@ -199,6 +200,7 @@ class World:
         self.google: Google | None = None
         self.pairs = Pairs(self)
         self.conflicts = Conflicts(self)
+        self.snapshots = Snapshots(self)
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
         self.gate = Gate(
@@ -215,7 +217,7 @@ class World:
         if self.plan.with_standby:
             self.google = self._make_google()
         self.bucket = self.make_bucket()
-        self.bucket.deleting = self.oracle.deleting
+        self.bucket.deleting = self.snapshots.deleting
         settings = Settings(
             store="sqlite:///unused",
             url="https://functions.sim",

@@ -1,0 +1,80 @@
+"""I8: the ledger is the bill, to the micro-dollar, and our own meter is as near to the truth as could be known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from common.config import Timing
+from common.domain.ledger import to_micro
+from common.ports import Data
+from tests.simulation.knobs import BY_NAME
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+METER_UNDER_S = 600.0
+"""Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
+DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
+"""And that, when a destroy was answered with success and nobody could see that the machine went on."""
+DEAD_MAN_S = Timing().dead_man_s
+"""An end that nobody could see is paid for in our books until the market lists again, or the dead man's time ends."""
+
+
+class Money:
+    """Judged once, when the world has come to rest."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def judge_the_end(self) -> None:
+        self._ledger_is_the_bill()
+        self._our_meter_is_near()
+
+    def _ledger_is_the_bill(self) -> None:
+        world, now = self._world, self._world.loop.clock()
+        ledger: Counter[tuple[str, str, datetime]] = Counter()
+        for doc in world.store.docs.get("ledger", {}).values():  # what the pool paid before it had an owner is apart
+            ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] += doc.data["micro_usd"]
+        bill: dict[tuple[str, str, datetime], int] = {}
+        billing = {account.name: account for account in world.accounts if account.publishes_a_bill}
+        for account in billing.values():
+            for contract in account.sim.all_contracts():
+                if not contract.listed and not world.is_stranger(contract):
+                    billed = account.billed(contract, now).items()
+                    bill |= {(contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in billed}
+        ended = {c.label for account in billing.values() for c in account.sim.all_contracts() if not c.listed}
+        ours = {key: usd for key, usd in ledger.items() if key[0] in ended}
+        if ours != bill:
+            keys = [key for key in {**ours, **bill} if ours.get(key) != bill.get(key)]
+            told = [f"{k[0]} {k[1]} {k[2]:%H}h ledger {ours.get(k)} bill {bill.get(k)}" for k in keys[:3]]
+            self._violate(f"the ledger is not the bill: {'; '.join(told)}")
+
+    def _our_meter_is_near(self) -> None:
+        """As near to the truth as could be known: budgets go by it, and the ledger where a market publishes no bill."""
+        world = self._world
+        for account in (*world.accounts, *([world.google] if world.google else [])):
+            is_fooled = account is not world.google and "body_missing_field" in world.faults.on
+            if is_fooled:
+                continue  # a success that a broken gateway made up ends no meter at the right time
+            for contract in account.sim.all_contracts():
+                doc = world.store.docs.get("rentals", {}).get(contract.label)
+                if not contract.listed and doc is not None and not world.is_stranger(contract):
+                    unseen_s = max(world.app.seller(account.name).longest_silence_s, DEAD_MAN_S)
+                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s)
+
+    def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
+        meter = rental["meter"]
+        open_until = rental["at"] if rental["state"] == "released" else self._world.loop.clock()
+        for kind, truth_s in ran_s.items():
+            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or open_until
+            ours_s = (until - since).total_seconds() - (kind == "gpu") * meter["paused_s"] if since else 0.0
+            is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
+            lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
+            is_dear = ours_s - truth_s > over_s and not is_late
+            if is_dear or truth_s - ours_s > lacks_s:
+                self._violate(f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
+
+    def _violate(self, what: str) -> None:
+        self._world.oracle.violate("I8", what)
