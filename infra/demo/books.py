@@ -23,6 +23,8 @@ MINUTE_OF_ADDRESS_USD = ADDRESS_USD_PER_HOUR["standard"] / 60
 """An address has no least of a minute, as its machine has."""
 LISTING_S = Decimal(60)
 """Between two looks at what is rented, at the longest: the demo looks every 20 s, and a slow machine is late."""
+ANSWER_S = Decimal(10)
+"""Of a create, at the longest: a machine that is listed before it came is metered from the call."""
 IDLE_TIMES = 2
 """An address is without a machine before its first one stands and after its last one is gone."""
 BOOT_GB = Decimal("0.1")
@@ -107,14 +109,19 @@ def _bill(rows: Iterable[Mapping[str, Any]], known: set[str]) -> Usd:
 
 
 def _tolerance(rental: Rental) -> dict[str, Decimal]:
-    uncounted = {"bandwidth_down": rental.offer.download_usd_per_gb * BOOT_GB, "gpu": Decimal(0)}
+    """kind -> USD: so many seconds at its rate as nobody could tell us, and what nobody could count yet."""
+    unsure_s = dict.fromkeys(rental.metered_usd(now()), Decimal(1))
     if rental.ready_at is None:  # what lost a race may have run, between two listings, before it said a word
-        uncounted["gpu"] = LISTING_S * rental.usd_per_second("gpu")
-    if rental.is_standby:
-        uncounted["disk"] = OPERATIONS_S * rental.usd_per_second("disk")
-        uncounted["gpu"] += OPERATIONS_S * rental.usd_per_second("gpu") + MINUTE_OF_ADDRESS_USD
-    kinds = rental.metered_usd(now())
-    return {kind: rental.usd_per_second(kind) + uncounted.get(kind, Decimal(0)) for kind in kinds}
+        unsure_s["gpu"] += LISTING_S
+    for kind in ("gpu", "disk"):
+        if rental.meter.disk_from == rental.create_called_at:  # a listing came before the create's answer
+            unsure_s[kind] += ANSWER_S
+        if rental.is_standby:
+            unsure_s[kind] += OPERATIONS_S
+    usd = {kind: seconds * rental.usd_per_second(kind) for kind, seconds in unsure_s.items()}
+    usd["bandwidth_down"] += rental.offer.download_usd_per_gb * BOOT_GB
+    usd["gpu"] += MINUTE_OF_ADDRESS_USD if rental.is_standby else 0
+    return usd
 
 
 def _total(table: Usd, keys: Iterable[Key]) -> str:
