@@ -38,7 +38,8 @@ def unsaved(instance: Instance, label: str, host: HostRecord | None) -> int | No
 
 
 def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order | None:
-    """To a machine that may alone have something."""
+    """To a machine that may alone have something. `anew`: the save before did not come about or did not stand up to its
+    verification, perhaps for what `previous` counts on; so nothing is counted on."""
     epoch = unsaved(instance, label, host)
     if epoch is None:
         return None
@@ -48,7 +49,8 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
     if tries >= SAVE_TRIES:
         return None
     previous = instance.pointer.manifest_key if instance.pointer else None
-    return Order(id=save_id(epoch, tries), kind="save", args={"previous": previous, "of": epoch, "max_s": SAVE_MAX_S})
+    args = {"previous": previous, "anew": tries > 0, "of": epoch, "max_s": SAVE_MAX_S}
+    return Order(id=save_id(epoch, tries), kind="save", args=args)
 
 
 def saved(instance: Instance, label: str, host: HostRecord | None) -> OrderResult | None:

@@ -108,13 +108,28 @@ def _save(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
 
     home, role = Path(task["home"]), Epoch(Path(task["home"]), "")
     since_ns = role.sealed_at_ns() if role.read().refused is not None else confirmed_until_ns(home)
-    workspace, place = Path(task["workspace"]), _place(task, _endpoint(task), APART)
-    key = task["args"].get("previous")
-    before = engine.fetch_manifest(key, root=workspace, **place) if key else None
-    names = engine.changed_since(workspace, before, since_ns)
+    workspace, args = Path(task["workspace"]), task["args"]
+    names = engine.changed_since(workspace, _compared_with(task), since_ns)
     if not names:
         return {"ok": True}
-    return _snapshot({**task, "epoch": task["args"]["of"]}, folder, now, place=APART, only=names)
+    if args.get("anew"):
+        args = {**args, "previous": None}
+    return _snapshot({**task, "args": args, "epoch": args["of"]}, folder, now, place=APART, only=names)
+
+
+def _compared_with(task: dict[str, Any]) -> engine.Manifest | None:
+    """The newest snapshot. One that cannot be read is asked for once more, and done without when saving anew."""
+    from common.snapshots import engine
+
+    args = task["args"]
+    if not (key := args.get("previous")):
+        return None
+    try:
+        return engine.fetch_manifest(key, root=Path(task["workspace"]), **_place(task, _endpoint(task), APART))
+    except DumontError:
+        if args.get("anew"):
+            return None
+        raise
 
 
 def _bring(task: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class SimWork:
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
         """As `host.work` does: it raises when the manifest is gone or damaged."""
-        if not args.get("previous"):
+        if args.get("anew") or not args.get("previous"):
             return None
         bucket, key = self.machine.world.bucket, bytes.fromhex(args["instance_key"])
         return objects.fetch_manifest(bucket, args["previous"], key)

@@ -308,6 +308,24 @@ def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: 
     assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
 
 
+def test_a_save_that_counted_on_a_pack_that_is_gone_is_made_anew_and_has_all_of_it(world: World) -> None:
+    id = mirrored(world)
+    write(world, id, "old.txt", "the same words\n" * 100)
+    world.until(lambda: of(world, id).pointer is not None and of(world, id).pointer.files > 0)
+    label, _ = cut_off(world, id)
+    goes_on = held_back(world, label)
+    write(world, id, "new.txt", "the same words\n" * 100)  # the pointer's pack holds it, and is not sent again
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    packs = [row.key for row in world.objects.list(f"instances/{ACCOUNT}.{id}/") if "/packs/" in row.key]
+    world.objects.delete(packs)
+    goes_on()
+
+    world.until(lambda: bool(of(world, id).conflicts), within_s=600)
+    (kept,) = of(world, id).conflicts
+    assert kept.files == 1
+    assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
+
+
 def test_what_a_gpu_was_brought_is_brought_again_when_the_standby_takes_over(world: World) -> None:
     id = mirrored(world)
     cut_off(world, id)
