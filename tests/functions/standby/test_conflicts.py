@@ -308,20 +308,30 @@ def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: 
     assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
 
 
-def test_a_save_that_counted_on_a_pack_that_is_gone_is_made_anew_and_has_all_of_it(world: World) -> None:
+def test_a_save_that_counted_on_a_pack_that_is_gone_is_made_anew_and_counts_on_nothing(world: World) -> None:
     id = mirrored(world)
     write(world, id, "old.txt", "the same words\n" * 100)
     world.until(lambda: of(world, id).pointer is not None and of(world, id).pointer.files > 0)
-    label, _ = cut_off(world, id)
+    label, epoch = cut_off(world, id)
     goes_on = held_back(world, label)
-    write(world, id, "new.txt", "the same words\n" * 100)  # the pointer's pack holds it, and is not sent again
+    write(world, id, "new.txt", "the same words\n" * 100)  # the pointer's pack holds it: it is not sent again
     world.until(lambda: world.show(id).state is State.ON_STANDBY)
-    packs = [row.key for row in world.objects.list(f"instances/{ACCOUNT}.{id}/") if "/packs/" in row.key]
-    world.objects.delete(packs)
     goes_on()
+    agent = world.machines[label].agent
+    spawn, spawned = agent.spawn, []
 
+    def while_packs_vanish(task: dict[str, Any], home: Path) -> Work:
+        spawned.append(task["order"]["id"])
+        if len(spawned) == 1:
+            rows = world.objects.list(f"instances/{ACCOUNT}.{id}/packs/")
+            world.objects.delete([row.key for row in rows])
+        return spawn(task, home)
+
+    agent.spawn = while_packs_vanish
     world.until(lambda: bool(of(world, id).conflicts), within_s=600)
+
     (kept,) = of(world, id).conflicts
+    assert spawned == [f"save-{epoch}-0", f"save-{epoch}-1"]
     assert kept.files == 1
     assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
 
