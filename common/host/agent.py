@@ -256,6 +256,9 @@ class Agent:
             return
         if self.work or (self.memory.last and self.memory.last.id == order.id):
             return
+        if order.kind == "copy" and self._holds(order):
+            self._keep(last=OrderResult(id=order.id, ok=True))
+            return
         if order.kind == "restore":
             if self.memory.started_epoch == reply.epoch:
                 return
@@ -270,6 +273,11 @@ class Agent:
         if order.kind in FILLS:
             self.epoch.fill(is_on=True)
         self._start(order, reply.epoch, reply.storage_credentials)
+
+    def _holds(self, order: Order) -> bool:
+        """The live sync was faster than the order: the snapshot would take back what is newer here."""
+        role = self.epoch.read()
+        return role.is_whole and not role.is_filling and role.version >= _version_of(order)
 
     def _go_on(self, epoch: int) -> None:
         """In a new epoch, with what is there: nothing is fetched and nothing dropped."""
@@ -323,9 +331,11 @@ class Agent:
             if pair.read(self.home):
                 self.epoch.wrote(Version(epoch=report.epoch, seq=report.seq))
         elif ended.ok and order.kind in FILLS:
-            version = Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))
+            version = _version_of(order)
             self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)
-            self.epoch.restored(max(version, self.epoch.read().version))
+            # a copy takes back whatever was newer here, and must not be taken for it; a rewind only adds
+            stands = max(version, self.epoch.read().version) if order.kind == "rewind" else version
+            self.epoch.restored(stands)
         elif ended.ok and order.kind in APART:
             apart = SnapshotReport.model_validate(result["snapshot"]) if result.get("snapshot") else None
             self._keep(last=ended, snapshot=apart or self.memory.snapshot, **traffic)
@@ -403,3 +413,8 @@ class Agent:
         if updated != self.memory:
             write_atomically(self.home / "state.json", updated.model_dump_json().encode())
             self.memory = updated
+
+
+def _version_of(order: Order) -> Version:
+    """Of the snapshot that it names."""
+    return Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))

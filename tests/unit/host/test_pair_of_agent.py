@@ -322,3 +322,29 @@ def test_the_file_itself_takes_no_older_word(tmp_path: Path) -> None:
     pair.keep(tmp_path, Kept(label=GPU, rev=4, epoch=3))
 
     assert pair.read(tmp_path) == newer
+
+
+def copy_of(epoch: int, seq: int) -> Order:
+    return Order(id=f"copy-3-{epoch}-{seq}", kind="copy", args={"manifest_key": "p/m", "epoch": epoch, "seq": seq})
+
+
+def test_a_candidate_that_holds_what_it_is_to_copy_is_not_set_back(gpu: Host) -> None:
+    gpu.agent.epoch.restored(Version(epoch=3, seq=27))
+
+    gpu.hears(reply(orders=[copy_of(3, 19)], storage_credentials=PLACE))
+
+    assert not gpu.tasks
+    assert gpu.agent.memory.last
+    assert (gpu.agent.memory.last.id, gpu.agent.memory.last.ok) == ("copy-3-3-19", True)
+    assert gpu.agent.epoch.read().version == Version(epoch=3, seq=27)
+
+
+def test_after_a_copy_a_candidate_is_of_the_snapshots_version_whatever_it_had_taken_in_part(gpu: Host) -> None:
+    epoch = gpu.agent.epoch
+    epoch.restored(Version(epoch=3, seq=27))
+    epoch.fill(is_on=False)  # a pass broke off: it is of that version in part
+
+    gpu.hears(reply(orders=[copy_of(3, 19)], storage_credentials=PLACE))
+
+    assert len(gpu.tasks) == 1
+    assert (epoch.read().version, epoch.read().is_whole) == (Version(epoch=3, seq=19), True)
