@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 
@@ -19,6 +18,8 @@ def tethered(words: Sequence[str]) -> list[str]:
     A `preexec_fn` would be a fork of all that the starter is: where gRPC has threads, 3 of 100 such children were
     aborted by its fork handlers (measured with grpcio 1.85). Without `setpriv` the program is started untethered.
     """
+    import shutil  # not for the agent, which only says `die_with`: it brings three codecs along
+
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else list(words)
 
