@@ -258,14 +258,18 @@ def every(
 # --- the marketplaces -------------------------------------------------------------------------------------------
 
 
+MachineStatus = Literal["starting", "running", "exited", "stopped", "offline", "unknown"]
+"""starting: not up yet; exited: its container ended, and it bills on; stopped: its contract is (by us or the market);
+offline: the host is lost."""
+
+
 @dataclass(frozen=True)
 class Listed:
     """One machine on our account as the marketplace lists it."""
 
     provider_id: str
     label: str
-    status: Literal["starting", "running", "stopped", "offline", "unknown"]
-    """starting: not up yet; stopped: contract stopped (by us or by the market); offline: the host is lost."""
+    status: MachineStatus
     message: str = ""
     ssh_host: str | None = None
     ssh_port: int | None = None

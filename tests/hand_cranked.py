@@ -71,6 +71,8 @@ class SimTransport(httpx.BaseTransport):
         if is_deaf or getattr(self._world, "market_is_down", False):
             raise httpx.ConnectError("no answer", request=request)
         answer = getattr(self._world, self._sim).handle(asked, self._world.now)
+        if asked.method == "PUT" and getattr(self._world, "creates_are_not_answered", False):
+            raise httpx.ReadError("no answer", request=request)
         if answer.status == 429:
             getattr(self._world, "throttled", []).append(f"{asked.method} {asked.path}")
         headers = {"content-type": answer.content_type, **answer.headers}
@@ -145,6 +147,8 @@ class World:
     with_google: bool = False
     """Instances have standbys."""
     standbys_are_mute: bool = False
+    creates_are_not_answered: bool = False
+    """They are carried out."""
     destroys_are_lost: bool = False
     """No marketplace hears them."""
     starts_wait: bool = False

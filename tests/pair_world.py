@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ class Side:
 
     def signal(self, what: signal.Signals) -> None:
         for pid in self.pids():
-            os.kill(pid, what)
+            with suppress(ProcessLookupError):  # a command of a moment, a probe's for example
+                os.kill(pid, what)
 
     def kill(self) -> None:
         """Every process of it, at once: the kernel ends a namespace with its first process."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -21,7 +21,7 @@ from common.domain.offer import HOURS_PER_MONTH, Offer, Survey, Wanted, exact_pr
 from common.domain.pacing import Limit, Limits
 from common.domain.region import country_of
 from common.errors import MarketKeyRefused, MarketRefused, MarketUnknown, NoCredit, OfferGone, Throttled
-from common.ports import Charge, Launch, Listed, Told, untold
+from common.ports import Charge, Launch, Listed, MachineStatus, Told, untold
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 DEFAULT_RETRY_AFTER_S = 5.0
@@ -73,7 +73,7 @@ V0_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Our name of a model -> the vendor's `v0Name`s."""
 
-STATUSES: Mapping[str, Literal["starting", "running", "stopped", "offline", "unknown"]] = {
+STATUSES: Mapping[str, MachineStatus] = {
     "queued": "starting",
     "starting": "starting",
     "running": "running",

@@ -29,7 +29,7 @@ from common.errors import (
     Throttled,
     Unauthenticated,
 )
-from common.ports import Charge, Launch, Listed, MarketEvent, Subscription, Told, untold
+from common.ports import Charge, Launch, Listed, MachineStatus, MarketEvent, Subscription, Told, untold
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PAGES_MAX = 200
@@ -375,15 +375,17 @@ def _listed(row: Json) -> Listed:
         raise MarketUnknown(f"vast.ai listed a machine that does not parse: {error}") from error
 
 
-def _status(row: Json) -> Literal["starting", "running", "stopped", "offline", "unknown"]:
+def _status(row: Json) -> MachineStatus:
     """Decided on the contract's own words; what the host last told only says whether it is up."""
     actual, contract = row.get("actual_status"), {row.get("cur_state"), row.get("intended_status")}
     if contract == {"stopped"}:
         return "stopped"
-    if actual in ("offline", "unknown", "exited"):
+    if actual in ("offline", "unknown"):
         return "offline"
     if actual == "running":
         return "running"
+    if actual == "exited":
+        return "exited"
     return "starting" if actual in (None, "loading", "created") else "unknown"
 
 

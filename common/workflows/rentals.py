@@ -285,11 +285,13 @@ def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
 
 
 def shown_running(rental: Rental, row: Listed, now: datetime) -> Rental:
-    """With its GPU's meter begun, by the market's word since when, if a listing is the first to say that it runs.
+    """With its GPU's meter begun, by the market's word since when, if a listing is the first to say that it runs (or
+    ran, and bills on).
 
     A meter that was ended is left: the listing may be older than the end.
     """
-    if row.status != "running" or rental.meter.gpu_from is not None or rental.meter.disk_until is not None:
+    meter, is_up = rental.meter, row.status in ("running", "exited")
+    if not is_up or meter.gpu_from is not None or meter.disk_until is not None:
         return rental
     runs_since = min(row.runs_since or now, now)
     return rental.model_copy(update={"meter": began(rental).meter.begun(runs_since, bills_gpu=True)})

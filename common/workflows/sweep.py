@@ -9,7 +9,7 @@ A rental that simply serves is not read at all while its host is heard and the m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum, auto
@@ -158,7 +158,10 @@ def _destroy_orphans(
             called, again_s = kept.value.destroy_called_at, app.settings.timing.destroy_again_s
             if now < kept.value.not_before or (called and (now - called).total_seconds() < again_s):
                 continue
-            _unless_stale(app, label, partial(rentals.destroy, app, kept, row.provider_id, now))
+            # with what the listing says of it: a write of its own would only make this one, or that one, stale
+            known = kept.value.model_copy(update={"provider_id": row.provider_id})
+            seen = replace(kept, value=rentals.shown_running(known, row, now))
+            _unless_stale(app, label, partial(rentals.destroy, app, seen, row.provider_id, now))
             summary.orphans.append(label)
 
 
@@ -324,7 +327,7 @@ def _judged(app: App, rental: Rental, row: Listed | None, host: HostRecord | Non
             interrupted = credit is Credit.LEFT
             return _lost(rental, "interrupted", host, now, timing=app.settings.timing) if interrupted else rental
     # stopped, and nobody tells whether for want of credit: it is replaced like a silent machine, and kept until then
-    booting_died = rental.state is RentalState.CREATING and row.status in ("offline", "stopped")
+    booting_died = rental.state is RentalState.CREATING and row.status in ("exited", "offline", "stopped")
     if booting_died:
         return rental.model_copy(update={"loss": "boot_failed", "message": row.message or "the container died"})
     if _is_silent(app, rental, host, now) and rental.state is RentalState.SERVING:
@@ -372,13 +375,24 @@ def _lost(
     return rental.to(RentalState.LOST, at=now).model_copy(update={"loss": loss, "meter": meter})
 
 
-def _save(app: App, kept: Kept[Rental], rental: Rental) -> None:
-    _unless_stale(app, rental.label, lambda: app.store.cas(kept.doc, dump(rental)))
+def _save(app: App, kept: Kept[Rental], noted: Rental) -> None:
+    """That it runs is true of the record that somebody else wrote meanwhile, too."""
+    is_written = _unless_stale(app, noted.label, lambda: app.store.cas(kept.doc, dump(noted)))
+    gpu_from = noted.meter.gpu_from
+    if is_written or gpu_from is None or gpu_from == kept.value.meter.gpu_from:
+        return
+    newest = read(app, "rentals", noted.label, Rental)
+    if newest and newest.value.meter.gpu_from is None and newest.value.meter.disk_until is None:
+        seen = rentals.began(newest.value.model_copy(update={"provider_id": noted.provider_id}))
+        begun = seen.model_copy(update={"meter": seen.meter.begun(gpu_from, bills_gpu=True)})
+        _unless_stale(app, noted.label, lambda: app.store.cas(newest.doc, dump(begun)))
 
 
-def _unless_stale(app: App, label: str, write: Callable[[], object]) -> None:
-    """Somebody moved the rental meanwhile: the next sweep looks again."""
+def _unless_stale(app: App, label: str, write: Callable[[], object]) -> bool:
+    """Was it written? If somebody moved the rental meanwhile, the next sweep looks again."""
     try:
         write()
     except Stale:
         app.log("sweep_stale", label=label)
+        return False
+    return True

@@ -112,7 +112,7 @@ def test_the_status_follows_the_contract_through_its_life(market: Market) -> Non
     assert running
     assert (running.status, running.ssh_host) == ("running", "127.0.0.1")
     market.sim.exited(int(id), market.now)
-    assert market.vast.get(id).status == "offline"  # type: ignore[union-attr]
+    assert market.vast.get(id).status == "exited"  # type: ignore[union-attr]
     market.sim.outbid(int(id), market.now)
     assert market.vast.get(id).status == "stopped"  # type: ignore[union-attr]
 

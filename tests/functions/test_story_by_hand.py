@@ -14,9 +14,9 @@ from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
 from common.errors import NotFound
 from common.ports import Charge
-from common.records import load, manifest_key_of, unsettled_rentals
+from common.records import load, manifest_key_of, restless_rentals, unsettled_rentals
 from common.snapshots.engine import load_manifest
-from common.workflows import hibernate, hosts, lifecycle, restore, settle, terminate
+from common.workflows import hibernate, hosts, lifecycle, restore, settle, sweep, terminate
 from infra.demo.material import look
 from jobs import hibernate_idle
 from tests.functions.conftest import Api
@@ -360,6 +360,36 @@ def test_a_machine_that_is_not_wanted_any_more_is_metered_while_its_destroy_is_n
     (rental,) = rentals(world, id)
     unseen = billed_gpu(world, rental.label) - metered_gpu(world, id)
     assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 6)
+
+
+@pytest.mark.parametrize("exits", [False, True])
+def test_a_listing_of_a_machine_that_is_not_wanted_begins_its_meter_with_its_destroy(world: World, exits: bool) -> None:
+    world.creates_are_not_answered = world.destroys_are_lost = True
+    id, _ = running_unheard(world)
+    ask(world, id, "terminate")
+    if exits:  # its contract runs, and bills, on
+        world.sim.exited(world.sim.contracts()[0].id, world.now)
+    world.pass_time(900, step_s=5)
+    assert len(world.sim.contracts()) == 1
+    world.destroys_are_lost = False
+    world.until(lambda: not world.sim.contracts(), step_s=5)
+
+    (rental,) = rentals(world, id)
+    unseen = billed_gpu(world, rental.label) - metered_gpu(world, id)
+    assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 6)
+
+
+def test_that_a_machine_runs_is_noted_although_its_record_was_moved_while_the_market_listed(world: World) -> None:
+    world.destroys_are_lost = True
+    id, _ = running_unheard(world)
+    before = restless_rentals(world.app)
+    ask(world, id, "terminate")
+    assert rentals(world, id)[0].meter.gpu_from is None
+
+    sweep.run(world.app, world.now, before=before)
+
+    (rental,) = rentals(world, id)
+    assert (rental.state, rental.meter.gpu_from) == (RentalState.RELEASING, world.now)
 
 
 def running_unheard(world: World) -> tuple[str, datetime]:

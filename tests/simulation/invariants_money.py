@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
+LOOK_S = Timing().reconcile_every_s
+"""And where the market answered no listing for longer than that: its silence, and one look."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
 DEAD_MAN_S = Timing().dead_man_s
@@ -61,19 +63,21 @@ class Money:
             for contract in account.sim.all_contracts():
                 doc = world.store.docs.get("rentals", {}).get(contract.label)
                 if not contract.listed and doc is not None and not world.is_stranger(contract):
-                    unseen_s = max(world.app.seller(account.name).longest_silence_s, DEAD_MAN_S)
-                    self._metered(doc.data, account.ran_s(contract), over_s=METER_UNDER_S + unseen_s)
+                    silent_s = world.app.seller(account.name).longest_silence_s
+                    over_s = METER_UNDER_S + max(silent_s, DEAD_MAN_S)
+                    lacks_s = max(METER_UNDER_S, silent_s + LOOK_S)
+                    self._metered(doc.data, account.ran_s(contract), over_s=over_s, lacks_s=lacks_s)
 
-    def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float) -> None:
+    def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float, lacks_s: float) -> None:
         meter = rental["meter"]
         open_until = rental["at"] if rental["state"] == "released" else self._world.loop.clock()
         for kind, truth_s in ran_s.items():
             since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or open_until
             ours_s = (until - since).total_seconds() - (kind == "gpu") * meter["paused_s"] if since else 0.0
             is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
-            lacks_s = METER_UNDER_S + ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
+            deferred_s = ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
             is_dear = ours_s - truth_s > over_s and not is_late
-            if is_dear or truth_s - ours_s > lacks_s:
+            if is_dear or truth_s - ours_s > lacks_s + deferred_s:
                 self._violate(f"{rental['label']} {kind} ran for {truth_s:.0f} s, metered {ours_s:.0f} s")
 
     def _violate(self, what: str) -> None:

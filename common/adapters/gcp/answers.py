@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from common.errors import (
     MarketError,
@@ -18,14 +18,14 @@ from common.errors import (
     QuotaExceeded,
     Throttled,
 )
-from common.ports import Address, Listed, Operation
+from common.ports import Address, Listed, MachineStatus, Operation
 
 DEFAULT_RETRY_AFTER_S = 10.0
 PAGES_MAX = 200
 SSH_PORT = 22
 PREEMPTED = "compute.instances.preempted"
 
-STATUSES: Mapping[str, Literal["starting", "running", "stopped", "offline", "unknown"]] = {
+STATUSES: Mapping[str, MachineStatus] = {
     "PROVISIONING": "starting",
     "STAGING": "starting",
     "RUNNING": "running",
