@@ -252,8 +252,10 @@ class Machine:
 
     @property
     def is_open(self) -> bool:
-        """The user's processes may write."""
-        return self.has_served and self.open_epoch == self.served_epoch and not self.has_frozen_writers
+        """The user's processes may write: here since the machine serves, or since its seal turned the door to it."""
+        serves = self.has_served and self.open_epoch == self.served_epoch
+        has_door = self.link is not None and self.link.role.claim is not None
+        return (serves or has_door) and not self.has_frozen_writers
 
     def hold(self, content: Content) -> None:
         """What another machine sent, or a snapshot held, is what stands here now."""

@@ -546,7 +546,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_over_its_branch,
         "C",
-        frozenset({"false_alarm", "cut_control", "flip", "cut_pair"}),
+        frozenset({"gpu_dies_unheard"}),
     ),
 )
 
