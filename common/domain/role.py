@@ -61,6 +61,8 @@ class Role:
     """The epoch that this standby sealed in vain: what was done here since then it alone has, and it is not saved."""
     is_filling: bool = False
     """A snapshot is being put in place here: what comes from elsewhere meanwhile would be overwritten."""
+    fillings: int = 0
+    """How often that began: who sent before it knows no longer what stands here."""
 
     def heard(self, view: View) -> Self:
         """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one.
@@ -116,7 +118,7 @@ class Role:
 
     def filling(self, *, is_on: bool) -> Self:
         """A snapshot is put in place from now on, or no longer: either way nothing whole stands here until it is."""
-        return replace(self, is_filling=is_on, is_whole=False)
+        return replace(self, is_filling=is_on, is_whole=False, fillings=self.fillings + is_on)
 
     def wrote(self, version: Version) -> Self:
         """Of the writer: what it holds is its own content, whole, and at least of this version."""

@@ -45,6 +45,7 @@ class Epoch:
             sealed=kept["sealed"],
             refused=kept.get("refused"),
             is_filling=kept.get("is_filling", False),
+            fillings=kept.get("fillings", 0),
         )
 
     def hear(self, view: View) -> Role:
@@ -70,15 +71,17 @@ class Epoch:
         return self._change(lambda role: replace(role, refused=None, is_whole=False))
 
     @contextlib.contextmanager
-    def taking(self, epoch: int, label: str) -> Iterator[Callable[[int, bool], None]]:
+    def taking(self, epoch: int, label: str, *, fillings: int | None = None) -> Iterator[Callable[[int, bool], None]]:
         """Hold the right to put frames in place: `done(seq, is_whole)` says what the content has become.
 
-        Raises `Fenced` before anything is put in place.
+        `fillings` = the role's, as the frames' stream began. Raises `Fenced` before anything is put in place.
         """
         with self._locked():
             role = self.read()
             if not role.may_take(epoch, label):
                 raise Fenced(f"{label} of epoch {epoch} is not the writer here: {role.view}, sealed {role.sealed}")
+            if fillings not in (None, role.fillings):
+                raise Fenced("a snapshot was put in place here since this stream began: what it sent may be gone")
 
             def done(seq: int, is_whole: bool) -> None:
                 self._write(role.took(Version(epoch=epoch, seq=seq), is_whole=is_whole))

@@ -1,7 +1,8 @@
 """`python -m tests.simulation SEEDS=2000 [SEED=1]`: seeds, the sweep, the matrix and the mutants, judged and counted.
 
 With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=race as a red run
-prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else.
+prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else:
+every second one with a few faults at their highest rates (STIRRED=knob,...).
 LEARN=1 writes down which seeds caught mutants and reached cells: the next run tries those first.
 The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -171,14 +173,21 @@ def reach(group_and_known: tuple[Directed, set[int]]) -> list[tuple[Run, Outcome
 
 
 def soak(first: int, minutes: float) -> int:
-    """Batches of seeds until the time is over."""
+    """Batches of seeds until the time is over; every second one is hunted."""
     total, batch, seed = Total(), 100, first
     while total.watch.seconds() < minutes * 60:
-        for run, outcome in in_parallel(work, [Run(s) for s in range(seed, seed + batch)]):
+        for run, outcome in in_parallel(work, [hunted(s) if s % 2 else Run(s) for s in range(seed, seed + batch)]):
             total.add(run, outcome, "seeds")
         seed += batch
         say(f"{seed - first} seeds, {len(total.red)} red, {total.watch}")
     return report(total, empty=[], caught={})
+
+
+def hunted(seed: int) -> Run:
+    """A few faults together, each at its highest rate: what a seed's own mix meets once in thousands of seeds."""
+    chance = random.Random(f"hunted {seed}")
+    names = [knob.name for knob in KNOBS]
+    return Run(seed, stirred=frozenset(chance.sample(names, chance.randint(2, 6))))
 
 
 # --- the end

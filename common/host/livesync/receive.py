@@ -152,6 +152,7 @@ class Connection:
     def __init__(self, owner: Receiver, hello: Hello, role: Role, *, is_whole: bool) -> None:
         self._owner, self._place, self._hello = owner, owner._place, hello
         self._label = hello.label.decode(errors="replace")
+        self._fillings = role.fillings
         self._seq = role.version.seq if role.version.epoch == hello.epoch else 0
         self._is_whole = is_whole
         self._waiting: deque[tuple[Frame, Transfer | None]] = deque()
@@ -230,7 +231,7 @@ class Connection:
         answers: list[Frame] = []
         before = (self._seq, self._is_whole)
         changed = False
-        with self._owner._epoch.taking(self._hello.epoch, self._label) as done:
+        with self._owner._epoch.taking(self._hello.epoch, self._label, fillings=self._fillings) as done:
             for (frame, _), part in zip(batch, parts, strict=True):
                 self._count += 1
                 if isinstance(frame, Mark | PassBegin | PassEnd):

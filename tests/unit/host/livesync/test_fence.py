@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.domain.role import View
+from common.domain.version import Version
 from common.host.livesync import frames, wire
 from common.host.livesync.frames import (
     FRAME_BYTES_MAX,
@@ -35,7 +36,7 @@ from common.host.livesync.frames import (
     Welcome,
 )
 from common.host.livesync.receive import read_frame
-from tests.livesync_pair import GPU, STANDBY, Pair, tree, until
+from tests.livesync_pair import GPU, STANDBY, Pair, save, tree, until
 
 DRESS = Dress(0o644, 10**18, os.getuid(), os.getgid())
 ENTRY = Entry(b"f", b"f", DRESS, 3, b"")
@@ -129,6 +130,23 @@ def test_after_the_seal_nothing_is_put_in_place_and_the_claim_says_what_is_there
 
     assert (pair.mirror / "a").read_bytes() == b"before"
     assert not (pair.mirror / "b").exists()
+
+
+def test_a_stream_that_began_before_a_snapshot_was_put_in_place_ends_and_the_next_one_compares_all(pair: Pair) -> None:
+    async def story() -> None:
+        async with pair.syncing() as sender:
+            save(pair.gpu / "sent.txt", b"not in the snapshot")
+            await until(lambda: sender.standing.is_whole and pair.is_equal())
+            pair.standby_epoch.fill(is_on=True)
+            (pair.mirror / "sent.txt").unlink()
+            pair.standby_epoch.restored(Version(epoch=1, seq=0))  # nobody sent anything meanwhile
+
+            save(pair.gpu / "next.txt", b"after it")
+            await until(lambda: (pair.mirror / "next.txt").exists())
+            assert pair.is_equal() or not pair.standby_epoch.read().is_whole
+            await until(pair.is_equal)
+
+    asyncio.run(story())
 
 
 def test_a_mirror_in_its_first_comparison_is_not_whole_until_it_is_over(pair: Pair) -> None:
