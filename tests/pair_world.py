@@ -201,12 +201,11 @@ class PairWorld:
 
     def attach(self) -> None:
         """A new epoch in which the GPU writes and the standby mirrors it; both hear of it."""
-        self.say(writer=GPU, mirror=STANDBY)
-        Epoch(self.standby.home, STANDBY).saved()  # what was done there after an earlier seal is nobody's
+        self.say(writer=GPU, mirror=STANDBY, refusals_of=self.epoch)  # after an earlier seal nothing was done there
         if not self.syncs:
             Epoch(self.standby.home, STANDBY).restored(Version(epoch=self.epoch, seq=1))
 
-    def say(self, *, writer: str | None, mirror: str | None, next_epoch: bool = True) -> None:
+    def say(self, *, writer: str | None, mirror: str | None, next_epoch: bool = True, refusals_of: int = 0) -> None:
         self.rev, self.epoch = self.rev + 1, self.epoch + next_epoch
         words = {"rev": self.rev, "epoch": self.epoch, "writer": writer, "mirror": mirror, "standby": STANDBY}
         key, gpu_key = secrets.token_hex(32), (self.gpu.home / f"{tunnel.KEY}.pub").read_text()
@@ -223,7 +222,7 @@ class PairWorld:
             if side is self.standby:
                 tunnel.write_keys(side.home, tunnel.authorized_keys(kept.tunnel_keys, self.ports))
                 tunnel.write_secret(side.home / tunnel.USER_HOST_KEY, self.host_key)
-            Epoch(side.home, side.label).hear(View(**words))
+            Epoch(side.home, side.label).hear(View(**words, refusals_of=refusals_of))
 
     # --- what there is to see
 

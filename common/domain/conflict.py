@@ -44,8 +44,8 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
     if epoch is None:
         return None
     last = host.progress.last if host else None
-    tries = next((n + 1 for n in range(SAVE_TRIES) if last and not last.ok and last.id == save_id(epoch, n)), 0)
-    tries = max(tries, instance.save_tries) if label == instance.held else tries
+    is_of_it = last is not None and epoch_of_save(last) == epoch
+    tries = max(_tries_of(instance, label), number_of_save(last) + (not last.ok) if last and is_of_it else 0)
     if tries >= SAVE_TRIES:
         return None
     previous = instance.pointer.manifest_key if instance.pointer else None
@@ -54,18 +54,20 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
 
 
 def saved(instance: Instance, label: str, host: HostRecord | None) -> OrderResult | None:
-    """How a save ended for good, done or failed for the last time, that the record does not know of; None = none did.
-
-    A standby no longer says that it was refused when it says how the save ended.
-    """
+    """How a save ended for good, done or failed for the last time, that the record does not know of yet, or None."""
     last = host.progress.last if host else None
     epoch = epoch_of_save(last) if last else None
     if last is None or epoch is None or not is_last_save(last, epoch):
         return None
-    if label == instance.held:
-        is_open = epoch == instance.fenced > instance.conflicts_of
-        return last if is_open and number_of_save(last) >= instance.save_tries else None
-    return last if label == instance.standby and epoch > instance.refusals_of else None
+    is_held = label == instance.held and epoch == instance.fenced > instance.conflicts_of
+    is_refused = label == instance.standby and epoch > instance.refusals_of
+    is_open = is_held or is_refused
+    return last if is_open and number_of_save(last) >= _tries_of(instance, label) else None
+
+
+def _tries_of(instance: Instance, label: str) -> int:
+    """How often what it saved did not stand up to its verification."""
+    return instance.save_tries if label == instance.held else instance.refusal_tries
 
 
 def epochs_being_saved(instance: Instance, hosts: Iterable[HostRecord]) -> set[int]:

@@ -162,6 +162,8 @@ class Pair(Model):
     is_draining: bool = False
     is_called: bool = False
     """The standby is to take over although the GPU lives."""
+    refusals_of: int = 0
+    """The newest epoch of which is known what a standby alone had that sealed it in vain: that may be overwritten."""
     hand_back_in_s: float | None = None
     """To a standby: who works on it is told that it goes back to a GPU."""
     key: str = ""

@@ -301,6 +301,8 @@ class Instance(Model):
     """The newest fenced epoch of which is known what its machine alone had."""
     refusals_of: int = 0
     """The newest epoch of which is known what a standby alone had that sealed it in vain."""
+    refusal_tries: int = 0
+    """Of the standby that sealed in vain last: like `save_tries`."""
     conflicts: tuple[Conflict, ...] = ()
     """The oldest first."""
     awake_until: datetime | None = None

@@ -33,6 +33,8 @@ class View:
     """The standby is on its way out: what it takes is not acknowledged."""
     is_called: bool = False
     """The standby is to take over although the GPU lives."""
+    refusals_of: int = 0
+    """Of every epoch up to this one is known what a standby alone had that sealed it in vain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Role:
     sealed: int | None = None
     """The epoch that this standby gave up waiting for."""
     refused: int | None = None
-    """The epoch that this standby sealed in vain: what was done here since then it alone has, and it is not saved."""
+    """The epoch that this standby sealed in vain: what was done here since then it alone has, as far as is known."""
     is_filling: bool = False
     """A snapshot is being put in place here: what comes from elsewhere meanwhile would be overwritten."""
     fillings: int = 0
@@ -67,18 +69,21 @@ class Role:
     def heard(self, view: View) -> Self:
         """A view replaces an older one alone (rule A3); a new epoch ends a seal of an earlier one.
 
-        It was in vain when the role went elsewhere: users have worked here since, on a branch that nobody else has.
+        It was in vain when the role went elsewhere: users have worked here since, on a branch that nobody else has,
+        until the record says that it is kept, or cannot be.
         """
         if view.rev <= self.view.rev:
             return self
-        if self.sealed is None or view.epoch <= self.sealed:
-            return replace(self, view=view)
-        return replace(self, view=view, sealed=None, refused=None if view.writer == self.label else self.sealed)
+        heard = replace(self, view=view)
+        if self.sealed is not None and view.epoch > self.sealed:
+            heard = replace(heard, sealed=None, refused=None if view.writer == self.label else self.sealed)
+        is_settled = heard.refused is not None and view.refusals_of >= heard.refused
+        return replace(heard, refused=None, is_whole=False) if is_settled else heard
 
     def may_take(self, epoch: int, label: str) -> bool:
         """A frame of exactly the writer and the epoch that the record names, and of nobody once it has sealed.
 
-        Nor over a branch that was refused, until that is saved.
+        Nor over a branch that was refused, until the record has it.
         """
         view = self.view
         if self.is_filling or self.refused is not None:

@@ -105,6 +105,7 @@ def pair_of(instance: Instance, label: str, *, key: bytes, ssh_host_key: str, no
         is_frozen=instance.phase in (Phase.FREEZING, Phase.HANDOVER),
         is_draining=instance.drain == "going",
         is_called=instance.called,
+        refusals_of=instance.refusals_of,
         hand_back_in_s=max(0.0, (until - now).total_seconds()) if until else None,
         key=key.hex() if label != instance.held else "",
         door=None if is_standby or label == instance.held else instance.door,

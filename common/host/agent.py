@@ -25,7 +25,6 @@ from common.domain.host import (
     StorageCredentials,
     Sync,
     Wanted,
-    is_last_save,
 )
 from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
@@ -103,7 +102,6 @@ class Agent:
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
             self.epoch.fill(is_on=False)  # what was under way ended with the agent before
-        self._settle_refusal()
         if kept := pair.read(self.home):
             self.programs.follow(kept)
         if self.memory.frozen:
@@ -347,14 +345,7 @@ class Agent:
             self.phase = self._phase_at_work()
         else:
             self._keep(last=ended, **traffic)
-        self._settle_refusal()
         return ended
-
-    def _settle_refusal(self) -> None:
-        """Of a standby that sealed in vain: what was done on it since then is saved, or cannot be."""
-        refused, last = self.epoch.read().refused, self.memory.last
-        if refused is not None and last and is_last_save(last, refused):
-            self.epoch.saved()
 
     def _look_again(self, now: datetime) -> None:
         """Before it freezes: who has begun to work since idleness was reported is told, and not put to sleep."""

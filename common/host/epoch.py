@@ -66,10 +66,6 @@ class Epoch:
         except FileNotFoundError:
             return None
 
-    def saved(self) -> Role:
-        """The branch that was refused is kept elsewhere, or given up: frames may overwrite it."""
-        return self._change(lambda role: replace(role, refused=None, is_whole=False))
-
     @contextlib.contextmanager
     def taking(self, epoch: int, label: str, *, fillings: int | None = None) -> Iterator[Callable[[int, bool], None]]:
         """Hold the right to put frames in place: `done(seq, is_whole)` says what the content has become.

@@ -45,6 +45,7 @@ def hear(epoch: Epoch, home: Path, label: str, reply: Reply) -> pair.Kept | None
             is_frozen=said.is_frozen,
             is_draining=said.is_draining,
             is_called=said.is_called,
+            refusals_of=said.refusals_of,
         )
     )
     return kept

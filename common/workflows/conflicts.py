@@ -35,20 +35,22 @@ def _judge(
     app: App, world: World, label: str, result: OrderResult, report: SnapshotReport | None, now: datetime
 ) -> None:
     instance, epoch = world.instance.value, epoch_of_save(result) or 0
-    known = {"conflicts_of": epoch} if label == instance.held else {"refusals_of": epoch}
+    is_held = label == instance.held
+    known = {"conflicts_of": epoch} if is_held else {"refusals_of": epoch, "refusal_tries": 0}
     if not result.ok:
         _give_up(app, world, known, f"{result.error}: {result.detail}", now)
     elif report is None or report.order != result.id:
         app.store.commit([world.instance.becomes(instance.having(**known))])  # it had nothing alone
     else:
         try:
-            name = rules.name_of(epoch, of_standby=label != instance.held)
+            name = rules.name_of(epoch, of_standby=not is_held)
             found = _verified(app, world, report, epoch).model_copy(update={"name": name})
             _keep(app, world, known, found, now)
         except (SnapshotError, ObjectMissing) as error:
-            if label == instance.held and number_of_save(result) + 1 < SAVE_TRIES:
-                again = instance.having(save_tries=number_of_save(result) + 1)
-                app.store.commit([world.instance.becomes(again)])  # it still has everything
+            tries = number_of_save(result) + 1
+            if tries < SAVE_TRIES:  # it still has everything
+                again = instance.having(**{"save_tries" if is_held else "refusal_tries": tries})
+                app.store.commit([world.instance.becomes(again)])
             else:
                 _give_up(app, world, known, f"{error.code}: {error}", now)
 

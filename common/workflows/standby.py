@@ -201,6 +201,7 @@ def let_go(app: App, world: World, now: datetime) -> bool:
         address=None if instance.door is None else instance.address,
         door=None,
         drain=None,
+        refusal_tries=0,
         tunnel_keys={},
         standby_tries=instance.standby_tries + failed,
         standby_not_before=rules.next_try_at(instance, now) if failed else None,

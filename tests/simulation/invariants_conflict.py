@@ -10,6 +10,7 @@ workspace's files, or when its machine writes again. No prune takes what is name
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from common.domain.conflict import SAVE_MAX_S
@@ -75,17 +76,24 @@ class Conflicts:
     def _has_branch(self, standby: Machine) -> bool:
         """Something that it alone has, and could have saved."""
         at_seal, content = self._sealed.get(standby.label), standby.content
-        if content is None or at_seal is None or content is at_seal or (standby.label, content) in self._saved:
+        if content is None or at_seal is None or content is at_seal or self._is_kept(standby, content):
             return False
         return content.holds(at_seal) and self._failed[standby.label] < SAVE_TRIES
+
+    def _is_kept(self, machine: Machine, content: Content) -> bool:
+        """Saved, and named by the record or still as good as when it was."""
+        saved, key = self._saved.get((machine.label, content)), machine.key or ""
+        if saved is None:
+            return False
+        return saved in self._named or self._world.snapshots.damage(key, {"manifest_key": saved}) is None
 
     # --- every commit
 
     def see_instance(self, key: str, before: Data | None, after: Data) -> None:
         if before is not None and after["writer"] != before["writer"]:
             self._sealed.pop(after["writer"], None)
-        if before is not None and self._is_refused(before, after):
-            self._failed_to_verify(key, after["held"])
+        for label in self._refused(before, after) if before is not None else ():
+            self._failed_to_verify(key, label)
         if before is None or after["conflicts"] == before["conflicts"]:
             return
         were, are = ({each["manifest_key"]: each for each in record["conflicts"]} for record in (before, after))
@@ -95,12 +103,14 @@ class Conflicts:
             self._goes(key, were[manifest_key], before, after)
 
     @staticmethod
-    def _is_refused(before: Data, after: Data) -> bool:
-        """The record says that what the held machine saved did not verify."""
-        if after["held"] is None or after["held"] != before["held"]:
-            return False
-        gives_up = after["conflicts_of"] > before["conflicts_of"] and after["conflicts"] == before["conflicts"]
-        return gives_up or after["save_tries"] > before["save_tries"]
+    def _refused(before: Data, after: Data) -> Iterator[str]:
+        """Machines of which the record says that what they saved did not verify."""
+        for role, known, tries in (("held", "conflicts_of", "save_tries"), ("standby", "refusals_of", "refusal_tries")):
+            if after[role] is None or after[role] != before[role]:
+                continue
+            gives_up = after[known] > before[known] and after["conflicts"] == before["conflicts"]
+            if gives_up or after[tries] > before[tries]:
+                yield after[role]
 
     def _failed_to_verify(self, key: str, label: str) -> None:
         """It counts where the snapshot is broken, or a listing may have lacked what is there."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.adapters.s3 import S3
 from common.domain.conflict import SAVE_MAX_S
+from common.domain.host import is_last_save
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
 from common.host.work import Work
@@ -153,6 +154,12 @@ def sealed_in_vain(world: World) -> tuple[str, str, int]:
     the epoch)."""
     id = mirrored(world)
     label, epoch = of(world, id).standby or "", of(world, id).epoch
+    seal_in_vain(world, id)
+    return id, label, epoch
+
+
+def seal_in_vain(world: World, id: str) -> None:
+    label, epoch = of(world, id).standby or "", of(world, id).epoch
     standby = world.machines[label]
     standby.cut = True
     world.until(lambda: standby.agent.epoch.read().sealed == epoch)
@@ -164,7 +171,6 @@ def sealed_in_vain(world: World) -> tuple[str, str, int]:
     )
     world.until(lambda: of(world, id).epoch > epoch)
     standby.cut = False
-    return id, label, epoch
 
 
 def test_what_was_done_on_a_standby_whose_claim_was_refused_comes_to_the_gpu(world: World) -> None:
@@ -189,7 +195,7 @@ def test_nothing_overwrites_it_while_it_cannot_be_saved(world: World) -> None:
 
     world.access.is_down = False
     world.until(lambda: of(world, id).refusals_of == epoch)
-    assert standby.epoch.read().refused is None
+    world.until(lambda: label not in world.machines)
 
 
 def held_back(world: World, label: str) -> Callable[[], None]:
@@ -260,7 +266,8 @@ def test_what_a_standby_saved_outlives_a_prune_before_it_is_judged(world: World)
     world.until(lambda: standby.agent.work is not None and standby.agent.work.order.kind == "save")
     standby.cut = True
     world.pass_time(5)
-    assert standby.agent.epoch.read().refused is None, "it has not saved"
+    last = standby.agent.memory.last
+    assert last is not None and is_last_save(last, epoch), "it has not saved"
     prune.prune_instance(world.app, f"{ACCOUNT}.{id}", world.now)
     standby.cut = False
 
@@ -305,6 +312,32 @@ def test_a_save_that_does_not_stand_up_to_its_verification_is_made_again(world: 
     world.until(lambda: bool(of(world, id).conflicts))
 
     assert spawned == [f"save-{epoch}-0", f"save-{epoch}-1"]
+    assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
+
+
+def test_what_a_standby_saved_is_overwritten_there_only_once_it_stands_up_to_its_verification(world: World) -> None:
+    id = mirrored(world)
+    label = of(world, id).standby or ""
+    agent = world.machines[label].agent
+    spawn, spawned = agent.spawn, []
+
+    def spoilt(task: dict[str, Any], home: Path) -> Work:
+        """The first save is of another epoch than it was asked for."""
+        if task["kind"] != "save":
+            return spawn(task, home)
+        spawned.append((task["order"]["id"], agent.epoch.read().refused))
+        args = task["args"] | ({"of": 99} if len(spawned) == 1 else {})
+        return spawn({**task, "args": args}, home)
+
+    agent.spawn = spoilt
+    epoch = of(world, id).epoch
+    seal_in_vain(world, id)
+    found = world.workspace(id) / "conflicts" / f"{epoch}-standby" / "there.txt"
+
+    world.until(found.exists)
+
+    assert found.read_text() == "written on the standby, which nobody heard\n"
+    assert spawned == [(f"save-{epoch}-0", epoch), (f"save-{epoch}-1", epoch)]
     assert not [line for line in view.events(world.app, ACCOUNT, id) if line.kind == "conflict_lost"]
 
 

@@ -70,14 +70,19 @@ def test_a_seal_ends_with_a_later_epoch_and_with_nothing_else() -> None:
     assert sealed.heard(later).is_writer
 
 
-def test_who_sealed_in_vain_takes_nothing_over_what_was_done_here_until_that_is_saved() -> None:
-    refused = mirror().seal().heard(View(rev=6, epoch=4, writer=GPU, mirror=ME, standby=ME))
+def test_who_sealed_in_vain_takes_nothing_over_what_was_done_here_until_the_record_has_it() -> None:
+    view = View(rev=6, epoch=4, writer=GPU, mirror=ME, standby=ME, refusals_of=2)
+    refused = mirror().seal().heard(view)
 
     assert refused.refused == 3
     assert refused.claim is None
     assert not refused.may_take(4, GPU)
     assert not refused.may_seal
-    assert replace(refused, refused=None).may_take(4, GPU)
+    assert refused.heard(replace(view, rev=7)).refused == 3
+    settled = refused.heard(replace(view, rev=8, refusals_of=3))
+    assert settled.refused is None
+    assert settled.may_take(4, GPU)
+    assert not settled.is_whole, "what the branch holds is none of the writer's versions"
 
 
 def test_who_became_the_writer_by_its_seal_was_not_refused() -> None:
