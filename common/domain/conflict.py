@@ -44,8 +44,8 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
     if epoch is None:
         return None
     last = host.progress.last if host else None
-    is_of_it = last is not None and epoch_of_save(last) == epoch
-    tries = max(_tries_of(instance, label), number_of_save(last) + (not last.ok) if last and is_of_it else 0)
+    said = number_of_save(last) + (not last.ok) if last and epoch_of_save(last) == epoch else 0
+    tries = max(said, _tries_of(instance, label))
     if tries >= SAVE_TRIES:
         return None
     previous = instance.pointer.manifest_key if instance.pointer else None

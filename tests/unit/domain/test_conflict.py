@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from common.domain.conflict import bring_order, brought, folder_of, name_of
+from common.domain.conflict import bring_order, brought, folder_of, name_of, save_order
 from common.domain.host import HostPhase, HostRecord, OrderResult, Progress
 from common.domain.instance import Conflict, Instance, Phase, Spec
 
@@ -49,6 +49,22 @@ def test_a_gpu_and_its_standby_that_both_had_something_of_one_epoch_are_two_fold
     assert second.id != first.id
     assert (first.args["into"], second.args["into"]) == ("conflicts/7", "conflicts/7-standby")
     assert folder_of(OF_STANDBY) == second.args["into"]
+
+
+def test_a_save_is_ordered_again_when_it_failed_or_did_not_stand_up_and_not_while_it_is_judged() -> None:
+    sealed_in_vain = INSTANCE.having(standby="s")
+
+    def ordered(instance: Instance, last: OrderResult | None) -> str | None:
+        order = save_order(instance, "s", host(last).model_copy(update={"label": "s", "refused": 2}))
+        return order.id if order else None
+
+    assert ordered(sealed_in_vain, None) == "save-2-0"
+    assert ordered(sealed_in_vain, OrderResult(id="save-2-0", ok=False)) == "save-2-1"
+    assert ordered(sealed_in_vain, OrderResult(id="save-2-1", ok=True)) == "save-2-1", "a host does an order once"
+    unsound = sealed_in_vain.having(refusal_tries=2)
+    assert ordered(unsound, OrderResult(id="save-2-1", ok=True)) == "save-2-2"
+    assert ordered(unsound, OrderResult(id="save-2-2", ok=False)) is None
+    assert ordered(sealed_in_vain.having(refusals_of=2), OrderResult(id="save-2-1", ok=True)) is None
 
 
 def test_an_order_to_bring_fails_three_times_and_is_then_given_up() -> None:
