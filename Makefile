@@ -9,9 +9,10 @@ DEPLOYER := .venv-deploy
 SEEDS ?= 2000
 SEED ?= 1
 MINUTES ?= 45
+AT_LEAST ?= 20000
 KILLS ?= 300
-# What a red run prints after its seed: WITHOUT, FAULTS, CELLS, ALSO, STIRRED, STORY, HTTP. LEARN=1: see tests/simulation.
-REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LEARN,$(if $($(word)),$(word)=$($(word))))
+# What a red run prints after its seed: WITHOUT, FAULTS, CELLS, ALSO, STIRRED, STORY, HTTP, LONG. LEARN=1: see tests/simulation.
+REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LONG LEARN,$(if $($(word)),$(word)=$($(word))))
 
 .PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot bench-failover torture-snapshot fuzz pins clean
 
@@ -52,13 +53,13 @@ test: setup
 	@$(MAKE) --no-print-directory -j 3 check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy
-	@$(MAKE) --no-print-directory soak MINUTES=1
+	@$(MAKE) --no-print-directory soak MINUTES=1 AT_LEAST=0
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
 	@$(BIN)/python -m tests.simulation SEEDS=$(SEEDS) SEED=$(SEED) $(REPLAY)
 
-soak: setup  ## as many seeds as MINUTES give
-	@$(BIN)/python -m tests.simulation SEED=$(SEED) MINUTES=$(MINUTES)
+soak: setup  ## as many seeds as MINUTES give, and not fewer than AT_LEAST
+	@$(BIN)/python -m tests.simulation SEED=$(SEED) MINUTES=$(MINUTES) AT_LEAST=$(AT_LEAST)
 
 demo: setup
 	@$(BIN)/dumont demo

@@ -1,8 +1,8 @@
 """`python -m tests.simulation SEEDS=2000 [SEED=1]`: seeds, the sweep, the matrix and the mutants, judged and counted.
 
 With SEEDS=1 one seed is replayed (WITHOUT=knob,... FAULTS=knob@n,... CELLS=knob+knob,phase STORY=race as a red run
-prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else:
-every second one with a few faults at their highest rates (STIRRED=knob,...).
+prints them), and what is red is shrunk. MINUTES=45 runs as many seeds as that time gives, and nothing else, but not
+fewer than AT_LEAST=20000: every second one with a few faults at their highest rates (STIRRED=knob,...).
 LEARN=1 writes down which seeds caught mutants and reached cells: the next run tries those first.
 The last line of stdout is JSON; the exit code is 1 when anything is red, empty or not caught.
 """
@@ -33,6 +33,7 @@ PLAIN_SEEDS = 100
 """Run once more without faults, and compared."""
 Ending = dict[str, tuple[str, int]]
 RED_SHOWN_MAX = 5
+SOAK_BATCH = 100
 
 
 class Total:
@@ -59,7 +60,7 @@ def say(text: str) -> None:
 def main(words: Iterable[str]) -> int:
     given = dict(word.split("=", 1) for word in words)
     if minutes := float(given.get("MINUTES", 0)):
-        return soak(int(given.get("SEED", 1)), minutes)
+        return soak(int(given.get("SEED", 1)), minutes, at_least=int(given.get("AT_LEAST", 0)))
     first, seeds = int(given.get("SEED", 1)), int(given.get("SEEDS", 2000))
     return replay(first, given) if seeds == 1 else everything(first, seeds, learns="LEARN" in given)
 
@@ -82,6 +83,7 @@ def replay(seed: int, given: dict[str, str]) -> int:
         stirred=frozenset(given.get("STIRRED", "").split(",")) - {""},
         story=given.get("STORY", ""),
         over_http="HTTP" in given,
+        long="LONG" in given,
     )
     total, (_, outcome) = Total(), work(run)
     total.add(run, outcome, "seeds")
@@ -172,13 +174,14 @@ def reach(group_and_known: tuple[Directed, set[int]]) -> list[tuple[Run, Outcome
     return tried
 
 
-def soak(first: int, minutes: float) -> int:
-    """Batches of seeds until the time is over; every second one is hunted."""
-    total, batch, seed = Total(), 100, first
-    while total.watch.seconds() < minutes * 60:
-        for run, outcome in in_parallel(work, [hunted(s) if s % 2 else Run(s) for s in range(seed, seed + batch)]):
+def soak(first: int, minutes: float, *, at_least: int) -> int:
+    """Batches of seeds until the time is over and so many have run; every second one is hunted."""
+    total, seed = Total(), first
+    while total.watch.seconds() < minutes * 60 or seed - first < at_least:
+        runs = [hunted(s) if s % 2 else Run(s) for s in range(seed, seed + SOAK_BATCH)]
+        for run, outcome in in_parallel(work, runs, chunk=1):
             total.add(run, outcome, "seeds")
-        seed += batch
+        seed += SOAK_BATCH
         say(f"{seed - first} seeds, {len(total.red)} red, {total.watch}")
     return report(total, empty=[], caught={})
 

@@ -35,7 +35,7 @@ def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
     mutant.plant()
     tried = known_first({_known.get(mutant.name, 0)}, range(1, SEEDS + 1))
-    seeds = (Run(seed, stirred=mutant.stirred) for seed in tried)
+    seeds = (Run(seed, stirred=mutant.stirred, long=True) for seed in tried)
     with disk():
         for run in chain(seeds, _stories):
             outcome = do(run)

@@ -19,7 +19,7 @@ from typing import TypeVar
 from common.domain.model import Model
 from tests.simulation.faults import Faults, Hit
 from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK, OF_SNAPSHOTS
-from tests.simulation.world import Outcome, Plan, World
+from tests.simulation.world import LONG, MANY, Outcome, Plan, World
 
 PROCESSES = 2
 GARBAGE_LOOKED_FOR_AT = 50_000
@@ -45,6 +45,8 @@ class Run:
     story: str = ""
     """One of `world.STORIES`: the users follow it."""
     over_http: bool = False
+    long: bool = False
+    """Looks for one thing, which needs its time, as a directed run does."""
 
     def faults(self) -> Faults:
         if self.script is not None:
@@ -60,7 +62,8 @@ class Run:
     def plan(self) -> Plan:
         if self.story:
             return Plan.of_story(self.story)
-        plan = Plan.of(self.seed, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
+        lives = LONG if self.long or self.directed else MANY
+        plan = Plan.of(self.seed, lives, in_slack=self._needs(OF_SLACK), with_standby=self._needs_a_standby())
         if any(knob in OF_CREATES for knob, _ in self.directed):
             plan = replace(plan, pool_size=1)
         if self.directed_phase == "handover":  # it is short: there and back, and nothing that ends it
@@ -88,6 +91,7 @@ class Run:
         words += f" STORY={self.story}" if self.story else ""
         words += f" STIRRED={','.join(sorted(self.stirred))}" if self.stirred else ""
         words += " HTTP=1" if self.over_http else ""
+        words += " LONG=1" if self.long else ""
         if self.directed:
             words += f" CELLS={'+'.join(knob for knob, _ in self.directed)},{self.directed_phase}"
             words += f" ALSO={','.join(f'{knob}:{rate}' for knob, rate in self.also)}"

@@ -71,12 +71,13 @@ def test_directed_runs_aim_at_every_wanting_cell_once_a_few_of_one_phase_togethe
 
 def test_a_directed_run_ends_when_all_its_cells_are_hit() -> None:
     aimed = (("beat_lost", "up"), ("beat_twice", "up"))
+    run = Run(1, directed=aimed)
 
-    outcome = do_alone(Run(1, directed=aimed))
+    outcome = do_alone(run)
 
     assert outcome.violations == []
     assert set(aimed) <= outcome.cells.keys()
-    assert outcome.virtual_s < Run(1).plan().faults_for_s
+    assert outcome.virtual_s < run.plan().faults_for_s
 
 
 def test_a_known_seed_is_tried_first_and_none_is_left_out() -> None:

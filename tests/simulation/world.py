@@ -54,8 +54,6 @@ QUIET_AT_LEAST_S = 300.0
 QUIET_AT_MOST_S = 5_400.0
 LOOK_EVERY_S = 60.0
 STORY_AT_MOST_S = 40_000.0
-HEARTBEAT_BUSY_S = (3.0, 10.0, 10.0, 30.0, 30.0, 30.0)
-"""The default, and slower ones: who hears late acts on older words, and a world of them costs half as much."""
 PRUNE_GRACE_S = 400.0
 """So short that packs go within a story; a snapshot that takes half of it is given up."""
 KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
@@ -65,8 +63,7 @@ IN_SLACK, DEPLOYS_IN_SLACK = 0.08, 0.5
 SLACK_FOR_S = 3_000.0
 """At most: what is followed by the second costs as much as it adds."""
 WITH_STANDBY = 0.25
-"""Of the worlds: instances have standbys at Google. They cost more than the others, and have a life of that length."""
-STANDBY_FOR_S = (2_500.0, 4_500.0)
+"""Of the worlds: instances have standbys at Google. They cost more than the others."""
 IDLE_FOR_S = (120.0, 600.0, 3_600.0)
 SETTLED_LOOKS = 2
 """The world is judged when it looked the same, and good, so many times in a row."""
@@ -83,6 +80,44 @@ ADAPTERS: dict[str, Callable[[Account], Market]] = {"vast": vast.adapter, "tenso
 ANNOUNCING = {"vast"}
 ALPHABET = string.ascii_lowercase + string.digits
 _homes = itertools.count()
+
+
+@dataclass(frozen=True)
+class Lives:
+    """For how long things go wrong in a world: few worlds last much longer than `least_s`."""
+
+    least_s: float
+    most_s: float
+    tail: int
+    """The power of what is drawn evenly."""
+    standby_s: tuple[float, float]
+    """At least and at most, where there is a standby."""
+    settle_after_s: float
+    heartbeats_s: tuple[float, ...]
+    """One of them is drawn. The default is 3 s; who hears late acts on older words, and a world of them costs less."""
+
+    def faults_for_s(self, drawn: float) -> float:
+        return self.least_s + (self.most_s - self.least_s) * drawn**self.tail
+
+
+MANY = Lives(
+    least_s=700.0,
+    most_s=9_500.0,
+    tail=8,
+    standby_s=(1_200.0, 2_500.0),
+    settle_after_s=30.0,
+    heartbeats_s=(3.0, *[10.0] * 4, *[30.0] * 5, *[60.0] * 2),
+)
+"""A second of a processor reaches as many cells of the matrix as in LONG, in twice as many worlds."""
+LONG = Lives(
+    least_s=1_500.0,
+    most_s=9_500.0,
+    tail=4,
+    standby_s=(2_500.0, 4_500.0),
+    settle_after_s=120.0,
+    heartbeats_s=(3.0, 10.0, 10.0, 30.0, 30.0, 30.0),
+)
+"""For runs that look for one thing: it needs its time."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +142,19 @@ class Plan:
         return cls((owned,), STORY_AT_MOST_S, story=name, with_standby=name == "standby")
 
     @classmethod
-    def of(cls, seed: int, *, in_slack: bool = False, with_standby: bool = False) -> Plan:
-        plan = cls._with_slack(seed, in_slack=in_slack)
+    def of(cls, seed: int, lives: Lives = MANY, *, in_slack: bool = False, with_standby: bool = False) -> Plan:
+        plan = cls._with_slack(seed, lives, in_slack=in_slack)
         rng = random.Random(f"standby:{seed}")
         if not (rng.random() < WITH_STANDBY or with_standby):
             return plan
         owned = tuple(replace(each, idle_for_s=rng.choice(IDLE_FOR_S)) for each in plan.owned[: rng.choice((1, 1, 2))])
-        faults_for_s = max(STANDBY_FOR_S[0], min(plan.faults_for_s, STANDBY_FOR_S[1]))
+        least_s, most_s = lives.standby_s
+        faults_for_s = max(least_s, min(plan.faults_for_s, most_s))
         return replace(plan, with_standby=True, owned=owned, faults_for_s=faults_for_s)
 
     @classmethod
-    def _with_slack(cls, seed: int, *, in_slack: bool) -> Plan:
-        plan, rng = cls._of(seed), random.Random(f"slack:{seed}")
+    def _with_slack(cls, seed: int, lives: Lives, *, in_slack: bool) -> Plan:
+        plan, rng = cls._of(seed, lives), random.Random(f"slack:{seed}")
         if not (rng.random() < IN_SLACK or in_slack):
             return plan
         first, *others = plan.owned
@@ -127,7 +163,7 @@ class Plan:
         return replace(plan, in_slack=True, owned=(deploys, *others), faults_for_s=faults_for_s)
 
     @classmethod
-    def _of(cls, seed: int) -> Plan:
+    def _of(cls, seed: int, lives: Lives) -> Plan:
         rng = random.Random(f"plan:{seed}")
         count = rng.choice((1, 1, 2, 3))
         strategies = (Strategy.COLDSTART, Strategy.RACE, Strategy.ROUNDROBIN, Strategy.SERVERLESS)
@@ -140,8 +176,13 @@ class Plan:
             )
             for n in range(count)
         )
-        faults_for_s, pool_size = 1500 + 8000 * rng.random() ** 4, rng.choice((0, 0, 1))
-        timing = Timing(heartbeat_busy_s=rng.choice(HEARTBEAT_BUSY_S), prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
+        faults_for_s, pool_size = lives.faults_for_s(rng.random()), rng.choice((0, 0, 1))
+        timing = Timing(
+            heartbeat_busy_s=rng.choice(lives.heartbeats_s),
+            prune_every_s=60,
+            prune_grace_s=PRUNE_GRACE_S,
+            settle_after_s=lives.settle_after_s,
+        )
         return cls(owned, faults_for_s, timing, pool_size, rng.choice(MARKETS))
 
 
