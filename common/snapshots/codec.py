@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import lz4.block
@@ -103,10 +105,8 @@ def _bits4(plain: Plain) -> bytes:
 
 
 def _bits(plain: Plain, item_bytes: int) -> bytes:
-    """By the compiled half itself: the other parses version numbers at every call, for longer than a sample takes."""
     blosc = _blosc()
-    words = (item_bytes, BLOSC_LEVEL, blosc.BITSHUFFLE, "lz4")
-    return blosc.blosc_extension.compress(plain, *words)  # type: ignore[no-any-return]
+    return blosc.compress(plain, item_bytes, BLOSC_LEVEL, blosc.BLOSC_BITSHUFFLE, "lz4")  # type: ignore[no-any-return]
 
 
 def _unblosc(stored: Plain, plain_bytes: int) -> bytes:
@@ -118,8 +118,8 @@ def _unblosc(stored: Plain, plain_bytes: int) -> bytes:
         claimed, length, _ = blosc.get_cbuffer_sizes(bytes(stored[:BLOSC_HEADER_BYTES]))
         if (claimed, length) != (plain_bytes, len(stored)):
             raise ValueError("the frame is of another size")
-        return blosc.decompress(stored)  # type: ignore[no-any-return]
-    except (blosc.blosc_extension.error, TypeError) as error:
+        return blosc.decompress(stored, False)  # type: ignore[no-any-return]
+    except (blosc.error, TypeError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -130,9 +130,20 @@ def load() -> None:
 
 @cache
 def _blosc() -> Any:
-    """One thread: the engine has a process for each core, and each of them holds the interpreter's lock by itself."""
-    import blosc
+    """The compiled half alone: the package around it brings its tests and `unittest` (10 ms of every start), and parses
+    version numbers at every call, for longer than a sample takes.
 
+    One thread: the engine has a process for each core, and each of them holds the interpreter's lock by itself.
+    """
+    package = find_spec("blosc")
+    folders = (package.submodule_search_locations if package else None) or []
+    spec = PathFinder.find_spec("blosc_extension", list(folders))
+    if spec is None or spec.loader is None:
+        raise ImportError("the compiled half of blosc is not installed")
+    blosc = module_from_spec(spec)
+    spec.loader.exec_module(blosc)
+    blosc.init()
+    blosc.set_releasegil(False)
     blosc.set_nthreads(1)
     return blosc
 

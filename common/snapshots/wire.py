@@ -153,7 +153,9 @@ class Wire:
         return answer
 
     def _connected(self) -> socket.socket:
-        plain = socket.create_connection(self._address, timeout=ANSWER_S)
+        host, port = self._address
+        name = host.encode() if host.isascii() else host  # as text it loads a codec of international names, 5 ms
+        plain = socket.create_connection((name, port), timeout=ANSWER_S)  # type: ignore[arg-type]
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _trust().wrap_socket(plain, server_hostname=self._address[0]) if self._is_https else plain
 

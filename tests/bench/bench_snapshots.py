@@ -44,6 +44,8 @@ from tests.bench.snapshot_sets import Set, build
 QUICK = bool(os.environ.get("QUICK"))
 ROUNDS = 1 if QUICK else 5
 SCALE = 0.25 if QUICK else 1.0
+BULK_FILES = 1 if QUICK else 3
+"""Of a GiB each."""
 ALWAYS: tuple[type[Peer], ...] = (Ours, Restic, Restic32, TarLz4)
 SLOW_ON_MANY_FILES: tuple[type[Peer], ...] = (PlainS5cmd, Rclone, S3cmd)
 """Once on code, in every round elsewhere."""
@@ -179,17 +181,23 @@ def _lines(
     shutil.copytree(code.root, both / "code", symlinks=True)
     shutil.copytree(model.root, both / "model")
     order = alone("order", server, home / "order", root=str(both))
+    shutil.rmtree(home / "order")
+    _add_bulk(both / "bulk")
+    bulky = alone("order", server, home / "bulky", root=str(both))
     shutil.rmtree(both)
+    shutil.rmtree(home / "bulky")
     cpu_s = slow["cpu_s_per_gib"]
     print(f"1 Gbit/s: {slow['link_share']:.2f} of it filled, {cpu_s:.2f} CPU s for each GiB that is sent")
     print(f"computed, not measured: 10 Gbit/s would take {cpu_s * 10 * LINK_BYTES_S / GIB:.1f} such cores")
     print(f"restore of code and model: {order}")
+    print(f"restore of the same with {BULK_FILES} GiB of weights besides: {bulky}")
     figures: dict[str, Any] = {
         "link_share": round(slow["link_share"], 2),
         "cpu_s_per_gib": round(cpu_s, 2),
         "stored_slow_link": {"code": round(tight["stored_bytes"] / stored["code", "Restic"][0], 3)},
         "first_usable_s": round(order["first_s"], 3),
         "most_small_files_at": round(order["most_small_share"], 2),
+        "most_small_files_at_with_bulk": round(bulky["most_small_share"], 2),
         "vs_s3cmd_far": snapshot_line.measure(server, home, 1 if QUICK else 3),
     }
     if os.environ.get("HUGE"):
@@ -198,6 +206,15 @@ def _lines(
             figures[f"pss_mb {name}"] = round(alone("memory", server, folder, size=size, entries=entries)["pss_mb"])
             shutil.rmtree(folder)
     return figures
+
+
+def _add_bulk(folder: Path) -> None:
+    """What a workspace of models has besides: files that no codec makes smaller."""
+    folder.mkdir()
+    for number in range(BULK_FILES):
+        with (folder / f"{number}.safetensors").open("wb") as file:
+            for _ in range(GIB >> 20):
+                file.write(os.urandom(1 << 20))
 
 
 def _raw_get(peer: Peer, home: Path, size: int) -> float:

@@ -1,4 +1,8 @@
-"""The codecs alone, on as many processes as there are cores: GB of plain bytes per second, beside memcpy."""
+"""The codecs alone, on as many processes as there are cores: GB of plain bytes per second, beside memcpy.
+
+`memcpy` copies what lies in no cache, as what comes from a disk or a line does; `memcpy_one_core` the same on one;
+`memcpy_in_cache` a chunk again and again, which no data that is read once can reach.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,14 @@ from common.snapshots.codec import decode, encode
 CHUNK_BYTES = 1 << 20
 CHUNKS = 16
 SECONDS = 0.5
+MEMORY_BYTES = 256 << 20
 
 
 def measure(floats: Path, code: Path) -> dict[str, float]:
     content = floats.read_bytes()[: CHUNKS * CHUNK_BYTES]
     text = b"".join(path.read_bytes() for path in sorted(code.rglob("*.py"))[:3000])[: CHUNKS * CHUNK_BYTES]
-    found = {"memcpy": _together(_copies, content)}
+    found = {"memcpy": _together(_copies_in_memory), "memcpy_one_core": _copies_in_memory()}
+    found["memcpy_in_cache"] = _together(_copies, content)
     for name, plain, tightly in (("bitshuffle_lz4", content, False), ("lz4", text, False), ("zstd", text, True)):
         found[f"{name}_compress"] = _together(_encodes, plain, tightly)
         found[f"{name}_decompress"] = _together(_decodes, plain, tightly)
@@ -30,6 +36,15 @@ def _together(work: Callable[..., float], *args: object) -> float:
     cores = len(os.sched_getaffinity(0))
     with get_context("fork").Pool(cores) as pool:
         return sum(job.get() for job in [pool.apply_async(work, args) for _ in range(cores)])
+
+
+def _copies_in_memory() -> float:
+    here, there = bytearray(os.urandom(CHUNK_BYTES) * (MEMORY_BYTES // CHUNK_BYTES)), bytearray(MEMORY_BYTES)
+    source, target, done, began = memoryview(here), memoryview(there), 0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        target[:] = source
+        done += MEMORY_BYTES
+    return done / (time.perf_counter() - began) / 1e9
 
 
 def _copies(content: bytes) -> float:
