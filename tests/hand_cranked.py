@@ -333,7 +333,7 @@ class World:
         return all(machine and not machine.cut for machine in machines) and frozenset({one, other}) not in self.unlinked
 
     def _stop_itself(self, contract_id: int) -> None:
-        """What common/host/main.py does with the container's own key; a standby has none."""
+        """What common/host/serve.py does with the container's own key; a standby has none."""
         if not isinstance(contract_id, int):
             return
         headers = {"Authorization": f"Bearer {self.sim.container_key(contract_id)}"}

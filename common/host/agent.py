@@ -30,13 +30,14 @@ from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
 from common.host import pair
 from common.host.around import Control, Refused, Unanswered, Writers
+from common.host.atomic import write_atomically
 from common.host.epoch import Epoch
 from common.host.hearing import claim_of, hear, is_guest
 from common.host.memory import Place, Remembered, remembered
 from common.host.programs import Alone, Programs
 from common.host.samples import Looks
 from common.host.seen import Seen
-from common.host.work import Work, start_work, write_atomically
+from common.host.work import Work, start_work
 
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0

@@ -148,7 +148,7 @@ class SimWork:
         return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:
-        """As `host.work` does: it raises when the manifest is gone or damaged."""
+        """As `host.task` does: it raises when the manifest is gone or damaged."""
         if args.get("anew") or not args.get("previous"):
             return None
         bucket, key = self.machine.world.bucket, bytes.fromhex(args["instance_key"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLE_S = 15.0
 ANSWER_WITHIN_S = 20.0
-"""The agent's own patience with a heartbeat (common/host/main.py)."""
+"""The agent's own patience with a heartbeat (common/host/serve.py)."""
 ANSWERS_KEPT = 64
 BOOT_CALLS = 20
 """The start-up script's tries of its first call, BOOT_AGAIN_S apart."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from common.domain.host import Sync
 from common.domain.role import Role
+from common.host.atomic import write_atomically
 from common.host.epoch import Epoch, Fenced
 from common.host.livesync import frames, wire
 from common.host.livesync.arriving import Arriving, Transfer, to_its_end
@@ -51,7 +52,6 @@ from common.host.livesync.frames import (
 )
 from common.host.livesync.place import Place
 from common.host.livesync.standing import write_standing
-from common.host.work import write_atomically
 from common.snapshots.ignore import IGNORE_FILE, excludes
 from common.snapshots.tree import join
 

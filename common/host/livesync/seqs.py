@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.host.work import write_atomically
+from common.host.atomic import write_atomically
 
 RESERVED = 1 << 20
 """At once: one write to the disk for so many."""

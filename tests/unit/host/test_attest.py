@@ -15,7 +15,7 @@ import pytest
 from common.adapters.s3 import S3
 from common.domain.host import Attest
 from common.host import attest
-from common.host.main import Measurement
+from common.host.serve import Measurement
 from tests.snapshots_fixtures import objects, s3_on_loopback
 
 __all__ = ["objects", "s3_on_loopback"]

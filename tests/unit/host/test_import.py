@@ -26,16 +26,30 @@ def cpu_s(*codes: str) -> list[float]:
     return [min(times) for times in zip(*rounds, strict=True)]
 
 
+def loaded(imports: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these modules are there after those imports."""
+    code = f"import sys\n{imports}\nprint(*(name for name in {names!r} if name in sys.modules))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
 def test_the_agent_loads_nothing_heavy() -> None:
-    code = f"import sys, common.host.main; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    assert loaded("import common.host.serve", HEAVY) == []
 
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert loaded.stdout.split() == []
+def test_the_child_that_does_an_order_loads_nothing_of_the_agent() -> None:
+    child = "import common.host.main, common.host.task\nfrom common.snapshots import engine"
+
+    assert loaded(child, ("pydantic", "httpx", "asyncio", "unittest", "common.host.agent")) == []
+
+
+def test_the_codecs_and_the_cutter_bring_no_tests_and_no_words_for_type_checkers() -> None:
+    codecs = "from common.snapshots import chunk, codec\ncodec.load()\nchunk._cutter()"
+
+    assert loaded(codecs, ("unittest", "typing_extensions", "blosc")) == []
 
 
 def test_its_import_costs_a_few_times_that_of_its_models_library() -> None:
-    bare, with_pydantic, with_agent = cpu_s("pass", "import pydantic, pydantic.main", "import common.host.main")
+    bare, with_pydantic, with_agent = cpu_s("pass", "import pydantic, pydantic.main", "import common.host.serve")
     ruler, agent = with_pydantic - bare, with_agent - bare
 
     assert agent <= TIMES_PYDANTIC * ruler, f"{agent:.3f} s beside {ruler:.3f} s"
