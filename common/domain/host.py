@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from common.domain.model import Model
+from common.domain.version import Version
 
 DIGEST_LENGTH = 16
 """Hex digits: a host that found another report with the same digest would only lie about itself."""
@@ -47,6 +48,11 @@ class Order(Model):
     args: dict[str, Any] = {}
     hurry: bool = True
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""
+
+    @property
+    def version(self) -> Version:
+        """Of the snapshot that a copy or a rewind is of."""
+        return Version(epoch=int(self.args["epoch"]), seq=int(self.args["seq"]))
 
 
 class OrderResult(Model):

@@ -37,7 +37,7 @@ from common.host.memory import Place, Remembered, remembered
 from common.host.programs import Alone, Programs
 from common.host.samples import Looks
 from common.host.seen import Seen
-from common.host.work import Work, start_work
+from common.host.work import Work, end_of, start_work
 
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
@@ -110,8 +110,7 @@ class Agent:
             self.phase = HostPhase.FROZEN
             return
         self.writers.thaw()
-        if self.memory.started_epoch and not is_guest(self.epoch):
-            self.phase = HostPhase.SERVING
+        self.phase = self._phase_at_work()
 
     def step(self, now: datetime) -> bool:
         """Do what is due; False = told to stop and stopped."""
@@ -276,7 +275,7 @@ class Agent:
     def _holds(self, order: Order) -> bool:
         """The live sync was faster than the order: the snapshot would take back what is newer here."""
         role = self.epoch.read()
-        return role.is_whole and not role.is_filling and role.version >= _version_of(order)
+        return role.is_whole and not role.is_filling and role.version >= order.version
 
     def _go_on(self, epoch: int) -> None:
         """In a new epoch, with what is there: nothing is fetched and nothing dropped."""
@@ -311,13 +310,7 @@ class Agent:
     def _take_in(self, work: Work) -> OrderResult:
         """An order ended: what it says is written down before it is reported."""
         result, order = work.result(), work.order
-        ended = OrderResult(
-            id=order.id,
-            ok=bool(result.get("ok")),
-            error=result.get("error"),
-            detail=str(result.get("detail", ""))[:500],
-            chunk=result.get("chunk"),
-        )
+        ended = end_of(order, result)
         traffic = {
             "uploaded_bytes": self.memory.uploaded_bytes + int(result.get("uploaded_bytes", 0)),
             "downloaded_bytes": self.memory.downloaded_bytes + int(result.get("downloaded_bytes", 0)),
@@ -330,7 +323,7 @@ class Agent:
             if pair.read(self.home):
                 self.epoch.wrote(Version(epoch=report.epoch, seq=report.seq))
         elif ended.ok and order.kind in FILLS:
-            version = _version_of(order)
+            version = order.version
             self._keep(last=ended, seq=max(self.memory.seq, version.seq), **traffic)
             # a copy takes back whatever was newer here, and must not be taken for it; a rewind only adds
             stands = max(version, self.epoch.read().version) if order.kind == "rewind" else version
@@ -405,8 +398,3 @@ class Agent:
         if updated != self.memory:
             write_atomically(self.home / "state.json", updated.model_dump_json().encode())
             self.memory = updated
-
-
-def _version_of(order: Order) -> Version:
-    """Of the snapshot that it names."""
-    return Version(epoch=int(order.args["epoch"]), seq=int(order.args["seq"]))

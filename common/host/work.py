@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.domain.host import Order
+from common.domain.host import Order, OrderResult
+
+DETAIL_CHARS_MAX = 500
 
 
 @dataclass
@@ -53,6 +55,17 @@ def start_work(task: dict[str, Any], home: Path) -> Work:
     program = [sys.executable] if frozen else [sys.executable, "-m", "common.host.main"]
     child = subprocess.Popen([*program, "--task", str(folder)], start_new_session=False)
     return Work(Order.model_validate(task["order"]), int(task["epoch"]), folder, child)
+
+
+def end_of(order: Order, result: dict[str, Any]) -> OrderResult:
+    """What is reported of an order whose child said this last."""
+    return OrderResult(
+        id=order.id,
+        ok=bool(result.get("ok")),
+        error=result.get("error"),
+        detail=str(result.get("detail", ""))[:DETAIL_CHARS_MAX],
+        chunk=result.get("chunk"),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

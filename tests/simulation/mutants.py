@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.workflows import lifecycle
-from tests.simulation import planted, planted_pair, planted_slack
+from tests.simulation import planted, planted_money, planted_pair, planted_slack
 from tests.simulation.planted import Replacement
 
 
@@ -67,7 +67,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "gone without a GET",
         "common.workflows.sweep._still_there",
-        planted.gone_without_proof,
+        planted_money.gone_without_proof,
         "E3",
         frozenset({"listing_omits", "cut_control"}),
     ),
@@ -168,26 +168,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "I15",
         frozenset({"freeze"}),
     ),
-    Mutant("bill closed at once", "common.workflows.settle._settle", planted.settle_at_once, "I8"),
+    Mutant("bill closed at once", "common.workflows.settle._settle", planted_money.settle_at_once, "I8"),
     Mutant(
         "bill of known ids alone",
         "common.workflows.settle.entries_of",
-        planted.bill_of_ids_alone,
+        planted_money.bill_of_ids_alone,
         "I8",
         frozenset({"market_lost_reply", "body_500_done", "lost", "listing_lags"}),
     ),
-    Mutant("a charge counted twice", "common.workflows.settle.entries_of", planted.bill_counted_twice, "I8"),
+    Mutant("a charge counted twice", "common.workflows.settle.entries_of", planted_money.bill_counted_twice, "I8"),
     Mutant(
         "a closed bill stays closed",
         "common.workflows.rentals.destroy",
-        planted.bill_stays_closed,
+        planted_money.bill_stays_closed,
         "I8",
         frozenset({"market_late", "body_500_done"}),
     ),
     Mutant(
         "any price is a price",
         "common.adapters.vast.exact_price",
-        planted.any_price,
+        planted_money.any_price,
         "A22",
         frozenset({"price_fuzz"}),
     ),
@@ -201,7 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what runs unheard is not metered",
         "common.workflows.rentals.looked_at",
-        planted.metered_when_heard,
+        planted_money.metered_when_heard,
         "I8",
         frozenset({"mute"}),
     ),

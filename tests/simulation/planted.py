@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Any
 
 from common.domain.idle import Sample, idle_since
 from common.domain.instance import Phase
-from common.domain.ledger import LedgerEntry
 from common.domain.offer import Wanted
 from common.domain.reliability import Outcome
-from common.domain.rental import Rental, RentalState
-from common.errors import MarketError, MarketUnknown, ObjectStoreError, Stale
+from common.domain.rental import RentalState
+from common.errors import MarketError, MarketUnknown, ObjectStoreError
 from common.host.agent import Agent
-from common.ports import App, Cas, Doc, Listed, MarketEvent, Write
+from common.ports import App, Cas, Doc, MarketEvent, Write
 from common.records import Kept, World, event, load, read
 from common.snapshots.verify import Verified, load_manifest
-from common.workflows import deploy, failover, lifecycle, rentals, settle, sweep
+from common.workflows import deploy, failover, lifecycle, rentals, sweep
 from common.workflows.history import ends
 
 Replacement = Callable[[Any], Any]
@@ -316,45 +314,7 @@ def told_in_other_words(original: Any) -> Any:
     return payload
 
 
-# --- money, hosts, idleness
-
-
-def settle_at_once(original: Any) -> Any:
-    def close(app: App, kept: Any, charges: Any, now: Any) -> bool:
-        for entry in settle.entries_of(kept.value, charges):
-            app.store.put("ledger", entry.id, settle.dump(entry))
-        try:
-            app.store.cas(kept.doc, settle.dump(kept.value.model_copy(update={"settled": True})))
-        except Stale:
-            return False
-        return True
-
-    return close
-
-
-def gone_without_proof(original: Any) -> Any:
-    return lambda app, market, rental: False
-
-
-def bill_of_ids_alone(original: Any) -> Any:
-    return lambda rental, charges: original(rental, charges and [replace(charge, label="") for charge in charges])
-
-
-def bill_counted_twice(original: Any) -> Any:
-    def entries(rental: Any, charges: Any) -> list[LedgerEntry]:
-        return list(original(rental, charges and [*charges, *charges[:1]]))
-
-    return entries
-
-
-def bill_stays_closed(original: Any) -> Any:
-    def destroy(app: App, kept: Any, provider_id: str, now: Any) -> None:
-        if kept.value.settled:
-            app.markets[kept.value.provider].destroy(provider_id)
-        else:
-            original(app, kept, provider_id, now)
-
-    return destroy
+# --- hosts, idleness, callers
 
 
 def missing_is_quiet(original: Any) -> Any:
@@ -379,23 +339,6 @@ def keeps_writing(original: Any) -> Any:
         self.phase = self.phase if nonce is None else type(self.phase).FROZEN
 
     return freeze
-
-
-def any_price(original: Any) -> Any:
-    def price(value: Any) -> Decimal:
-        return Decimal(str(value)) if not isinstance(value, str) else Decimal("NaN")
-
-    return price
-
-
-def metered_when_heard(original: Any) -> Any:
-    """Only the machine's own first word begins its meter."""
-
-    def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
-        seen: Rental = original(rental, row, now)
-        return seen.model_copy(update={"meter": rental.meter})
-
-    return looked_at
 
 
 def ended_by_anybody(original: Any) -> Any:
