@@ -127,7 +127,8 @@ class Users:
             world.people.link(owned.account)
         owned.key = self.provision(owned)
         while loop.now < world.faults_end:
-            loop.sleep(self._rng.uniform(*(owned.thinks_s or (PAIR_THINKS_S if world.google else THINKS_S))))
+            thinks_s = self._rng.uniform(*(owned.thinks_s or (PAIR_THINKS_S if world.google else THINKS_S)))
+            loop.sleep(min(thinks_s, max(0.0, world.faults_end - loop.now)))
             if loop.now >= world.faults_end:
                 break
             if not (world.google and self._stays(owned)):
