@@ -101,6 +101,9 @@ class Judge:
         self._approved: Counter[tuple[str, str]] = Counter()
         """By account, and by the plan's errand."""
         self._said: dict[str, Said] = {}
+        """By whoever tried, shown or not."""
+        self._last: dict[str, Said] = {}
+        """By whom the message is done."""
         self._shown: dict[str, Said] = {}
         self._overtaken: set[str] = set()
         """Messages of which something arrived after its sender had given up: nobody can order those."""
@@ -289,6 +292,8 @@ class Judge:
         is_other = id not in self._overtaken and said is not None and shown is not None and said.blocks != shown.blocks
         if said is None or shown is None or is_other:
             self._violate("S6", f"{id} ({after['kind']}) is done, and its last words were not shown")
+        if said:
+            self._last[id] = said
         operation = after["body"].get("operation_id")
         if operation and said:
             doc = self._world.store.docs["operations"][f"{after['account']}.{operation}"]
@@ -300,7 +305,7 @@ class Judge:
         if self._sim.refusals:
             self._violate("S7", f"Slack refused: {self._sim.refusals[:3]}")
         for id, (key, looked_at) in self._done.items():
-            shown, said = self._shown[id], self._said[id]
+            shown, said = self._shown[id], self._last[id]
             if id in self._overtaken:
                 continue
             if shown.blocks != said.blocks:

@@ -92,7 +92,6 @@ class Lives:
     """The power of what is drawn evenly."""
     standby_s: tuple[float, float]
     """At least and at most, where there is a standby."""
-    settle_after_s: float
     heartbeats_s: tuple[float, ...]
     """One of them is drawn. The default is 3 s; who hears late acts on older words, and a world of them costs less."""
 
@@ -105,7 +104,6 @@ MANY = Lives(
     most_s=9_500.0,
     tail=8,
     standby_s=(1_200.0, 2_500.0),
-    settle_after_s=30.0,
     heartbeats_s=(3.0, *[10.0] * 4, *[30.0] * 5, *[60.0] * 2),
 )
 """A second of a processor reaches as many cells of the matrix as in LONG, in twice as many worlds."""
@@ -114,7 +112,6 @@ LONG = Lives(
     most_s=9_500.0,
     tail=4,
     standby_s=(2_500.0, 4_500.0),
-    settle_after_s=120.0,
     heartbeats_s=(3.0, 10.0, 10.0, 30.0, 30.0, 30.0),
 )
 """For runs that look for one thing: it needs its time."""
@@ -177,12 +174,8 @@ class Plan:
             for n in range(count)
         )
         faults_for_s, pool_size = lives.faults_for_s(rng.random()), rng.choice((0, 0, 1))
-        timing = Timing(
-            heartbeat_busy_s=rng.choice(lives.heartbeats_s),
-            prune_every_s=60,
-            prune_grace_s=PRUNE_GRACE_S,
-            settle_after_s=lives.settle_after_s,
-        )
+        heartbeat_s = rng.choice(lives.heartbeats_s)
+        timing = Timing(heartbeat_busy_s=heartbeat_s, prune_every_s=60, prune_grace_s=PRUNE_GRACE_S)
         return cls(owned, faults_for_s, timing, pool_size, rng.choice(MARKETS))
 
 
