@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 METER_UNDER_S = 600.0
 """Ten looks of the reconcile: what our meter may lack where nobody tells when a machine began and ended."""
 LOOK_S = Timing().reconcile_every_s
-"""And where the market answered no listing for longer than that: its silence, and one look."""
+"""And where no listing could show the machine for longer than that, because the market lists a new one late or answers
+none: that time, and one look."""
 DEFERRED_S = BY_NAME["destroy_deferred"].longest_s
 """And that, when a destroy was answered with success and nobody could see that the machine went on."""
 DEAD_MAN_S = Timing().dead_man_s
@@ -65,7 +66,8 @@ class Money:
                 if not contract.listed and doc is not None and not world.is_stranger(contract):
                     silent_s = world.app.seller(account.name).longest_silence_s
                     over_s = METER_UNDER_S + max(silent_s, DEAD_MAN_S)
-                    lacks_s = max(METER_UNDER_S, silent_s + LOOK_S)
+                    unlisted_s = account.fate(contract.id).unlisted_s
+                    lacks_s = max(METER_UNDER_S, unlisted_s + silent_s + LOOK_S)
                     self._metered(doc.data, account.ran_s(contract), over_s=over_s, lacks_s=lacks_s)
 
     def _metered(self, rental: Data, ran_s: dict[str, float], *, over_s: float, lacks_s: float) -> None:

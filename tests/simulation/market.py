@@ -71,6 +71,8 @@ class Fate:
     line: float = 1.0
     """Part of the advertised bandwidth."""
     has_small_disk: bool = False
+    unlisted_s: float = 0.0
+    """For so long after its create no listing shows it."""
 
 
 @dataclass
@@ -181,7 +183,8 @@ class Account(ABC):
         """Drawn once, at the create."""
         fate = Fate()
         if lag := strike("listing_lags"):
-            self.hide(contract, lag.length_s())
+            fate.unlisted_s = lag.length_s()
+            self.hide(contract, fate.unlisted_s)
         if strike("boot_stuck"):
             self.boots_at(contract, None)
         elif slow := strike("boot_slow"):
