@@ -21,6 +21,10 @@ from common.ports import App, Charge, Delete, Write
 from common.records import Kept, dump, read
 from common.workflows import pacing
 
+UNBILLED_TIMES = 10
+"""A bill without a machine that ran by our own meter is waited for so many times as long as any other: the machine may
+still run unseen, or its rows be late."""
+
 
 def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
     """Settle the bills of released machines; returns how many rentals were settled for good."""
@@ -41,15 +45,17 @@ def run(app: App, unsettled: Collection[Kept[Rental]], now: datetime) -> int:
 
 def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now: datetime) -> bool:
     rental = kept.value
+    entries = entries_of(rental, charges)
     try:
-        news = [_enter(app, entry) for entry in _by_payer(rental, entries_of(rental, charges))]
+        news = [_enter(app, entry) for entry in _by_payer(rental, entries)]
     except (Exists, Stale, Missing):
         return False  # somebody else is at it: the next pass finds what was written
     if any(news):
         return False  # a bill that still moves is of a machine that still runs, whatever the listings say
     # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
     timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
-    if (now - last_touched).total_seconds() < timing.settle_after_s + timing.reconcile_every_s:
+    final_after_s = timing.settle_after_s * (1 if entries or not _has_run(rental) else UNBILLED_TIMES)
+    if (now - last_touched).total_seconds() < final_after_s + timing.reconcile_every_s:
         return False
     host = read(app, "hosts", rental.label, HostRecord)
     settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(rental.meter, host)})
@@ -60,6 +66,11 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     except (Stale, Missing):
         return False
     return True
+
+
+def _has_run(rental: Rental) -> bool:
+    """By our own meter, for something that a bill would show."""
+    return any(to_micro(usd) for usd in rental.metered_usd(rental.at).values())
 
 
 def _enter(app: App, entry: LedgerEntry) -> bool:

@@ -442,3 +442,33 @@ def test_a_bill_that_still_moves_is_not_closed(world: World) -> None:
     entries = world.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")])
     assert rental.settled
     assert sum(doc.data["micro_usd"] for doc in entries) > 3_000_000
+
+
+class Rowless:
+    """A market whose bill has no row yet."""
+
+    def __init__(self, market: Any) -> None:
+        self._market = market
+
+    def charges(self, since: datetime, until: datetime) -> list[Charge]:
+        assert self._market.charges(since, until)
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._market, name)
+
+
+def test_a_bill_without_a_machine_that_ran_is_waited_for_longer(world: World) -> None:
+    """Rows come late; one that settled without them would be in no ledger for ever."""
+    id = running(world)
+    world.pass_time(120)
+    ask(world, id, "discard")
+    world.until(lambda: all(rental.state is RentalState.RELEASED for rental in rentals(world, id)))
+    rowless = replace(world.app, markets={"vast": Rowless(world.app.markets["vast"])})
+    waits_s = world.timing.settle_after_s + world.timing.reconcile_every_s
+
+    world.now += timedelta(seconds=waits_s + 1)
+    assert settle.run(rowless, unsettled_rentals(world.app).values(), world.now) == 0
+    world.now += timedelta(seconds=settle.UNBILLED_TIMES * waits_s)
+    assert settle.run(rowless, unsettled_rentals(world.app).values(), world.now) == 1
+    assert world.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")]) == []
