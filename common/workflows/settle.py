@@ -58,7 +58,9 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     if (now - last_touched).total_seconds() < final_after_s + timing.reconcile_every_s:
         return False
     host = read(app, "hosts", rental.label, HostRecord)
-    settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(rental.meter, host)})
+    # a destroy whose answer, or whose note, was lost left it open: a settled one runs no more
+    meter = rental.meter.ended(max(rental.at, rental.destroy_called_at or rental.at))
+    settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(meter, host)})
     # nobody reads the host's last words any more, and an idle one would be asked for for ever
     writes: list[Write] = [kept.becomes(settled), *([Delete(host.doc)] if host else [])]
     try:

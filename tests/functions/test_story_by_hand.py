@@ -14,7 +14,7 @@ from common.domain.instance import State
 from common.domain.rental import Rental, RentalState
 from common.errors import NotFound
 from common.ports import Charge
-from common.records import load, manifest_key_of, restless_rentals, unsettled_rentals
+from common.records import dump, load, manifest_key_of, restless_rentals, unsettled_rentals
 from common.snapshots.engine import load_manifest
 from common.workflows import hibernate, hosts, lifecycle, restore, settle, sweep, terminate
 from infra.demo.material import look
@@ -472,3 +472,19 @@ def test_a_bill_without_a_machine_that_ran_is_waited_for_longer(world: World) ->
     world.now += timedelta(seconds=settle.UNBILLED_TIMES * waits_s)
     assert settle.run(rowless, unsettled_rentals(world.app).values(), world.now) == 1
     assert world.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")]) == []
+
+
+def test_a_settled_machine_is_metered_no_more_though_the_note_of_its_end_was_lost(world: World) -> None:
+    id = running(world)
+    ask(world, id, "discard")
+    world.until(lambda: all(rental.state is RentalState.RELEASED for rental in rentals(world, id)))
+    (kept,) = load(world.app, f"{ACCOUNT}.{id}").rentals.values()
+    called_at = kept.value.destroy_called_at
+    assert called_at
+    meter = kept.value.meter.model_copy(update={"gpu_until": None, "disk_until": None})
+    world.store.cas(kept.doc, dump(kept.value.model_copy(update={"meter": meter})))
+    world.pass_time(900)
+
+    (rental,) = rentals(world, id)
+    assert rental.settled
+    assert rental.meter.gpu_until == rental.meter.disk_until == max(rental.at, called_at)
