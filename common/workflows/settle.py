@@ -53,14 +53,14 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     if any(news):
         return False  # a bill that still moves is of a machine that still runs, whatever the listings say
     # one that went on after its destroy was listed, and destroyed again or put off, at most a reconcile before its end
-    timing, last_touched = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at, rental.not_before)
-    final_after_s = timing.settle_after_s * (1 if entries or not _has_run(rental) else UNBILLED_TIMES)
-    if (now - last_touched).total_seconds() < final_after_s + timing.reconcile_every_s:
+    timing, ended_at = app.settings.timing, max(rental.at, rental.destroy_called_at or rental.at)
+    final_after_s = timing.settle_after_s * (1 if entries or not _has_run(rental, ended_at) else UNBILLED_TIMES)
+    if (now - max(ended_at, rental.not_before)).total_seconds() < final_after_s + timing.reconcile_every_s:
         return False
     host = read(app, "hosts", rental.label, HostRecord)
     # a destroy whose answer, or whose note, was lost left it open: a settled one runs no more
-    meter = rental.meter.ended(max(rental.at, rental.destroy_called_at or rental.at))
-    settled = rental.model_copy(update={"settled": True, "meter": _with_traffic(meter, host)})
+    meter = _with_traffic(rental.meter.ended(ended_at), host)
+    settled = rental.model_copy(update={"settled": True, "meter": meter})
     # nobody reads the host's last words any more, and an idle one would be asked for for ever
     writes: list[Write] = [kept.becomes(settled), *([Delete(host.doc)] if host else [])]
     try:
@@ -70,9 +70,9 @@ def _settle(app: App, kept: Kept[Rental], charges: Sequence[Charge] | None, now:
     return True
 
 
-def _has_run(rental: Rental) -> bool:
+def _has_run(rental: Rental, until: datetime) -> bool:
     """By our own meter, for something that a bill would show."""
-    return any(to_micro(usd) for usd in rental.metered_usd(rental.at).values())
+    return any(to_micro(usd) for usd in rental.metered_usd(until).values())
 
 
 def _enter(app: App, entry: LedgerEntry) -> bool:

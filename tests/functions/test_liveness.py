@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -66,6 +66,12 @@ def settled(world: World) -> str:
     world.until(lambda: world.show(id).state is State.RUNNING)
     world.pass_time(130)
     return id
+
+
+def looked_at_all(world: World) -> datetime:
+    doc = world.store.get("runs", reconcile.LOOKS)
+    assert doc
+    return reconcile.Looks.model_validate(doc.data).rentals_at or world.now
 
 
 def view(world: World, id: str) -> HostRecord:
@@ -262,6 +268,8 @@ def test_a_machine_that_ends_while_the_market_is_silent_is_missed_when_it_answer
     world.machines[lost or ""].cut = world.market_is_down = True
     world.sim.lose(contract, world.now)
     world.pass_time(900)
+    while world.now - looked_at_all(world) > timedelta(seconds=world.timing.reconcile_every_s):
+        world.pass_time(30)  # so that the next look at all would be long in coming
     world.market_is_down = False
 
     assert world.until(lambda: world.record(id).writer not in (lost, None), within_s=900) < 420

@@ -130,10 +130,12 @@ def test_its_own_list_of_faults_replays_a_run_exactly(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_nothing_breaks_in_a_seed(seed: int) -> None:
-    outcome = do_alone(Run(seed))
+    run = Run(seed, long=True)
 
-    assert outcome.violations == [], Run(seed).reproduced_by()
-    assert outcome.events > 250
+    outcome = do_alone(run)
+
+    assert outcome.violations == [], run.reproduced_by()
+    assert outcome.events > 500
 
 
 @pytest.mark.parametrize("story", STORIES)
