@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 from common.domain.instance import Instance
 from common.domain.outbox import Kind, Message, MessageState, Webhook, refusal_of_url, signature
 from common.domain.slack import Link
-from common.errors import BadRequest, DeliveryFailed, DeliveryRefused, IllegalMove, Missing, NotFound, Stale
+from common.errors import (
+    BadRequest,
+    DeliveryFailed,
+    DeliveryRefused,
+    IllegalMove,
+    Missing,
+    NotFound,
+    Stale,
+    StoreUnavailable,
+)
 from common.ports import App, Create, Data, Where, Write, every, expiring
 from common.records import dump, event, read, record_of
 
@@ -124,7 +133,7 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
         after = attempt(app, message)
         try:
             app.store.cas(claimed, _document(after))
-        except (Stale, Missing):
+        except (Stale, Missing, StoreUnavailable):
             _say_again(app, message.id)
             continue
         counts[_outcome(after)] += 1
@@ -132,18 +141,18 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
 
 
 def _say_again(app: App, id: str) -> None:
-    """Another run attempted it meanwhile: what this one said may stand in the place of newer words.
+    """Another run attempted it meanwhile, or may have: what this one said may stand in the place of newer words.
 
     Only an errand that goes on has its message edited in place; everything else is said once, or twice.
     """
     for _ in range(SAID_AGAIN_TRIES):
-        kept = read(app, "outbox", id, Message)
-        if kept is None or kept.value.state is MessageState.DEAD or not kept.value.body.get("operation_id"):
-            return
         try:
+            kept = read(app, "outbox", id, Message)
+            if kept is None or kept.value.state is MessageState.DEAD or not kept.value.body.get("operation_id"):
+                return
             app.store.cas(kept.doc, dump(kept.value.unsaid(app.clock())))
-        except (Stale, Missing):
-            continue
+        except (Stale, Missing, StoreUnavailable):
+            continue  # nobody else knows of it
         return
 
 

@@ -7,7 +7,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +18,10 @@ from common.adapters.courier import HttpCourier
 from common.cli import fleet, session
 from common.domain.account import Role
 from common.domain.instance import State
-from common.domain.outbox import ATTEMPTS_MAX
+from common.domain.outbox import ATTEMPTS_MAX, Message, MessageState
+from common.errors import StoreUnavailable
+from common.ports import App
+from common.records import dump, read
 from common.workflows import outbox
 from tests.functions.conftest import Api, key_for
 from tests.functions.test_cli import signed_in
@@ -121,6 +126,54 @@ def test_a_message_nobody_takes_becomes_a_dead_letter_that_can_be_tried_again(
     problem(admin.post(f"/messages/{dead['id']}/retry"), 409, "illegal_move")
     outbox.drain(world.app, world.now)
     assert admin.get("/messages?state=done").json["items"][0]["id"] == dead["id"]
+
+
+class Unanswering:
+    """A store that does not answer one write of a known document: the how-manieth from now on."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.fails_in = store, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def cas(self, doc: Any, data: Any) -> Any:
+        self.fails_in -= 1
+        if self.fails_in == 0:
+            raise StoreUnavailable("no answer")
+        return self._store.cas(doc, data)
+
+
+@pytest.mark.parametrize("fails_in", [1, 2])
+def test_who_was_overtaken_while_it_spoke_has_it_said_again_though_the_store_fails_once(
+    world: World, told: Receiver, fails_in: int
+) -> None:
+    """It held a claim for too long: another run said newer words and was done, and then its own older ones arrived."""
+    store = Unanswering(world.store)
+    app = dataclasses.replace(world.app, store=store)
+    errand = Message(
+        id="errand",
+        account="acct",
+        kind="slack.errand",
+        target="slack:T.U",
+        body={"operation_id": "op", "shown": "new"},
+        next_at=world.now,
+        created_at=world.now,
+    )
+    world.store.create("outbox", errand.id, dump(errand))
+
+    def spoken_late(_app: App, message: Message) -> Message:
+        claimed = world.store.get("outbox", message.id)
+        world.store.cas(claimed, dump(message.delivered(world.now)))  # the other run
+        store.fails_in = fails_in
+        return message.delivered(world.now)
+
+    with suppress(StoreUnavailable):  # as the run that this is part of would end
+        outbox.drain(app, world.now, {"slack": spoken_late})
+
+    again = read(app, "outbox", errand.id, Message)
+    assert again
+    assert (again.value.state, again.value.body["shown"]) == (MessageState.WAITING, "")
 
 
 def test_a_removed_webhooks_messages_are_dead_letters(world: World, told: Receiver, admin: Api) -> None:

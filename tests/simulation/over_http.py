@@ -30,7 +30,8 @@ from tests.simulation import runs
 from tests.simulation.faults import Faults
 from tests.simulation.market import API_KEY, Account
 from tests.simulation.objects import Bucket
-from tests.simulation.world import Outcome, Plan, World
+from tests.simulation.plan import Plan
+from tests.simulation.world import Outcome, World
 
 FAULTS_FOR_S = 900.0
 """Shorter lives: a call costs milliseconds here, not microseconds."""

@@ -19,7 +19,8 @@ from typing import TypeVar
 from common.domain.model import Model
 from tests.simulation.faults import Faults, Hit
 from tests.simulation.knobs import OF_CREATES, OF_PAIRS, OF_SLACK, OF_SNAPSHOTS
-from tests.simulation.world import LONG, MANY, Outcome, Plan, World
+from tests.simulation.plan import LONG, MANY, Plan
+from tests.simulation.world import Outcome, World
 
 PROCESSES = 2
 GARBAGE_LOOKED_FOR_AT = 50_000
@@ -43,7 +44,7 @@ class Run:
     also: tuple[tuple[str, float], ...] = ()
     """Of a directed run: knobs that lead to the cell."""
     story: str = ""
-    """One of `world.STORIES`: the users follow it."""
+    """One of `plan.STORIES`: the users follow it."""
     over_http: bool = False
     long: bool = False
     """Looks for one thing, which needs its time, as a directed run does."""

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from tests.simulation import branches
 from tests.simulation.faults import Hit
+from tests.simulation.plan import STORIES
 from tests.simulation.runs import Run, disk, do
-from tests.simulation.world import STORIES, Outcome, World
+from tests.simulation.world import Outcome, World
 
 STORY_SEED = 7
 OF_PAIRS_STANDBYS = 0.25

@@ -17,8 +17,8 @@ from tests.simulation.coverage import RARE, TOGETHER, Coverage, cells, directed
 from tests.simulation.knobs import BY_NAME, KNOBS, NOT_HERE, OF_SLACK, ROWS
 from tests.simulation.known import Known, known_first
 from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.plan import PRUNE_GRACE_S, STORIES
 from tests.simulation.runs import Run, do_alone
-from tests.simulation.world import PRUNE_GRACE_S, STORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_SLACK = 14
