@@ -126,6 +126,8 @@ def everything(first: int, seeds: int, *, learns: bool) -> int:
     known.reached |= direct(total, known)
     say(f"directed: {total.watch}")
     caught = catching.all_mutants(known, say)
+    for run, outcome in in_parallel(work, catching.sound(caught)):
+        total.add(run, outcome, "sound_runs", covers=False)
     known.caught |= {name: seed for name, seed in caught.items() if seed}
     if learns:
         known.write()
@@ -218,6 +220,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "mutants_caught": len(caught) - len(escaped),
         "sweep_runs": total.counts["sweep_runs"],
         "directed_runs": total.counts["directed_runs"],
+        "sound_runs": total.counts["sound_runs"],
         "plain_seeds": total.counts["plain_seeds"],
         "http_seeds": total.counts["http_seeds"],
         "seconds": total.watch.seconds(),

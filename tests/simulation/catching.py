@@ -31,11 +31,21 @@ def all_mutants(known: Known, say: Callable[[str], None]) -> dict[str, int | Non
     return caught
 
 
+def sound(caught: dict[str, int | None]) -> list[Run]:
+    """The runs that caught, for the product as it is: one that is red there too says nothing of its mutant."""
+    stirred = {mutant.name: mutant.stirred for mutant in MUTANTS}
+    return [_run(seed, stirred[name]) for name, seed in caught.items() if seed]
+
+
+def _run(seed: int, stirred: frozenset[str]) -> Run:
+    return Run(seed, stirred=stirred, long=True)
+
+
 def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
     mutant.plant()
     tried = known_first({_known.get(mutant.name, 0)}, range(1, SEEDS + 1))
-    seeds = (Run(seed, stirred=mutant.stirred, long=True) for seed in tried)
+    seeds = (_run(seed, mutant.stirred) for seed in tried)
     with disk():
         for run in chain(seeds, _stories):
             outcome = do(run)
