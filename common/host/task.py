@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import time  # noqa: TID251 - it measures how long the engine worked
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from common.snapshots import engine
 
 NICENESS = 10
+AUTOGROUP = Path("/proc/self/autogroup")
 ENGINE = "engine"
 """In the agent's folder: what the engine remembers of the workspace."""
 APART = "engine-apart"
@@ -33,7 +35,7 @@ def run_task(folder: Path, now: datetime) -> None:
     """Do the task, write the result whole or not at all."""
     task = json.loads((folder / "task.json").read_text())
     die_with(task["agent_pid"])  # a snapshot by a dead agent's child would be nobody's, and in the next one's way
-    os.nice(NICENESS)
+    _give_way()
     _use_at_most(task["args"].get("max_cpus"))
     gc.disable()  # a short run that makes many small things and drops none of them
     (folder / "task.json").unlink()  # it holds credentials
@@ -133,6 +135,7 @@ def _snapshot(
         progress=_progress_to(folder, counts),
         counts=counts,
         max_seconds=float(args.get("max_s") or engine.MAX_SECONDS),
+        repacks=bool(args.get("repacks")),
         **where,
     )
     snapshot = {  # a `SnapshotReport`
@@ -230,6 +233,16 @@ def _progress_to(folder: Path, counts: engine.Counts) -> engine.Progress:
         new.replace(folder / "progress.json")
 
     return write
+
+
+def _give_way() -> None:
+    """To whatever else runs here. Linux may share the processors between sessions first and look at niceness only
+    within one (sched(7), autogroups): so the engine and s5cmd have a session of their own, which is as nice.
+    """
+    os.nice(NICENESS)
+    with suppress(OSError):  # it leads one already; this kernel has no autogroups
+        os.setsid()
+        AUTOGROUP.write_text(f"{NICENESS}")
 
 
 def _use_at_most(cpus: int | None) -> None:

@@ -22,7 +22,7 @@ from common.domain.version import Version
 from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
 from common.snapshots.limits import PREFIX_SHAPE
 from common.snapshots.wire import Wire
-from common.snapshots.workers import apart
+from common.snapshots.workers import telling
 
 if TYPE_CHECKING:  # the rest of the engine is loaded while the key is stretched
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -59,15 +59,13 @@ class Listed:
 class Repository:
     """Opened by `open_repository`. Every verb asks the store what is there; what is remembered only saves time."""
 
-    def __init__(
-        self, endpoint: Endpoint, prefix: str, keys: Callable[[], list[bytes]], home: Path, clock: Callable[[], float]
-    ):
-        """`keys` waits until they are known; raises as `open_repository` says."""
+    def __init__(self, endpoint: Endpoint, prefix: str, keyring: Keyring, home: Path, clock: Callable[[], float]):
         from common.snapshots.bucket import Bucket
 
         self._endpoint = endpoint
         self._prefix = prefix
-        self._keys = cache(keys)
+        self._keyring = keyring
+        self._keys = cache(keyring.open)
         self._home = home
         self._clock = clock
         self._bucket = Bucket(endpoint, home)
@@ -96,13 +94,19 @@ class Repository:
         return seq, previous if instance_key == self._keys()[0] else None  # another key's gives nothing to build upon
 
     def backup(self, begun: Begun, base: Base, now: datetime, started: float, progress: Progress) -> Taken:
-        """A new snapshot, which was begun when the clock stood at `started`."""
+        """A new snapshot, which was begun when the clock stood at `started`; it repacks when that is worth it."""
+        from common.snapshots.repack import waste_of
         from common.snapshots.take import finish
 
         seq, previous = base
-        version = Version(epoch=EPOCH, seq=seq)
+        repacks = previous is not None and waste_of(previous).is_worth_it
         key, clock = self._keys()[0], self._clock
-        return finish(begun, self._prefix, key, lambda: version, now, previous, clock, started, progress)
+
+        def version() -> Version:
+            self._keyring.settle()  # before there is a manifest
+            return Version(epoch=EPOCH, seq=seq)
+
+        return finish(begun, self._prefix, key, version, now, previous, clock, started, progress, repacks=repacks)
 
     def restore(self, root: Path, snapshot: str | None, progress: Progress) -> Restored:
         """That snapshot, or the newest. It never falls back to another one by itself."""
@@ -234,34 +238,61 @@ def open_repository(
     bucket, prefix = parse_url(url)
     way = endpoint(bucket)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with apart(lambda: _stretched_keys(url, way, prefix, passphrase, create=create)) as stretched:
-
-        def keys() -> list[bytes]:
-            from common.snapshots import codec
-
-            codec.load()  # while the other process still stretches
-            _aes_gcm(bytes(KEY_BYTES))
-            return [_unwrapped(stored, key) for stored, key in stretched()]
-
-        yield Repository(way, prefix, keys, home, clock)
+    with telling(lambda: _keys_of(url, way, prefix, passphrase, create=create)) as told:
+        yield Repository(way, prefix, Keyring(told), home, clock)
 
 
-def _stretched_keys(
-    url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, create: bool
-) -> list[tuple[bytes, bytes]]:
-    """(wrapped key as it is stored, what unwraps it) of each of the repository's keys, the oldest first."""
+@dataclass(frozen=True)
+class Made:
+    """The key of a repository that is new: it is on its way to the store, and None is said when it is there."""
+
+    key: bytes
+
+
+Told = Made | list[tuple[bytes, bytes]] | None
+"""(wrapped key as it is stored, what unwraps it) of each of the repository's keys, the oldest first."""
+
+
+class Keyring:
+    """The repository's keys, as a process of their own tells of them."""
+
+    def __init__(self, told: Iterator[Told]) -> None:
+        self._told = told
+        self._is_made = False
+
+    def open(self) -> list[bytes]:
+        """Waits until they are known; once."""
+        from common.snapshots import codec
+
+        codec.load()  # while the other process still stretches
+        _aes_gcm(bytes(KEY_BYTES))
+        found = next(self._told)
+        if isinstance(found, Made):
+            self._is_made = True
+            return [found.key]
+        return [_unwrapped(stored, key) for stored, key in found or ()]
+
+    def settle(self) -> None:
+        """Waits until a new key is in the store: what it sealed would be lost without it."""
+        if self._is_made:
+            next(self._told)
+            self._is_made = False
+
+
+def _keys_of(url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, create: bool) -> Iterator[Told]:
     with closing(Wire(endpoint)) as store:
         rows = sorted(store.list(f"{prefix}keys/"), key=lambda row: (row.at, row.key))
         if create and not rows:
             salt, instance_key = os.urandom(SALT_BYTES), os.urandom(KEY_BYTES)
-            stretched = _stretched(passphrase, salt)
-            wrapped = _wrapped(instance_key, salt, stretched)
+            yield Made(instance_key)
+            wrapped = _wrapped(instance_key, salt, _stretched(passphrase, salt))
             store.put(f"{prefix}keys/{salt.hex()}.json", wrapped)
-            return [(wrapped, stretched)]
+            yield None
+            return
         if not rows:
             raise ObjectMissing(f"there is no repository at {url}")
         contents = [store.get(row.key) for row in rows]
-    return [(stored, _stretched(passphrase, _salt_of(stored))) for stored in contents]
+    yield [(stored, _stretched(passphrase, _salt_of(stored))) for stored in contents]
 
 
 def parse_url(url: str) -> tuple[str, str]:

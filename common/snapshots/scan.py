@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from common.errors import SnapshotError
 from common.snapshots.limits import PART_PREFIX
@@ -18,7 +17,6 @@ from common.snapshots.manifest import Kind, printable
 SKIPPED_KINDS = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 ENCODING = sys.getfilesystemencoding()
 KIND_BITS = stat.S_IFMT(0o777777)
-BATCH = 5000
 BLOCK_BYTES = 512
 """The unit of st_blocks."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,95 +59,95 @@ new_found = partial(tuple.__new__, Found)
 class Scan:
     root: bytes = b""
     found: list[Found] = field(default_factory=list)
+    """A directory stands before what it holds."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(name, kind) of what no snapshot holds: FIFOs, sockets, devices."""
     excluded: list[bytes] = field(default_factory=list)
 
 
 def scan(root: bytes, excludes: Excludes = NOTHING) -> Scan:
-    """Everything below root, a directory before its content and its files before its directories.
-
-    Raises `SnapshotError` naming what cannot be read: a snapshot never lacks anything silently.
+    """Everything below root. Raises `SnapshotError` naming what cannot be read: a snapshot never lacks anything
+    silently.
     """
-    walk = _Walk(root, excludes)
-    for _ in walk.directories():
+    walk = Walk(root, excludes)
+    for _ in walk.below(b""):
         continue
-    return walk.end(walk.result)
+    return whole(root, walk.found, [walk.rest()])
 
 
-class Apart:
-    """A walk by a process of its own, which leaves what it finds in a file in memory: so it waits for nobody, and holds
-    only a batch of it at a time."""
+Rest = tuple[list[tuple[str, str]], list[bytes], "Names"]
+"""What a walk met besides what it found: skipped, excluded, names."""
+Names = dict[tuple[int, int], tuple[int, list[bytes]]]
+"""Of each file with several, by device and inode: in whose turn it was met first, and its names, that one first."""
+
+
+def whole(root: bytes, found: list[Found], rests: Sequence[Rest]) -> Scan:
+    """What walks of the parts of a tree came to. `found` has a file once for each walk that met one of its names."""
+    names: dict[tuple[int, int], list[tuple[int, list[bytes]]]] = {}
+    for _, _, met in rests:
+        for inode, first_and_names in met.items():
+            names.setdefault(inode, []).append(first_and_names)
+    others: dict[bytes, list[bytes]] = {}
+    again: set[bytes] = set()
+    for mets in names.values():
+        (_, (leader, *more)), *later = sorted(mets)
+        again |= {paths[0] for _, paths in later}
+        if more := sorted([*more, *(path for _, paths in later for path in paths)]):
+            others[leader] = more
+    if others:
+        found = [_with_names(each, others) for each in found if each.path not in again]
+    skipped = [each for more, _, _ in rests for each in more]
+    excluded = [each for _, more, _ in rests for each in more]
+    return Scan(root, found, sorted(skipped), sorted(excluded))
+
+
+def _with_names(found: Found, others: dict[bytes, list[bytes]]) -> Found:
+    return found._replace(others=tuple(others[found.path])) if found.path in others else found
+
+
+class Walk:
+    """Looks into directories, and keeps what it finds there."""
 
     def __init__(self, root: bytes, excludes: Excludes) -> None:
-        self._walk = _Walk(root, excludes)
-        self._file = os.memfd_create("dumont-walk")
-
-    def go(self) -> Any:
-        """In that process: what is to be given to `result`."""
-        found = self._walk.result.found
-        with open(self._file, "wb", closefd=False) as file:
-            for _ in self._walk.directories():
-                if len(found) >= BATCH:
-                    self._leave(file)
-            self._leave(file)
-        return self._walk.rest()
-
-    def result(self, rest: Any) -> Scan:
-        """In the engine."""
-        found: list[Found] = []
-        with open(self._file, "rb", closefd=False) as file:
-            file.seek(0)
-            while size := int.from_bytes(file.read(8), "little"):
-                found += map(new_found, marshal.loads(file.read(size)))
-        os.ftruncate(self._file, 0)
-        self._walk.take_over(found, rest)
-        return self._walk.end(self._walk.result)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def _leave(self, file: BinaryIO) -> None:
-        """By `marshal`, which costs a tenth of pickling: it is for the other half of the same program alone."""
-        found = self._walk.result.found
-        content = marshal.dumps(list(map(tuple, found)))
-        file.write(len(content).to_bytes(8, "little") + content)
-        self._walk.left += len(found)
-        found.clear()
-
-
-class _Walk:
-    def __init__(self, root: bytes, excludes: Excludes) -> None:
-        self.result = Scan(root)
+        self.found: list[Found] = []
+        self.turn = 0
+        """Which part of the tree is looked at, where several walk."""
+        self._root = root
         self._excludes = excludes
-        self._leaders: dict[tuple[int, int], tuple[int, list[bytes]]] = {}
-        """Of each file with several names: its place among those found, and its further names."""
-        self.left = 0
-        """Of those found, how many were taken away."""
+        self._skipped: list[tuple[str, str]] = []
+        self._excluded: list[bytes] = []
+        self._names: Names = {}
 
-    def directories(self) -> Iterator[bytes]:
-        """Each, when what it holds was added."""
-        waiting = [b""]
+    def below(self, directory: bytes) -> Iterator[bytes]:
+        """A directory and all in it: each, when what it holds was added; files before directories."""
+        waiting = [directory]
         while waiting:
             directory = waiting.pop()
-            try:
-                fd = os.open(self.result.root + b"/" + directory, DIRECTORY)
-            except (FileNotFoundError, NotADirectoryError):
-                if directory == b"":
-                    raise SnapshotError(f"there is no directory {printable(self.result.root)}") from None
-                continue  # removed while we walked, or a link or file took its place
-            except OSError as error:
-                raise _unreadable(directory, error) from None
-            try:
-                self.result.found.append(_found(directory, "dir", os.fstat(fd), b""))
-                waiting += reversed(self.take_in(fd, directory))
-            finally:
-                os.close(fd)
+            waiting += reversed(self.look_into(directory))
             yield directory
 
-    def take_in(self, fd: int, directory: bytes) -> list[bytes]:
-        """Adds everything but the directories, which are given back. Most names are plain files: they come first."""
-        found, dirs = self.result.found, []
+    def look_into(self, directory: bytes) -> list[bytes]:
+        """Adds it and what it holds, but for the directories in it, which are given back."""
+        try:
+            fd = os.open(self._root + b"/" + directory, DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            if directory == b"":
+                raise SnapshotError(f"there is no directory {printable(self._root)}") from None
+            return []  # removed while we walked, or a link or file took its place
+        except OSError as error:
+            raise _unreadable(directory, error) from None
+        try:
+            self.found.append(_found(directory, "dir", os.fstat(fd), b""))
+            return self._take_in(fd, directory)
+        finally:
+            os.close(fd)
+
+    def rest(self) -> Rest:
+        return self._skipped, self._excluded, self._names
+
+    def _take_in(self, fd: int, directory: bytes) -> list[bytes]:
+        """Most names are plain files: they come first."""
+        found, dirs = self.found, []
         before = directory + b"/" if directory else b""
         asks = self._excludes.looks_at_files
         for name, status in _statuses(fd, directory):
@@ -159,7 +157,7 @@ class _Walk:
             if name.startswith(PART_PREFIX):
                 continue
             if (asks or kind == stat.S_IFDIR) and self._excludes.names(path, kind == stat.S_IFDIR):
-                self.result.excluded.append(path)
+                self._excluded.append(path)
             elif kind == stat.S_IFREG:
                 if status.st_nlink == 1 or self._is_first(path, status):
                     marks = stamp(status)
@@ -172,31 +170,14 @@ class _Walk:
                 if target := _target(fd, name):
                     found.append(_found(path, "symlink", status, target))
             else:
-                self.result.skipped.append((printable(path), SKIPPED_KINDS.get(kind, "unknown")))
+                self._skipped.append((printable(path), SKIPPED_KINDS.get(kind, "unknown")))
         return dirs
 
     def _is_first(self, path: bytes, status: os.stat_result) -> bool:
         """Of the names of one file."""
-        inode = (status.st_dev, status.st_ino)
-        if inode in self._leaders:
-            self._leaders[inode][1].append(path)
-            return False
-        self._leaders[inode] = (self.left + len(self.result.found), [])
-        return True
-
-    def rest(self) -> Any:
-        """What there is besides those found."""
-        return self.result.skipped, self.result.excluded, self._leaders
-
-    def take_over(self, found: list[Found], rest: Any) -> None:
-        self.result.found = found
-        self.result.skipped, self.result.excluded, self._leaders = rest
-
-    def end(self, result: Scan) -> Scan:
-        for place, others in self._leaders.values():
-            if others:
-                result.found[place] = result.found[place]._replace(others=tuple(others))
-        return result
+        _, names = self._names.setdefault((status.st_dev, status.st_ino), (self.turn, []))
+        names.append(path)
+        return len(names) == 1
 
 
 def _statuses(fd: int, directory: bytes) -> list[tuple[bytes, os.stat_result]]:

@@ -20,10 +20,12 @@ from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
-from common.snapshots.scan import Apart, Excludes, Found, Scan, Stamp
+from common.snapshots.repack import waste_of, without
+from common.snapshots.scan import Excludes, Found, Scan, Stamp
 from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
+from common.snapshots.walkers import Walkers
 from common.snapshots.workers import apart
 
 MAX_SECONDS = 12 * 3600.0
@@ -79,12 +81,12 @@ class Begun:
 
 @contextmanager
 def begun(root: Path, state: State, endpoint: Endpoint, leaves_out: Excludes | None = None) -> Iterator[Begun]:
-    """The workspace is walked in a process of its own, and s5cmd waits; raises `DiskFull`."""
+    """The workspace is walked by processes of their own, and s5cmd waits; raises `DiskFull`."""
     clock_ns, leaves_out = state.file_clock_ns(), leaves_out or excludes(root)
     with (
         _room(),
         packing.line(state.folder, endpoint) as line,
-        closing(Apart(bytes(root), leaves_out)) as walk,
+        closing(Walkers(bytes(root), leaves_out)) as walk,
         apart(walk.go) as walking,
     ):
         yield Begun(state, clock_ns, lambda: walk.result(walking()), line)
@@ -106,6 +108,7 @@ def take(
     max_seconds: float = MAX_SECONDS,
     counts: Counts | None = None,
     only: frozenset[bytes] | None = None,
+    repacks: bool = False,
 ) -> Taken:
     """A snapshot of everything below root, or of `only` these names and the directories on the way.
 
@@ -113,8 +116,10 @@ def take(
 
     `seq`, where it is a function, is asked when all has been read: no change that may be in it has a higher number.
     `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
-    the workspace is walked. Raises `SnapshotError` (a file cannot be
-    read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there is no manifest, and trying again is safe.
+    the workspace is walked. `repacks`: of its packs those are left of which little is needed (module `repack`).
+
+    Raises `SnapshotError` (a file cannot be read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there
+    is no manifest, and trying again is safe.
     """
     started = clock()
     with begun(root, State(state_dir, root), endpoint, excludes(root) if only is None else nothing_but(only)) as begin:
@@ -124,7 +129,18 @@ def take(
             return Version(epoch=epoch, seq=seq() if callable(seq) else seq)
 
         return finish(
-            begin, prefix, instance_key, version, taken_at, before, clock, started, progress, max_seconds, counts
+            begin,
+            prefix,
+            instance_key,
+            version,
+            taken_at,
+            before,
+            clock,
+            started,
+            progress,
+            max_seconds,
+            counts,
+            repacks,
         )
 
 
@@ -140,11 +156,15 @@ def finish(
     progress: Progress,
     max_seconds: float = MAX_SECONDS,
     counts: Counts | None = None,
+    repacks: bool = False,
 ) -> Taken:
     """The rest of a snapshot that was begun when the clock stood at `started`; as `take`."""
     if previous and previous.prefix != prefix:
         raise SnapshotError(f"the snapshot before is of {previous.prefix}, not of {prefix}")
     before = _before(previous, begun.state) if previous else {}  # while the walk goes on
+    if previous and repacks:
+        previous = without(previous, waste_of(previous).packs)
+        before = {entry.path: before[entry.path] for entry in previous.entries}
     state, tree = begun.state, begun.tree()
     entries = _Entries(tree, previous, before)
     with packing.store(

@@ -12,6 +12,7 @@ from blake3 import blake3
 from common.domain.version import Version
 from common.errors import SnapshotDamaged, SnapshotRefused
 from common.snapshots.manifest import Manifest, Pack, pack_key
+from common.snapshots.repack import waste_of
 from common.snapshots.seal import unseal
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Verified:
     """Names of all packs that the snapshot needs."""
     torn: tuple[str, ...]
     """Files whose parts may be of different moments."""
+    wasted_bytes: int
+    """Of them, what a repacking would free."""
+    wants_repacking: bool
     ok: Literal[True] = True
 
 
@@ -86,6 +90,7 @@ def verify(
     new = tuple(name for name in manifest.packs if name not in known)
     for name in to_read:
         _read_back(objects, manifest, name, pack_key(prefix, name))
+    waste = waste_of(manifest)
     return Verified(
         proof="read_back" if to_read else "md5" if new else "known",
         packs_new=new,
@@ -97,6 +102,8 @@ def verify(
         stored_bytes=sum(pack.size for pack in manifest.packs.values()),
         packs=tuple(manifest.packs),
         torn=tuple(manifest.torn),
+        wasted_bytes=waste.bytes,
+        wants_repacking=waste.is_worth_it,
     )
 
 

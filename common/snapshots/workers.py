@@ -159,6 +159,23 @@ def apart(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
         yield one.last_answer
 
 
+@contextmanager
+def telling(work: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
+    """As `apart`, for work that says more than one thing: each is had when it is asked for. Its end is not told: who
+    listens knows by what is said whether more will come.
+    """
+    if most() == 1:
+        yield work()
+        return
+
+    def tell(pipe: Pipe) -> None:
+        for said in work():
+            pipe.send(said)
+
+    with crew(1, tell) as one:
+        yield iter(lambda: one.answer(0), object())
+
+
 def most() -> int:
     """How many workers this machine has room for."""
     return min(MAX_WORKERS, len(os.sched_getaffinity(0)))

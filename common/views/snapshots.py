@@ -25,6 +25,8 @@ class SnapshotOut(Model):
     bytes: int
     stored_bytes: int
     """Uploaded for it: what it shares with older ones is not counted again."""
+    wasted_bytes: int
+    """Kept in the store for it and not needed by it. When that is much, the next snapshot repacks."""
     proof: str
     """How its content was proven: md5, read_back or known."""
     damaged: str | None
@@ -172,6 +174,7 @@ def _out(instance: Instance, record: SnapshotRecord) -> SnapshotOut:
         files=record.files,
         bytes=record.bytes,
         stored_bytes=record.stored_bytes,
+        wasted_bytes=record.wasted_bytes,
         proof=record.proof,
         damaged=record.damaged,
         is_current=instance.pointer is not None and instance.pointer.manifest_key == record.manifest_key,

@@ -171,11 +171,12 @@ def accept_snapshot(app: App, world: World, now: datetime) -> bool:
         files=found.files,
         bytes=found.bytes,
         stored_bytes=report.stored_bytes,
+        wasted_bytes=found.wasted_bytes,
         new_packs=list(found.packs_read_back),
         packs=list(found.packs) if len(found.packs) <= PACKS_NAMED_MAX else None,
         proof=found.proof,
     )
-    _move_pointer(app, world, report, record, now)
+    _move_pointer(app, world, report, record, now, wants_repacking=found.wants_repacking)
     return True
 
 
@@ -194,7 +195,9 @@ def _refuse(app: App, world: World, report: SnapshotReport, why: str, now: datet
     return True
 
 
-def _move_pointer(app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime) -> None:
+def _move_pointer(
+    app: App, world: World, report: SnapshotReport, record: SnapshotRecord, now: datetime, *, wants_repacking: bool
+) -> None:
     instance, is_awaited = world.instance.value, conflicts.is_awaited(app, world, now)
     pointer = Pointer(
         id=record.id,
@@ -204,6 +207,7 @@ def _move_pointer(app: App, world: World, report: SnapshotReport, record: Snapsh
         at=now,
         files=record.files,
         bytes=record.bytes,
+        wants_repacking=wants_repacking,
     )
     moved = instance.having(
         pointer=pointer,

@@ -11,3 +11,4 @@ resolve ../../pyproject.toml --extra host --extra dev -c runtime.txt -o dev.txt
 resolve ../../pyproject.toml --extra deploy --extra host --extra dev -c dev.txt -o deploy.txt
 resolve vendor.in -o vendor.txt
 resolve fuzz.in -o fuzz.txt
+resolve --no-deps bench.in -o bench.txt

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.demo.s3_server import S3Server, s3_server
-from tests.bench import snapshot_codecs, snapshot_line
+from tests.bench import snapshot_codecs, snapshot_line, snapshot_neighbour
 from tests.bench.snapshot_alone import GIB, LINK_BYTES_S, alone, pss_mb
 from tests.bench.snapshot_peers import (
     Borg,
@@ -72,9 +72,11 @@ def main() -> None:
             figures = {
                 "vs_restic": _against_restic(sets, costs, stored),
                 "vs_s5cmd": {"backup": _ratios(sets, costs, "backup", "PlainS5cmd")},
+                "added_to_new": {e.name: round(stored[e.name, "Ours"][1] / e.new_bytes, 2) for e in sets[::2]},
                 **_engine_figures(sets, server, home, costs),
                 **_lines(sets, server, home, stored),
                 "codec_gb_s": snapshot_codecs.measure(sets[0].root / "base.safetensors", sets[1].root),
+                "neighbour": snapshot_neighbour.measure(server, sets[0].root, home / "neighbour"),
             }
     print(json.dumps(figures))
 
@@ -184,12 +186,15 @@ def _lines(
     shutil.rmtree(home / "order")
     _add_bulk(both / "bulk")
     bulky = alone("order", server, home / "bulky", root=str(both))
+    with snapshot_line.line(server) as far:
+        asked = alone("wanted", far, home / "asked", root=str(data.root))
     shutil.rmtree(both)
     shutil.rmtree(home / "bulky")
     cpu_s = slow["cpu_s_per_gib"]
     print(f"1 Gbit/s: {slow['link_share']:.2f} of it filled, {cpu_s:.2f} CPU s for each GiB that is sent")
     print(f"computed, not measured: 10 Gbit/s would take {cpu_s * 10 * LINK_BYTES_S / GIB:.1f} such cores")
     print(f"restore of code and model: {order}")
+    print(f"a file that is asked for while the data comes from far away: {asked}")
     print(f"restore of the same with {BULK_FILES} GiB of weights besides: {bulky}")
     figures: dict[str, Any] = {
         "link_share": round(slow["link_share"], 2),
@@ -198,6 +203,7 @@ def _lines(
         "first_usable_s": round(order["first_s"], 3),
         "most_small_files_at": round(order["most_small_share"], 2),
         "most_small_files_at_with_bulk": round(bulky["most_small_share"], 2),
+        "asked_for_s": {"want": round(asked["want_s"], 3), "least_of_a_view": round(asked["view_s"], 3)},
         "vs_s3cmd_far": snapshot_line.measure(server, home, 1 if QUICK else 3),
     }
     if os.environ.get("HUGE"):

@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from common.snapshots import engine
+from common.snapshots.keys import keys_of
+from common.snapshots.manifest import Entry, pack_key
+from common.snapshots.pack import open_chunk
 from infra.demo.s3_server import S3Server
 
 GIB = 1 << 30
 LINK_BYTES_S = 125e6
 """1 Gbit/s"""
 SMALL_SHARE = 0.9
+ASKS_AFTER_S = 0.3
+"""Of a restore that is under way."""
 LIAR = """#!{python}
 import json, sys
 for line in sys.stdin:
@@ -69,6 +74,48 @@ def order(root: Path, home: Path, way: engine.Endpoint) -> dict[str, float]:
     total = time.monotonic() - began
     most = next(at for at, files in seen if files >= SMALL_SHARE * taken.files)
     return {"first_s": next(at for at, files in seen if files), "most_small_share": most / total, "total_s": total}
+
+
+def wanted(root: Path, home: Path, way: engine.Endpoint) -> dict[str, float]:
+    """Seconds from asking for a file to having it, while everything comes back; and the least that a view of files
+    which are not there yet could need: one chunk, by an open connection, when nothing else is on the line."""
+    taken = _take(root, home, way)
+    (home / "last.dm").unlink()
+    entry = next(entry for entry in taken.manifest.entries if entry.kind == "file" and entry.extents)
+    began, had = time.monotonic(), 0.0
+
+    def ask() -> list[bytes]:
+        return [entry.path] if time.monotonic() - began > ASKS_AFTER_S else []
+
+    def look(_done: int, _total: int, _what: str) -> None:
+        nonlocal had
+        had = had or (time.monotonic() - began) * (home / "restored" / os.fsdecode(entry.path)).exists()
+
+    engine.restore(
+        taken.manifest_key, home / "restored", prefix="alone/", instance_key=b"k" * 32, state_dir=home, endpoint=way,
+        clock=time.monotonic, progress=look, wanted=ask,
+    )  # fmt: skip
+    total = time.monotonic() - began
+    return {"want_s": had - ASKS_AFTER_S, "view_s": _one_chunk_s(taken.manifest, entry, way), "total_s": total}
+
+
+def _one_chunk_s(manifest: engine.Manifest, entry: Entry, way: engine.Endpoint) -> float:
+    import boto3  # here: it would count as the engine's memory elsewhere
+    from botocore.config import Config
+
+    name = entry.extents[0].chunk
+    chunk = manifest.chunks[name]
+    words = {"Bucket": way.bucket, "Key": pack_key(manifest.prefix, chunk.pack)}
+    span = f"bytes={chunk.offset}-{chunk.offset + chunk.stored - 1}"
+    client = boto3.client(
+        "s3", endpoint_url=way.url, region_name=way.region, aws_access_key_id=way.access_key,
+        aws_secret_access_key=way.secret_key, config=Config(response_checksum_validation="when_required"),
+    )  # fmt: skip
+    client.head_object(**words)  # it is connected from now on
+    began = time.monotonic()
+    stored = client.get_object(**words, Range=span)["Body"].read()
+    open_chunk(name, chunk, manifest.packs[chunk.pack], stored, keys_of(b"k" * 32))
+    return time.monotonic() - began
 
 
 def memory(home: Path, size: int, entries: int) -> dict[str, float]:
@@ -137,7 +184,7 @@ def main() -> None:
         found = memory(home, words["size"], words["entries"])
     else:
         way = engine.Endpoint(**words["way"], max_bytes_s=words.get("max_bytes_s"))
-        found = {"paced": paced, "order": order}[what](Path(words["root"]), home, way)
+        found = {"paced": paced, "order": order, "wanted": wanted}[what](Path(words["root"]), home, way)
     print(json.dumps(found))
 
 

@@ -6,11 +6,15 @@ import array
 import os
 import random
 import shutil
+import struct
 import sysconfig
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+WEIGHTS = Path(__file__).parents[2] / ".cache/weights/all_minilm_l6_v2/model.zip"
+IMAGE_BYTES, NEW_IMAGES = 160_000, 20
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Set:
     name: str
     root: Path
     changes: dict[str, tuple[bytes | None, bytes | None]]
+    new_bytes: int
+    """Of version 2: what no byte of version 1 is."""
 
     def become(self, version: int) -> None:
         for name, contents in self.changes.items():
@@ -33,16 +39,6 @@ class Set:
     def bytes(self) -> int:
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
 
-    @property
-    def new_bytes(self) -> int:
-        """Of version 2: the whole of rewritten and new files; an edit in place counts by what differs."""
-        total = 0
-        for before, after in self.changes.values():
-            if after is not None:
-                same = sum(1 for a, b in zip(_blocks(before), _blocks(after), strict=False) if a == b) if before else 0
-                total += len(after) - same * MIB if len(after) > MIB else len(after)
-        return total
-
 
 def build(base: Path, *, scale: float) -> list[Set]:
     """`scale` 1.0 is the size that the figures are about: about 520 MiB, 28,000 files, 190 MiB."""
@@ -50,29 +46,47 @@ def build(base: Path, *, scale: float) -> list[Set]:
 
 
 def _model(root: Path, scale: float) -> Set:
-    """Gaussian weights in bf16 and fp32; the optimizer's state and a checkpoint are rewritten by every hour of work."""
+    """Real weights (fp32, and what half precision makes of them) beside Gaussian ones; the optimizer's state and a
+    checkpoint are rewritten by every hour of work."""
     root.mkdir(parents=True)
+    real = _real_weights()[: int(87 * scale) * MIB]
+    (root / "encoder.safetensors").write_bytes(real)
+    (root / "encoder.bf16").write_bytes(_as_bf16(real))
+    (root / "encoder.fp16").write_bytes(_as_fp16(real))
     chance = random.Random(7)
     floats = array.array("f", (chance.gauss(0, 0.02) for _ in range(1 << 21))).tobytes()
-    sizes = {"base.safetensors": (192, 2), "encoder.bin": (200, 4)}
-    for name, (mib, item) in sizes.items():
-        (root / name).write_bytes(_tensor(floats, int(mib * scale) * MIB, item))
-    base = bytearray((root / "base.safetensors").read_bytes())
+    base = bytearray(_tensor(floats, int(192 * scale) * MIB, 2))
     edited = bytearray(base)
     edited[len(base) // 2 : len(base) // 2 + MIB] = os.urandom(MIB)
     changes: dict[str, tuple[bytes | None, bytes | None]] = {"base.safetensors": (bytes(base), bytes(edited))}
-    for name, mib, item in (("checkpoint.pt", 32, 2), ("optimizer.pt", 100, 4)):
-        size = int(mib * scale) * MIB
+    rewritten = {name: int(mib * scale) * MIB for name, mib in (("checkpoint.pt", 32), ("optimizer.pt", 128))}
+    for (name, size), item in zip(rewritten.items(), (2, 4), strict=True):
         changes[name] = (_tensor(floats, size, item), _tensor(floats, size, item))
-    return _at_version_1(Set("model", root, changes))
+    return _at_version_1(Set("model", root, changes, MIB + sum(rewritten.values())))
+
+
+def _real_weights() -> bytes:
+    """The tensors of all-MiniLM-L6-v2 (Apache 2.0), fp32. Raises FileNotFoundError without `make peers`."""
+    with zipfile.ZipFile(WEIGHTS) as model:
+        content = model.read("model.safetensors")
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+def _as_bf16(floats: bytes) -> bytes:
+    short = bytearray(len(floats) // 2)
+    short[0::2], short[1::2] = floats[2::4], floats[3::4]
+    return bytes(short)
+
+
+def _as_fp16(floats: bytes) -> bytes:
+    pieces = (array.array("f", floats[at : at + MIB]) for at in range(0, len(floats), MIB))
+    return b"".join(struct.pack(f"<{len(piece)}e", *piece) for piece in pieces)
 
 
 def _tensor(floats: bytes, size: int, item_bytes: int) -> bytes:
     """Exponents of a Gaussian, mantissas that never repeat."""
     if item_bytes == 2:
-        short = bytearray(len(floats) // 2)
-        short[0::2], short[1::2] = floats[2::4], floats[3::4]
-        floats = bytes(short)
+        floats = _as_bf16(floats)
     shift = random.Random(size).randrange(0, len(floats), item_bytes)
     content = bytearray((floats[shift:] + floats[:shift]) * (size // len(floats) + 1))[:size]
     content[0::item_bytes] = os.urandom(len(content[0::item_bytes]))
@@ -93,30 +107,27 @@ def _code(root: Path, scale: float) -> Set:
                 files += sum(len(names) for _, _, names in os.walk(target))
         round += 1
     edited = sorted(root.rglob("*.py"))[:: max(1, wanted // 60)][:40]
+    line = b"\n# edited\n"
     changes: dict[str, tuple[bytes | None, bytes | None]] = {
-        str(path.relative_to(root)): (path.read_bytes(), path.read_bytes() + b"\n# edited\n") for path in edited
+        str(path.relative_to(root)): (path.read_bytes(), path.read_bytes() + line) for path in edited
     }
-    return _at_version_1(Set("code", root, changes))
+    return _at_version_1(Set("code", root, changes, len(line) * len(edited)))
 
 
 def _data(root: Path, scale: float) -> Set:
     """Random bytes, as pictures and tables are to a compressor; a kilobyte is inserted into a table."""
     (root / "images").mkdir(parents=True)
     for number in range(int(800 * scale)):
-        (root / f"images/{number:05}.jpg").write_bytes(os.urandom(160_000))
-    table = os.urandom(int(60 * scale) * MIB)
+        (root / f"images/{number:05}.jpg").write_bytes(os.urandom(IMAGE_BYTES))
+    table, inserted = os.urandom(int(60 * scale) * MIB), os.urandom(1000)
     middle = len(table) // 2
     changes: dict[str, tuple[bytes | None, bytes | None]] = {
-        f"images/new{number}.jpg": (None, os.urandom(160_000)) for number in range(20)
+        f"images/new{number}.jpg": (None, os.urandom(IMAGE_BYTES)) for number in range(NEW_IMAGES)
     }
-    changes["table.parquet"] = (table, table[:middle] + os.urandom(1000) + table[middle:])
-    return _at_version_1(Set("data", root, changes))
+    changes["table.parquet"] = (table, table[:middle] + inserted + table[middle:])
+    return _at_version_1(Set("data", root, changes, NEW_IMAGES * IMAGE_BYTES + len(inserted)))
 
 
 def _at_version_1(made: Set) -> Set:
     made.become(1)
     return made
-
-
-def _blocks(content: bytes | None) -> list[bytes]:
-    return [content[at : at + MIB] for at in range(0, len(content or b""), MIB)] if content else []

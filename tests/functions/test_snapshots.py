@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from common.cli import session
 from common.cli.snapshots import snapshots
 from common.domain.account import Role
+from common.snapshots import repack
 from common.views import snapshots as view
 from tests.functions.conftest import Api, key_for
 from tests.functions.test_cli import signed_in
@@ -60,6 +63,26 @@ def test_a_snapshot_that_misses_an_object_is_not_whole(signed_in: World) -> None
     said = asked("verify", id, newer, code=session.CONFLICT)
 
     assert "is not in the store" in said
+
+
+def test_what_is_kept_in_vain_is_sent_anew_by_the_next_one(
+    signed_in: World, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(repack, "WASTE_BYTES", 1 << 19)
+    id = running(signed_in)
+    for number in range(5):
+        (signed_in.workspace(id) / f"{number}").write_bytes(os.urandom(200_000))
+    signed_in.until(lambda: len(view.listed(signed_in.app, ACCOUNT, id)) == 1, within_s=3600)
+    for number in range(4):
+        (signed_in.workspace(id) / f"{number}").unlink()
+
+    signed_in.until(lambda: len(view.listed(signed_in.app, ACCOUNT, id)) == 3, within_s=7200)
+
+    newest, thin, first = asked("list", id)["items"]
+    assert [row["wasted_bytes"] for row in (newest, first)] == [0, 0]
+    assert 700_000 < thin["wasted_bytes"] < 900_000
+    assert (thin["stored_bytes"] < 10_000) and 200_000 < newest["stored_bytes"] < 250_000
+    assert asked("verify", id, first["id"])["files"] == 5
 
 
 def test_another_tenants_and_unknown_snapshots_are_not_found(signed_in: World) -> None:

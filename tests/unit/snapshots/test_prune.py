@@ -50,12 +50,13 @@ class History:
         self.taken: dict[str, datetime] = {}
 
     def begin(self) -> None:
-        """From the newest manifest of now, some of whose packs it will use again."""
+        """From the newest manifest of now, some of whose packs it will use again: none when it repacks."""
         newest = max(self.taken, key=lambda key: self.taken[key], default=None)
         base = sorted(unseal(self.bucket.get(newest), newest, KEY).packs) if newest else []
         own = f"{self.chance.getrandbits(256):064x}"
         self.bucket.put(pack_key(PREFIX, own), b"x")
-        packs = {own, *(pack for pack in base if self.chance.random() < 0.7)}
+        used = self.chance.choice([0.7, 0.7, 0.0])
+        packs = {own, *(pack for pack in base if self.chance.random() < used)}
         self.seq += 1
         self.running.append((self.now, packs, self.seq))
 

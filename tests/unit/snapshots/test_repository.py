@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infra.demo.s3_server import S3Server
+from infra.demo.s3_vendors import Holder, vendor_s3
 from tests.snapshots_fixtures import Box, tree
 
 URL = "s3://dumont/repositories/one"
@@ -48,6 +50,26 @@ def test_a_directory_goes_into_a_bucket_and_comes_back(box: Box) -> None:
     assert (newest["snapshot"], older["snapshot"]) == (second["snapshot"], first["snapshot"])
     assert host(box, "verify", URL)["bytes_read"] > 0
     assert host(box, "verify", URL, "--quick")["bytes_read"] == 0
+
+
+def test_a_new_repository_s_key_is_in_the_store_before_its_first_manifest(box: Box, s3_on_loopback: S3Server) -> None:
+    (box.root / "a").write_bytes(b"a")
+    with vendor_s3("s3", s3_on_loopback) as store:
+        store.granted["limited"] = Holder(
+            "its secret", lambda action, key: action != "PutObject" or "/keys/" not in key
+        )
+        limited = {"AWS_ACCESS_KEY_ID": "limited", "AWS_SECRET_ACCESS_KEY": "its secret"}
+
+        assert (
+            host(box, "backup", box.root, URL, code=6, AWS_ENDPOINT_URL=store.url, **limited)["error"] == "object_store"
+        )
+        assert not list(box.objects.list("repositories/one/manifests/"))
+
+        host(box, "backup", box.root, URL, AWS_ENDPOINT_URL=store.url)
+    sent = [call.split("/")[2] for call in store.calls if call.startswith("PutObject repositories/one/")]
+    assert sent.index("keys", sent.index("keys") + 1) < sent.index("manifests")
+    host(box, "restore", URL, box.copy)
+    assert tree(box.copy) == tree(box.root)
 
 
 def test_it_refuses_by_name(box: Box) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from common.errors import SnapshotDamaged, SnapshotError
 from common.snapshots.scan import scan
-from common.snapshots.workers import Crew, Pipe, apart, crew, worth
+from common.snapshots.workers import Crew, Pipe, apart, crew, telling, worth
 
 
 def answers(pipe: Pipe) -> None:
@@ -72,6 +73,23 @@ def test_work_apart_gives_or_raises_what_came_of_it() -> None:
         result()
     with apart(lambda: scan(b"/nowhere")) as result, pytest.raises(SnapshotError, match="no directory"):
         result()
+
+
+def test_each_thing_that_is_told_is_had_when_it_is_there() -> None:
+    reader, writer = os.pipe()
+
+    def work() -> Iterator[object]:
+        yield "begun"
+        os.read(reader, 1)
+        yield 1 // 0
+
+    with telling(work) as told:
+        assert next(told) == "begun"  # nothing waits for the rest
+        os.write(writer, b"x")
+        with pytest.raises((SnapshotError, ZeroDivisionError)):
+            next(told)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_small_work_pays_for_one_worker_and_none_for_none() -> None:
