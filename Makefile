@@ -85,10 +85,10 @@ bench-snapshot: peers  ## the snapshot engine beside its peers; QUICK=1 for a sm
 torture-snapshot: setup  ## kills at random moments, and a flipped bit in every object: KILLS=n SEED=s
 	@$(BIN)/python -m tests.bench.torture_snapshots KILLS=$(KILLS) SEED=$(SEED)
 
-fuzz: setup  ## hostile bytes against every parser of a snapshot: MINUTES=n; Atheris where there is a wheel of it
+fuzz: setup  ## hostile bytes against every parser of a snapshot: MINUTES=n [ONLY=atheris]; Atheris where there is a wheel of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: --require-hashes \
 	  -r infra/requirements/fuzz.txt || echo "no wheel of Atheris for this Python: Hypothesis alone" >&2
-	@$(BIN)/python -m tests.bench.fuzz_snapshots MINUTES=$(MINUTES) SEED=$(SEED)
+	@$(BIN)/python -m tests.bench.fuzz_snapshots MINUTES=$(MINUTES) SEED=$(SEED) $(if $(ONLY),ONLY=$(ONLY))
 
 bench-cost: setup  ## what a host and an idle deployment cost a month
 	@$(BIN)/python -m tests.bench.bench_cost

@@ -1,8 +1,8 @@
 """Hostile bytes against every parser of a snapshot: manifests of both formats, packs, and the frames of each codec.
 
-Run: python -m tests.bench.fuzz_snapshots [MINUTES=10] [SEED=1] [CORPUS=directory]. Every parser gets the same share of
-the time: Hypothesis edits what an honest engine wrote and shrinks what it finds; then, where it is installed, Atheris
-searches by coverage from the same beginnings. A parser may refuse with its own error and nothing else, and has
+Run: python -m tests.bench.fuzz_snapshots [MINUTES=10] [SEED=1] [CORPUS=directory] [ONLY=hypothesis|atheris]. Every
+parser gets the same share of the time: Hypothesis edits what an honest engine wrote and shrinks what it finds; then,
+where it is installed, Atheris searches by coverage from the same beginnings. A parser may refuse with its own error and nothing else, and has
 MEMORY_BYTES for it. The last line is JSON; the exit code is 1 when anything else came out.
 """
 
@@ -42,15 +42,16 @@ def main(words: Sequence[str]) -> int:
         _search(name, [word for word in words if word.startswith("-")] + [told["CORPUS"]])
         return 0
     minutes, first_seed = float(told.get("MINUTES", "10")), int(told.get("SEED", "1"))
-    has_atheris = importlib.util.find_spec("atheris") is not None
-    names = sorted(_parsers())
-    share_s = minutes * 60 / len(names) / (2 if has_atheris else 1)
+    only, names = told.get("ONLY"), sorted(_parsers())
+    has_atheris = importlib.util.find_spec("atheris") is not None and only != "hypothesis"
+    has_hypothesis = only != "atheris"
+    share_s = minutes * 60 / len(names) / (has_atheris + has_hypothesis)
     tried: dict[str, int] = {}
     found: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Path(told.get("CORPUS", scratch))
         for name in names:
-            tried[name] = by_hypothesis(_parsers()[name], share_s, first_seed, found)
+            tried[name] = by_hypothesis(_parsers()[name], share_s, first_seed, found) if has_hypothesis else 0
             if has_atheris:
                 tried[name] += _by_atheris(name, share_s, first_seed, corpus, found)
             say(f"{name}: {tried[name]} inputs, {len(found)} bad so far")
