@@ -2,8 +2,8 @@
 
 Run: python -m tests.bench.fuzz_snapshots [MINUTES=10] [SEED=1] [CORPUS=directory] [ONLY=hypothesis|atheris]. Every
 parser gets the same share of the time: Hypothesis edits what an honest engine wrote and shrinks what it finds; then,
-where it is installed, Atheris searches by coverage from the same beginnings. A parser may refuse with its own error and nothing else, and has
-MEMORY_BYTES for it. The last line is JSON; the exit code is 1 when anything else came out.
+where it is installed, Atheris searches by coverage from the same beginnings. A parser may refuse with its own error and
+nothing else, and has MEMORY_BYTES for it. The last line is JSON; the exit code is 1 when anything else came out.
 """
 
 from __future__ import annotations
