@@ -12,6 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from common.errors import ObjectMissing, SnapshotDamaged
+from common.snapshots.ahead import Ahead
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Extent, Manifest, pack_key
 from common.snapshots.pack import PackReader
@@ -28,6 +29,8 @@ MEMORY_DISK = Path("/dev/shm")
 PARTS_OPEN = 64
 SMALL_COMING = 6
 """Packs of small files under way: enough for a line that is far away, few enough that the first comes soon."""
+LOOKS_S = 0.05
+"""At least so often it is looked at who waits for what."""
 TELLS_AT_FILES = 100
 """A worker says what it has written of a pack when there are so many files, and does not wait for its end."""
 
@@ -62,6 +65,7 @@ class Fetching:
         root: Path,
         tree: Tree,
         line: Line,
+        endpoint: Endpoint,
         instance_key: bytes,
         progress: Progress,
         wanted: Callable[[], Iterable[bytes]],
@@ -76,6 +80,7 @@ class Fetching:
         self._keys = keys_of(instance_key)
         self._progress = progress
         self._wanted = wanted
+        self._ahead = Ahead(manifest, plan, tree, self._keys, endpoint)
         self._packs_wanted: dict[bytes, set[str]] = {}
         """Of each path that somebody waits for."""
         self._rank = {name: place for place, name in enumerate(plan.packs)}
@@ -95,26 +100,34 @@ class Fetching:
 
     def prove(self) -> None:
         """Fetches all that `run` will and writes nothing of it. Raises `SnapshotDamaged` like `run`."""
-        self._draw(self._prove, "verify", dict)
+        self._draw(self._prove, "verify", dict, lambda: None)
 
     def run(self, prepare: Callable[[], dict[bytes, Stamp]]) -> dict[bytes, Stamp]:
         """The stamps of what was written. Raises `SnapshotDamaged` with the first chunk that is not as promised.
 
         `prepare` makes the tree ready for what comes, while the first packs are under way.
         """
-        self._draw(self._write, "download", prepare)
+        with closing(self._ahead):
+            self._draw(self._write, "download", prepare, self._bring_ahead)
         return self._stamps
 
-    def _draw(self, work: Callable[[Pipe], None], what: str, prepare: Callable[[], dict[bytes, Stamp]]) -> None:
+    def _draw(
+        self,
+        work: Callable[[Pipe], None],
+        what: str,
+        prepare: Callable[[], dict[bytes, Stamp]],
+        bring_ahead: Callable[[], None],
+    ) -> None:
         self._queue, self._done, self._what = list(self._plan.packs), 0, what
         self._order()
         with crew(worth(self._total, len(self._plan.packs)), work) as workers:
             self._stamps.update(prepare())  # while the first packs are under way, and the workers start
             try:
                 while self._queue or self._coming or self._here or workers.busy:
+                    bring_ahead()
                     self._order()
                     self._hand_out(workers)
-                    for worker, said in workers.messages(self._move.fileno(), STALL_S):
+                    for worker, said in workers.messages(self._move.fileno(), STALL_S, tick_s=LOOKS_S):
                         self._take_in(workers, worker, said)
                     arrived = set(self._move.heard())
                     self._coming -= arrived
@@ -122,6 +135,11 @@ class Fetching:
             except ObjectMissing as error:
                 pack = next(name for name in self._plan.packs if name in str(error))
                 raise SnapshotDamaged(f"pack {pack} is not in the store", self._plan.chunks[pack][0]) from None
+
+    def _bring_ahead(self) -> None:
+        for number, stamp in self._ahead.bring(self._wanted(), self._stamps, self._in_work.values()):
+            file = self._plan.files[number]
+            self._note(_bytes(file.extents), [(file.entry.path, stamp)])
 
     def _order(self) -> None:
         """Asks for the next packs; what somebody waits for goes before the rest, and has the line for itself.
@@ -166,27 +184,38 @@ class Fetching:
                 name = min(self._here, key=lambda name: (name not in urgent, self._rank[name]))
                 self._here.remove(name)
                 self._in_work[worker] = name
-                workers.give(worker, name)
+                workers.give(worker, (name, self._there_of(name)))
+
+    def _there_of(self, pack: str) -> set[int]:
+        """The files that it holds and that somebody has already."""
+        if not self._ahead.written:
+            return set()
+        numbers = (number for chunk in self._plan.chunks[pack] for number, _ in self._plan.targets[chunk])
+        return self._ahead.written.intersection(numbers)
 
     def _take_in(self, workers: Crew, worker: int, said: Said) -> None:
         size, (whole, grown), is_all = said
         if is_all:
             workers.idle.add(worker)
             (self._stage / self._in_work.pop(worker)).unlink()
-        self._stamps.update(whole)
-        self._counts.files = len(self._stamps)
         for number, extents in grown:
             self._left[number] -= extents
             if not self._left[number]:
                 entry = self._plan.files[number].entry
                 self._stamps[entry.path] = self._tree.finish_part(entry)
+        self._note(size, whole)
+
+    def _note(self, size: int, whole: list[tuple[bytes, Stamp]]) -> None:
+        self._stamps.update(whole)
+        self._counts.files = len(self._stamps)
         self._done += size
         self._progress(self._done, self._total, self._what)
 
     def _prove(self, pipe: Pipe) -> None:
         """A worker: names of packs in, nothing written."""
         packs = self._reader()
-        while (name := pipe.recv()) is not None:
+        while (message := pipe.recv()) is not None:
+            name, _ = message
             for chunk in self._plan.chunks[name]:
                 packs.chunk(chunk)
             packs.close()
@@ -194,12 +223,12 @@ class Fetching:
             pipe.send((sum(_bytes(extents) for _, extents in targets), ([], []), True))
 
     def _write(self, pipe: Pipe) -> None:
-        """A worker: names of packs in, what was written out."""
+        """A worker: names of packs in, with the files of each that are there already; what was written out."""
         os.umask(0)  # files are made with their modes
         packs = self._reader()
         with opened(bytes(self._root)) as tree, closing(_Writer(self._plan, tree, packs)) as writer:
-            while (name := pipe.recv()) is not None:
-                for said in writer.pack(name):
+            while (message := pipe.recv()) is not None:
+                for said in writer.pack(*message):
                     pipe.send(said)
 
     def _reader(self) -> PackReader:
@@ -215,8 +244,9 @@ class _Writer:
         self._packs = packs
         self._parts: dict[int, int] = {}
 
-    def pack(self, name: str) -> Iterator[Said]:
-        """What was written: raises `SnapshotDamaged` before anything of a bad chunk is written."""
+    def pack(self, name: str, there: set[int]) -> Iterator[Said]:
+        """What was written, without the files that are `there`: raises `SnapshotDamaged` before anything of a bad chunk
+        is written."""
         whole: list[tuple[bytes, Stamp]] = []
         grown: list[tuple[int, int]] = []
         size = 0
@@ -226,6 +256,8 @@ class _Writer:
                 size, whole, grown = 0, [], []
             plain = memoryview(self._packs.chunk(chunk))
             for number, extents in self._plan.targets[chunk]:
+                if number in there:
+                    continue
                 file = self._plan.files[number]
                 pieces = [(extent.at, plain[extent.start : extent.start + extent.length]) for extent in extents]
                 if file.at_once:

@@ -275,8 +275,13 @@ def _by_chunk(file: FilePlan) -> Iterable[tuple[str, Sequence[Extent]]]:
 
 def packs_of(path: bytes, plan: Plan, manifest: Manifest) -> Iterable[str]:
     """What has to be fetched before that file, or all below that directory, is there."""
-    inside = join(path, b"")
-    wanted: Iterator[FilePlan] = (
-        file for file in plan.files if file.entry.path == path or file.entry.path.startswith(inside)
-    )
+    wanted = (plan.files[number] for number in files_of(path, plan))
     return {manifest.chunks[extent.chunk].pack for file in wanted for extent in file.extents}
+
+
+def files_of(path: bytes, plan: Plan) -> Iterator[int]:
+    """The number of that file, or of all below that directory."""
+    inside = join(path, b"")
+    for number, file in enumerate(plan.files):
+        if file.entry.path == path or file.entry.path.startswith(inside):
+            yield number

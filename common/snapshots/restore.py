@@ -150,7 +150,9 @@ def finish(
         if keeps_newer:
             plan.extra.clear()
         _require_room(plan, root, begun.line.stage)
-        fetching = Fetching(manifest, plan, root, tree, begun.line, instance_key, progress, wanted, counts or Counts())
+        fetching = Fetching(
+            manifest, plan, root, tree, begun.line, begun.endpoint, instance_key, progress, wanted, counts or Counts()
+        )  # fmt: skip
         if not plan.adds_only:
             fetching.prove()
         state.forget()

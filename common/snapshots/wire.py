@@ -32,6 +32,7 @@ PAUSE_S = 0.1
 """Before the second attempt; twice as long before each further one."""
 ANSWER_S = 60.0
 """The store says nothing for so long: that attempt failed."""
+PARTIAL = 206
 TRANSIENT = {429, 500, 502, 503, 504}
 SKEWED = "RequestTimeTooSkewed"
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -71,8 +72,9 @@ class Row(NamedTuple):
 class Wire:
     """One bucket, one request at a time."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, attempts: int = ATTEMPTS, answer_s: float = ANSWER_S) -> None:
         self._endpoint = endpoint
+        self._attempts, self._answer_s = attempts, answer_s
         parts = urlsplit(endpoint.url)
         self._is_https, self._host = parts.scheme == "https", parts.netloc
         self._address = (parts.hostname or "", parts.port or (443 if self._is_https else 80))
@@ -81,9 +83,13 @@ class Wire:
         self._skew_s = 0.0
         """What the store's clock is ahead of ours."""
 
-    def get(self, key: str) -> bytes:
-        """The whole object; raises `ObjectMissing`, else `ObjectStoreError`."""
-        return self._ask("GET", key)
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """The object, or `length` bytes of it; raises `ObjectMissing`, else `ObjectStoreError`."""
+        if length is None:
+            return self._ask("GET", key).content
+        answer = self._ask("GET", key, also={"range": f"bytes={start}-{start + length - 1}"})
+        # a store may give all where a part was asked for
+        return answer.content if answer.status == PARTIAL else answer.content[start : start + length]
 
     def put(self, key: str, content: bytes) -> None:
         self._ask("PUT", key, body=content)
@@ -92,7 +98,7 @@ class Wire:
         """Every object below the prefix, in key order; raises `ObjectStoreError`: what failed is never an absence."""
         query = {"list-type": "2", "prefix": prefix}
         while True:
-            rows, following = _listing(self._ask("GET", "", query))
+            rows, following = _listing(self._ask("GET", "", query).content)
             yield from rows
             if not following:
                 return
@@ -103,20 +109,28 @@ class Wire:
             self._socket.close()
         self._socket = None
 
-    def _ask(self, method: str, key: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
+    def _ask(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        also: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`also` = headers besides those of every request."""
         what = f"{method} {key or (query or {}).get('prefix', '')}"
         wrong = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             if attempt:
                 time.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
-                answer = self._once(method, key, query or {}, body)
+                answer = self._once(method, key, query or {}, body, also or {})
             except OSError as error:
                 self.close()
                 wrong = str(error) or type(error).__name__
                 continue
-            if answer.status in (200, 204):
-                return answer.content
+            if answer.status in (200, 204, PARTIAL):
+                return answer
             code = _code_of(answer.content)
             wrong = f"status code: {answer.status} {code}"
             if code == SKEWED:
@@ -127,21 +141,24 @@ class Wire:
                 break
         raise ObjectStoreError(f"{what}: {wrong}")
 
-    def _once(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> Answer:
+    def _once(self, method: str, key: str, query: Mapping[str, str], body: bytes, also: Mapping[str, str]) -> Answer:
         """Raises OSError. A server may close a connection that rests: then the request is sent over a fresh one."""
         rested = self._socket is not None
         try:
-            return self._exchange(method, key, query, body)
+            return self._exchange(method, key, query, body, also)
         except (Broken, ConnectionError):
             self.close()
             if not rested:
                 raise
-        return self._exchange(method, key, query, body)
+        return self._exchange(method, key, query, body, also)
 
-    def _exchange(self, method: str, key: str, query: Mapping[str, str], body: bytes) -> Answer:
+    def _exchange(
+        self, method: str, key: str, query: Mapping[str, str], body: bytes, also: Mapping[str, str]
+    ) -> Answer:  # fmt: skip
         path = quote(f"{self._place}/{key}" if key else self._place, safe="/-_.~")
         words = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
         headers = signed(self._endpoint, method, self._host, path, words, body, time.time() + self._skew_s)
+        headers |= also  # what is not signed may be said all the same
         lines = [f"{method} {path}?{words} HTTP/1.1" if words else f"{method} {path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in {**headers, "content-length": str(len(body))}.items()]
         self._socket = self._socket or self._connected()
@@ -155,7 +172,7 @@ class Wire:
     def _connected(self) -> socket.socket:
         host, port = self._address
         name = host.encode() if host.isascii() else host  # as text it loads a codec of international names, 5 ms
-        plain = socket.create_connection((name, port), timeout=ANSWER_S)  # type: ignore[arg-type]
+        plain = socket.create_connection((name, port), timeout=self._answer_s)  # type: ignore[arg-type]
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _trust().wrap_socket(plain, server_hostname=self._address[0]) if self._is_https else plain
 

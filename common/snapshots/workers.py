@@ -73,6 +73,7 @@ class Crew:
     def __init__(self, pipes: list[Pipe]) -> None:
         self._pipes = pipes
         self.count = len(pipes)
+        self._quiet_s = 0.0
         self.idle = set(range(self.count))
 
     @property
@@ -90,14 +91,17 @@ class Crew:
         self.idle.remove(worker)
         self.send(worker, task)
 
-    def messages(self, other: int, timeout_s: float) -> Iterator[tuple[int, Any]]:
-        """Waits until a worker says something, or `other` (a descriptor) can be read; raises what a worker raised."""
+    def messages(self, other: int, timeout_s: float, *, tick_s: float | None = None) -> Iterator[tuple[int, Any]]:
+        """Waits until a worker says something, or `other` (a descriptor) can be read; raises what a worker raised, and
+        `SnapshotError` after `timeout_s` of silence. It waits no longer than `tick_s` at a time."""
         numbers = {pipe.fileno(): number for number, pipe in enumerate(self._pipes)}
         poll = select.poll()
         for fd in (*numbers, other):
             poll.register(fd, select.POLLIN)
-        heard = poll.poll(timeout_s * 1000)
-        if not heard:
+        waits_s = min(tick_s or timeout_s, timeout_s)
+        heard = poll.poll(waits_s * 1000)
+        self._quiet_s = 0.0 if heard else self._quiet_s + waits_s
+        if self._quiet_s >= timeout_s:
             raise SnapshotError(f"nothing was read and no object finished for {timeout_s:.0f} s")
         for fd, _ in heard:
             if fd != other:
