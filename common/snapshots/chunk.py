@@ -26,7 +26,14 @@ from common.snapshots.pack import PackWriter, chunk_id
 SMALL_FILE_BYTES = 256 << 10
 SOLID_CHUNK_BYTES = 1 << 20
 """Small files are put together until a chunk has grown so far."""
-CUT_MIN_BYTES, CUT_MEAN_BYTES, CUT_MAX_BYTES = 256 << 10, 1 << 20, MAX_CHUNK_BYTES
+Grain = tuple[int, int, int]
+"""(least, mean, most) bytes of the chunks of a large file."""
+COARSE: Grain = (256 << 10, 1 << 20, MAX_CHUNK_BYTES)
+FINE: Grain = (16 << 10, 64 << 10, 256 << 10)
+FINE_FROM_BYTES, FINE_BELOW_BYTES = 8 << 20, 64 << 20
+"""Files that are changed here and there (databases, tables, notebooks with their pictures) are mostly of this size: of
+a change a chunk or two are sent. Longer ones would make manifests long, shorter ones are best written in one go. A file
+that grows across such a border is sent anew, once."""
 WINDOW_BYTES = 8 << 20
 """Read at once of a large file: two chunks at least."""
 SUM_BYTES = 16
@@ -91,14 +98,18 @@ class ChunkWriter:
         return name
 
 
-def cut(fd: int, start: int, end: int, window: memoryview) -> Iterator[tuple[int, memoryview]]:
+def grain_of(file_bytes: int) -> Grain:
+    return FINE if FINE_FROM_BYTES <= file_bytes < FINE_BELOW_BYTES else COARSE
+
+
+def cut(fd: int, start: int, end: int, window: memoryview, grain: Grain) -> Iterator[tuple[int, memoryview]]:
     """(offset, bytes) of each chunk of a file's range, through `window`; ends early where the file ends early."""
-    at, held = start, 0
+    at, held, cutter = start, 0, _cutter(grain)
     while at < end:
         got = os.preadv(fd, [window[held : min(len(window), end - at)]], at + held)
         held += got
         is_last = got == 0 or at + held >= end
-        pieces = [(piece.offset, piece.length) for piece in _cutter().cut_buf(window[:held])] if held else []
+        pieces = [(piece.offset, piece.length) for piece in cutter.cut_buf(window[:held])] if held else []
         for offset, length in pieces if is_last else pieces[:-1]:
             yield at + offset, window[offset : offset + length]
         if is_last:
@@ -118,12 +129,13 @@ def bytes_sum(content: Plain) -> str:
 
 
 @cache
-def _cutter() -> Any:
+def _cutter(grain: Grain) -> Any:
     with _types_by("typing_extensions", typing):
         # not from the package itself, which without its compiled half goes on in Python at 7 MB/s instead of 3,400
         from pyfastcdc.cy import FastCDC
 
-    return FastCDC(avg_size=CUT_MEAN_BYTES, min_size=CUT_MIN_BYTES, max_size=CUT_MAX_BYTES)
+    least, mean, most = grain
+    return FastCDC(avg_size=mean, min_size=least, max_size=most)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.snapshots.chunk import CUT_MEAN_BYTES, SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum
+from common.snapshots.chunk import SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum, grain_of
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
 from common.snapshots.pack import FIRST_PACK_BYTES, PACK_BYTES, PackWriter, Row
@@ -132,7 +132,10 @@ def store(
     tasks = _tasks(tree.root, tree.found, unread)
     size = sum(task.bytes for task in tasks)
     keys, known = keys_of(instance_key), previous.chunks if previous else {}
-    claims = Claims(len(unread) + size // CUT_MEAN_BYTES)
+    chunks = sum(
+        task.bytes // grain_of(tree.found[task.number].stamp[0])[1] for task in tasks if isinstance(task, Piece)
+    )
+    claims = Claims(len(unread) + chunks)
     full_at = PACK_BYTES if previous else min(PACK_BYTES, max(FIRST_PACK_BYTES, size // SLOTS))
 
     def work(pipe: Pipe) -> None:

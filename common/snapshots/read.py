@@ -21,6 +21,7 @@ from common.snapshots.chunk import (
     bytes_sum,
     content_sum,
     cut,
+    grain_of,
 )
 from common.snapshots.limits import MAX_XATTR_BYTES, MAX_XATTRS
 from common.snapshots.manifest import printable
@@ -181,7 +182,7 @@ class FileReader:
         places: list[Place] = []
         try:
             for start, end in segments:
-                for at, piece in cut(fd, start, end, self._window):
+                for at, piece in cut(fd, start, end, self._window, grain_of(found.stamp[0])):
                     places.append((at, self._chunks.add(piece), 0, len(piece)))
                     if content:
                         content.update(piece)

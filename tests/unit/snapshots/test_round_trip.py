@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from common.errors import SnapshotError
 from common.snapshots import fetching, packing, stage, workers
+from common.snapshots.chunk import COARSE, FINE, FINE_BELOW_BYTES, Grain
 from tests.snapshots_fixtures import Box, tree
 
 ZOO = [
@@ -111,8 +112,9 @@ def test_holes_stay_holes(box: Box) -> None:
     assert taken.new_bytes < 1 << 20
 
 
-def test_an_edit_of_a_large_file_costs_a_chunk_or_two(box: Box) -> None:
-    (box.root / "model").write_bytes(os.urandom(20 << 20))
+@pytest.mark.parametrize(("size", "grain"), [(20 << 20, FINE), (FINE_BELOW_BYTES, COARSE)])
+def test_an_edit_of_a_large_file_costs_a_chunk_or_two(box: Box, size: int, grain: Grain) -> None:
+    (box.root / "model").write_bytes(os.urandom(size))
     first = box.take()
     with (box.root / "model").open("r+b") as file:
         file.seek(9 << 20)
@@ -121,12 +123,13 @@ def test_an_edit_of_a_large_file_costs_a_chunk_or_two(box: Box) -> None:
     second = box.take(2, first.manifest)
     box.restore(second.manifest_key)
 
-    assert 0 < second.new_bytes <= 8 << 20
+    assert 0 < second.new_bytes <= 2 * grain[2]
     assert tree(box.copy) == tree(box.root)
 
 
-def test_bytes_inserted_into_a_large_file_cost_a_chunk_or_two(box: Box) -> None:
-    content = os.urandom(20 << 20)
+@pytest.mark.parametrize(("size", "grain"), [(20 << 20, FINE), (FINE_BELOW_BYTES, COARSE)])
+def test_bytes_inserted_into_a_large_file_cost_a_chunk_or_two(box: Box, size: int, grain: Grain) -> None:
+    content = os.urandom(size)
     (box.root / "table").write_bytes(content)
     first = box.take()
     (box.root / "table").write_bytes(content[: 9 << 20] + b"inserted" * 100 + content[9 << 20 :])
@@ -134,7 +137,7 @@ def test_bytes_inserted_into_a_large_file_cost_a_chunk_or_two(box: Box) -> None:
     second = box.take(2, first.manifest)
     box.restore(second.manifest_key)
 
-    assert 0 < second.new_bytes <= 8 << 20
+    assert 0 < second.new_bytes <= 3 * grain[2]
     assert tree(box.copy) == tree(box.root)
 
 
