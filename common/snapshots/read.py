@@ -32,6 +32,7 @@ READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 """The name was removed, or something that is no file took its place."""
 
+SUM_OF_NOTHING = bytes_sum(b"")
 Place = tuple[int, str, int, int]
 """(offset in the file, chunk, offset in the chunk, length)"""
 Xattrs = tuple[tuple[str, bytes], ...]
@@ -216,10 +217,11 @@ class _Solid:
 
     def take(self, number: int, content: bytes, xattrs: Xattrs) -> None:
         """A file without holes; one whose content is there already adds nothing."""
-        sum = bytes_sum(content)
         if not content:
-            self.done.append(Read(number, sum, (), xattrs))
-        elif self._chunks.has_file(sum):
+            self.done.append(Read(number, SUM_OF_NOTHING, (), xattrs))
+            return
+        sum = bytes_sum(content)
+        if self._chunks.has_file(sum):
             self.done.append(Read(number, sum, None, xattrs))
         else:
             self.add(number, sum, [(0, content)], xattrs)

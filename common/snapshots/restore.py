@@ -37,6 +37,7 @@ from common.snapshots.wire import Wire
 SPARE_BYTES = 64 << 20
 """Left free on each disk."""
 SPARE_INODES = 1000
+UNKNOWN: Stamp = (0, 0, 0, 0)
 
 Wanted = Callable[[], Iterable[bytes]]
 """Paths that somebody waits for, asked for whenever the next pack is chosen."""
@@ -232,8 +233,11 @@ def _remember(state: State, manifest: Manifest, tree: Tree, plan: Plan, stamps: 
     clock_ns = state.file_clock_ns()
     linked = {entry.target for entry in plan.hardlinks}
     known = {path: stamp for path, stamp in stamps.items() if path not in linked}
-    files = [entry.path for entry in manifest.entries if entry.kind == "file" and not entry.torn]
-    state.remember(manifest, {path: known.get(path) or tree.stamp(path) for path in files}, clock_ns)
+    rows = [
+        known.get(entry.path) or tree.stamp(entry.path) if entry.kind == "file" and not entry.torn else UNKNOWN
+        for entry in manifest.entries
+    ]
+    state.remember(manifest, [row[2] for row in rows], [row[3] for row in rows], clock_ns)
 
 
 def _require_room(plan: Plan, root: Path, stage: Path) -> None:

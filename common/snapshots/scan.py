@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -58,7 +58,7 @@ new_found = partial(tuple.__new__, Found)
 @dataclass
 class Scan:
     root: bytes = b""
-    found: list[Found] = field(default_factory=list)
+    found: Sequence[Found] = ()
     """A directory stands before what it holds."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(name, kind) of what no snapshot holds: FIFOs, sockets, devices."""
@@ -72,37 +72,47 @@ def scan(root: bytes, excludes: Excludes = NOTHING) -> Scan:
     walk = Walk(root, excludes)
     for _ in walk.below(b""):
         continue
-    return whole(root, walk.found, [walk.rest()])
+    skipped, excluded, names = walk.rest()
+    return Scan(root, shared([names]).told(walk.found), sorted(skipped), sorted(excluded))
 
 
-Rest = tuple[list[tuple[str, str]], list[bytes], "Names"]
-"""What a walk met besides what it found: skipped, excluded, names."""
 Names = dict[tuple[int, int], tuple[int, list[bytes]]]
 """Of each file with several, by device and inode: in whose turn it was met first, and its names, that one first."""
 
 
-def whole(root: bytes, found: list[Found], rests: Sequence[Rest]) -> Scan:
-    """What walks of the parts of a tree came to. `found` has a file once for each walk that met one of its names."""
-    names: dict[tuple[int, int], list[tuple[int, list[bytes]]]] = {}
-    for _, _, met in rests:
-        for inode, first_and_names in met.items():
-            names.setdefault(inode, []).append(first_and_names)
-    others: dict[bytes, list[bytes]] = {}
-    again: set[bytes] = set()
-    for mets in names.values():
+class Shared(NamedTuple):
+    """Files with several names."""
+
+    others: dict[bytes, tuple[bytes, ...]]
+    """Of the name that each was met by first of all."""
+    again: set[bytes]
+    """Names by which another walk met one of them first."""
+
+    def told(self, found: list[Found]) -> list[Found]:
+        """Each file once, with its further names."""
+        if not self.others:
+            return found
+        return [
+            each._replace(others=self.others.get(each.path, ())) for each in found if each.path not in self.again
+        ]  # fmt: skip
+
+
+def shared(met: Iterable[Names]) -> Shared:
+    """What several walks met, each of parts of one tree: whoever walked what, the same comes of it."""
+    by_inode: dict[tuple[int, int], list[tuple[int, list[bytes]]]] = {}
+    for names in met:
+        for inode, first_and_names in names.items():
+            by_inode.setdefault(inode, []).append(first_and_names)
+    found = Shared({}, set())
+    for mets in by_inode.values():
         (_, (leader, *more)), *later = sorted(mets)
-        again |= {paths[0] for _, paths in later}
-        if more := sorted([*more, *(path for _, paths in later for path in paths)]):
-            others[leader] = more
-    if others:
-        found = [_with_names(each, others) for each in found if each.path not in again]
-    skipped = [each for more, _, _ in rests for each in more]
-    excluded = [each for _, more, _ in rests for each in more]
-    return Scan(root, found, sorted(skipped), sorted(excluded))
+        found.again.update(paths[0] for _, paths in later)
+        if others := sorted([*more, *(path for _, paths in later for path in paths)]):
+            found.others[leader] = tuple(others)
+    return found
 
 
-def _with_names(found: Found, others: dict[bytes, list[bytes]]) -> Found:
-    return found._replace(others=tuple(others[found.path])) if found.path in others else found
+Rest = tuple[list[tuple[str, str]], list[bytes], Names]
 
 
 class Walk:
@@ -143,6 +153,7 @@ class Walk:
             os.close(fd)
 
     def rest(self) -> Rest:
+        """What it met besides what it found."""
         return self._skipped, self._excluded, self._names
 
     def _take_in(self, fd: int, directory: bytes) -> list[bytes]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from common.errors import SnapshotError
 from common.snapshots.manifest import Manifest
-from common.snapshots.scan import Stamp
 
 TICK_NS = 50_000_000
 """Longest step of a kernel's file clock (and then some): a file changed twice within it can keep its ctime."""
@@ -38,17 +37,16 @@ class State:
         probe.write_bytes(b"")
         return probe.stat().st_ctime_ns
 
-    def remember(self, manifest: Manifest, stamps: dict[bytes, Stamp], clock_ns: int) -> None:
+    def remember(self, manifest: Manifest, times_ns: Sequence[int], inodes: Sequence[int], clock_ns: int) -> None:
         """The files that were as the manifest has them when the clock stood there; those changed just before are not.
 
-        Two columns, ctime and inode, in the manifest's order; 0 = not known. The rest of a stamp is the manifest's.
+        ctime and inode in the manifest's order; 0 = not known. The rest of a stamp is the manifest's.
         """
-        unknown, latest_ns = (0, 0, 0, 0), clock_ns - TICK_NS
-        rows = [stamps.get(entry[0], unknown) for entry in manifest.entries]
-        times = array("q", [row[2] if row[2] < latest_ns else 0 for row in rows])
-        inodes = array("Q", [row[3] if row[2] < latest_ns else 0 for row in rows])
+        latest_ns = clock_ns - TICK_NS
+        times = array("q", (at if at < latest_ns else 0 for at in times_ns))
+        known = array("Q", (inode if at < latest_ns else 0 for at, inode in zip(times_ns, inodes, strict=True)))
         head = SEEN + manifest.key.encode() + b"\n"
-        self._write("seen", head + times.tobytes() + inodes.tobytes())
+        self._write("seen", head + times.tobytes() + known.tobytes())
 
     def seen(self, manifest: Manifest) -> tuple[Sequence[int], Sequence[int]]:
         """(ctime_ns, inode) of each entry, as two columns: of files known to be as the manifest has them, else 0."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 
 from common.domain.version import Version
@@ -21,7 +21,7 @@ from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.repack import waste_of, without
-from common.snapshots.scan import Excludes, Found, Scan, Stamp
+from common.snapshots.scan import Excludes, Found, Scan
 from common.snapshots.seal import seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
@@ -172,13 +172,16 @@ def finish(
     ) as packed:
         for read in packed.reads:
             entries.add(read)
-        manifest = _manifest(prefix, version(), taken_at, entries.all(), packed, previous)
+        rows = sorted(entries.all())
+        seen = entries.seen([number for _, number, _ in rows])
+        manifest = _manifest(prefix, version(), taken_at, tuple(entry for _, _, entry in rows), packed, previous)
+        del rows
         manifest, sealed = seal(manifest, instance_key)
         if clock() - started > max_seconds:
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
     state.keep_last(sealed)
-    state.remember(manifest, entries.stamps, begun.clock_ns)
+    state.remember(manifest, *seen, begun.clock_ns)
     sent = tuple(Sent(pack_key(prefix, name), pack.size, pack.md5) for name, pack in packed.packs.items())
     return Taken(
         manifest=manifest,
@@ -203,25 +206,25 @@ class _Entries:
     """Entries of all names: from the snapshot before where a file is untouched, else from its reading."""
 
     def __init__(self, tree: Scan, previous: Manifest | None, before: Before) -> None:
-        self.stamps: dict[bytes, Stamp] = {}
-        """Of the files that were read undisturbed."""
         self.vanished: list[str] = []
         self.unread: list[int] = []
         """Places in the walk of the files that have to be read."""
         self.sums: dict[str, tuple[Extent, ...]] = {}
         """Where the bytes of each small file's content are, by its sum."""
         self._tree = tree
-        self._files: dict[int, Entry] = {}
+        self._files: list[Entry | None] = [None] * len(tree.found)
+        self._times_ns, self._inodes = (array(code, bytes(8 * len(tree.found) + 8)) for code in "qQ")
+        """Of each file that was read undisturbed; else 0, and 0 in the end."""
         self._twins: list[Read] = []
         """Readings of contents that another small file has."""
         for number, found in enumerate(tree.found):
             if found.kind != "file":
                 continue
-            path, marks = found.path, found.stamp
-            entry, ctime_ns, inode = before.get(path, NEVER)
+            marks = found.stamp
+            entry, ctime_ns, inode = before.get(found.path, NEVER)
             if entry and inode and marks == (entry.size, entry.mtime_ns, ctime_ns, inode) and entry.kind == "file":
                 self._files[number] = entry if entry.uid == found.uid else _as_found(entry, found)
-                self.stamps[path] = marks
+                self._times_ns[number], self._inodes[number] = ctime_ns, inode
             else:
                 self.unread.append(number)
         if self.unread and previous:
@@ -249,25 +252,34 @@ class _Entries:
             found.path, "file", mode, mtime_ns, size, read.sum, extents, b"", torn, found.uid, found.gid, read.xattrs
         )
         if stamp:
-            self.stamps[found.path] = stamp
+            _, _, self._times_ns[read.number], self._inodes[read.number] = stamp
 
-    def all(self) -> Iterator[Entry]:
-        """When every reading was added: whoever took a content on has said by then where it is."""
+    def all(self) -> Iterator[tuple[bytes, int, Entry]]:
+        """(path, number for `seen`, entry) of each name, when every reading was added: whoever took a content on has
+        said by then where it is."""
         for read in self._twins:
             self._settle(read, self._tree.found[read.number], self.sums[read.sum])
-        root = self._tree.root
+        root, nobody = self._tree.root, len(self._files)
         for number, found in enumerate(self._tree.found):
             if found.kind == "file":
-                if entry := self._files.get(number):
-                    yield entry
+                if entry := self._files[number]:
+                    yield found.path, number, entry
                     for path in found.others:
-                        yield Entry(path, "hardlink", target=found.path)
+                        yield path, nobody, Entry(path, "hardlink", target=found.path)
                 continue
             xattrs = read_xattrs(root + b"/" + found.path) if found.kind == "dir" else ()
-            yield Entry(
+            entry = Entry(
                 found.path, found.kind, found.mode, found.mtime_ns, target=found.target,
                 uid=found.uid, gid=found.gid, xattrs=xattrs,
             )  # fmt: skip
+            yield found.path, nobody, entry
+
+    def seen(self, numbers: Sequence[int]) -> tuple[array[int], array[int]]:
+        """ctime_ns and inode of each, 0 where they are not to be remembered."""
+        return (
+            array("q", map(self._times_ns.__getitem__, numbers)),
+            array("Q", map(self._inodes.__getitem__, numbers)),
+        )
 
 
 new_extent = partial(tuple.__new__, Extent)
@@ -295,18 +307,17 @@ def _manifest(
     prefix: str,
     version: Version,
     taken_at: datetime,
-    entries: Iterator[Entry],
+    entries: tuple[Entry, ...],
     packed: Packed,
     previous: Manifest | None,
 ) -> Manifest:
     """Holds only the chunks that a file refers to, and only the packs that hold one of them."""
-    rows = tuple(sorted(entries, key=itemgetter(0)))
-    used = dict.fromkeys(extent.chunk for entry in rows for extent in entry.extents)
+    used = dict.fromkeys(extent.chunk for entry in entries for extent in entry.extents)
     known: dict[str, Chunk] = previous.chunks if previous else {}
     chunks = {name: known.get(name) or packed.chunks[name] for name in used}
     packs: dict[str, Pack] = {**(previous.packs if previous else {}), **packed.packs}
     needed = dict.fromkeys(chunk.pack for chunk in chunks.values())
-    return Manifest(prefix, version, taken_at.isoformat(), rows, chunks, {name: packs[name] for name in needed})
+    return Manifest(prefix, version, taken_at.isoformat(), entries, chunks, {name: packs[name] for name in needed})
 
 
 @contextmanager

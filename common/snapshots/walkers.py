@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import marshal
 import os
+import struct
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from operator import itemgetter
-from typing import Any, BinaryIO
+from functools import lru_cache
+from itertools import accumulate, chain
+from typing import Any, BinaryIO, NamedTuple
 
-from common.snapshots.scan import Excludes, Found, Rest, Scan, Walk, new_found, whole
+from common.snapshots.scan import Excludes, Found, Rest, Scan, Shared, Walk, new_found, shared
 from common.snapshots.workers import MAX_WORKERS, Pipe, crew, most
 
 BATCH = 5000
@@ -21,6 +24,13 @@ PARTS_MIN, PARTS_MAX = 32, 1024
 """A tree is shared once so many directories wait to be looked into; the tickets of all parts fit into the smallest pipe
 that Linux makes, of one page."""
 TICKET_BYTES = 4
+MANY = 200_000
+"""A tree of more stays as its batches were left: as objects a million names take 560 MB, and each process that looks at
+them gets pages of its own."""
+HEAD = struct.Struct("=IQIQ")
+"""Of a batch: turn, order, count, bytes."""
+OPENED = 4
+"""Batches of such a tree that a process has as objects."""
 
 Parts = Sequence[Sequence[bytes]]
 
@@ -59,11 +69,14 @@ class Walkers:
 
     def result(self, rests: Sequence[Rest]) -> Scan:
         """In the engine."""
-        left = [batch for number in range(len(rests)) for batch in self._batches(number)]
-        found: list[Found] = []
-        for _, batch in sorted(left, key=itemgetter(0)):
-            found += map(new_found, batch)
-        return whole(self._root, found, rests)
+        batches = sorted(batch for number in range(len(rests)) for batch in self._batches(number))
+        several = shared(names for _, _, names in rests)
+        skipped = sorted(chain.from_iterable(more for more, _, _ in rests))
+        excluded = sorted(chain.from_iterable(more for _, more, _ in rests))
+        if sum(batch.names for batch in batches) > MANY:
+            return Scan(self._root, Packed([_with_names(batch, several) for batch in batches]), skipped, excluded)
+        found = list(chain.from_iterable(map(_opened, batches)))
+        return Scan(self._root, several.told(found), skipped, excluded)
 
     def close(self) -> None:
         for file in self._files:
@@ -82,21 +95,64 @@ class Walkers:
     def _opened(self, number: int) -> BinaryIO:
         return open(self._files[number], "ab", closefd=False)
 
-    def _batches(self, number: int) -> Iterator[tuple[int, list[Any]]]:
-        """(turn, rows) in the order in which that process left them."""
+    def _batches(self, number: int) -> Iterator[Batch]:
         with open(self._files[number], "rb", closefd=False) as file:
             file.seek(0)
-            while size := int.from_bytes(file.read(8), "little"):
-                yield marshal.loads(file.read(size))
+            while head := file.read(HEAD.size):
+                turn, order, count, size = HEAD.unpack(head)
+                yield Batch(turn, order, count, file.read(size))
         os.ftruncate(self._files[number], 0)
 
 
-def _leave(file: BinaryIO, walk: Walk, *, at_least: int = 1) -> None:
+class Batch(NamedTuple):
+    """Batches are in order when what they hold is."""
+
+    turn: int
+    order: int
+    """Among those of its turn."""
+    names: int
+    content: bytes
     """By `marshal`, which costs a tenth of pickling: it is for the other half of the same program alone."""
+
+
+class Packed(Sequence[Found]):
+    """What was found, a batch of it at a time as objects."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+        self._ends = list(accumulate(batch.names for batch in batches))
+        self._opened = lru_cache(OPENED)(lambda number: _opened(batches[number]))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: Any) -> Any:
+        """One; slices are nobody's need."""
+        number = bisect_right(self._ends, place)
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self._opened(number)[place - self._ends[number]]
+
+    def __iter__(self) -> Iterator[Found]:
+        return chain.from_iterable(map(_opened, self._batches))
+
+
+def _leave(file: BinaryIO, walk: Walk, *, at_least: int = 1) -> None:
     if len(walk.found) >= at_least:
-        content = marshal.dumps((walk.turn, list(map(tuple, walk.found))))
-        file.write(len(content).to_bytes(8, "little") + content)
+        content = marshal.dumps(list(map(tuple, walk.found)))
+        file.write(HEAD.pack(walk.turn, file.tell(), len(walk.found), len(content)) + content)
         walk.found.clear()
+
+
+def _opened(batch: Batch) -> list[Found]:
+    return list(map(new_found, marshal.loads(batch.content)))
+
+
+def _with_names(batch: Batch, several: Shared) -> Batch:
+    if not several.others:
+        return batch
+    found = several.told(_opened(batch))
+    return batch._replace(names=len(found), content=marshal.dumps(list(map(tuple, found))))
 
 
 def _parts(waiting: list[bytes]) -> Parts:

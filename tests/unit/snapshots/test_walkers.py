@@ -11,7 +11,7 @@ import pytest
 from common.errors import SnapshotError
 from common.snapshots import walkers
 from common.snapshots.scan import NOTHING, Excludes, Scan, scan
-from common.snapshots.walkers import BATCH, PARTS_MAX, PARTS_MIN, Walkers
+from common.snapshots.walkers import BATCH, PARTS_MAX, PARTS_MIN, Packed, Walkers
 from common.snapshots.workers import apart
 
 SEVERAL = 3
@@ -64,7 +64,25 @@ def test_a_deep_tree_and_a_directory_of_many(tmp_path: Path) -> None:
     assert same(walked(tmp_path), scan(bytes(tmp_path)))
 
 
-def test_a_file_with_names_in_several_parts_is_one_file(tmp_path: Path) -> None:
+def test_a_tree_of_many_names_stays_packed_and_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide(tmp_path)
+    (tmp_path / "0001/again").hardlink_to(tmp_path / "0050/below/file")
+    as_objects = walked(tmp_path)
+    monkeypatch.setattr(walkers, "MANY", 10)
+
+    packed = walked(tmp_path)
+
+    assert isinstance(packed.found, Packed) and not isinstance(as_objects.found, Packed)
+    assert list(packed.found) == [packed.found[place] for place in range(len(packed.found))] == list(as_objects.found)
+    with pytest.raises(IndexError):
+        packed.found[len(packed.found)]
+
+
+@pytest.mark.parametrize("many", [walkers.MANY, 10])
+def test_a_file_with_names_in_several_parts_is_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:  # fmt: skip
+    monkeypatch.setattr(walkers, "MANY", many)
     wide(tmp_path)
     names = [tmp_path / f"{number:04}/below/again" for number in range(0, 2 * PARTS_MIN, 5)]
     names[0].write_bytes(b"one file")
