@@ -403,17 +403,16 @@ def test_who_asks_while_a_prune_gives_it_up_stops_the_prune(signed_in: World) ->
 
 
 def test_what_a_prune_gives_up_while_somebody_asks_is_refused(signed_in: World) -> None:
-    id, names = hibernated(signed_in, 3)
-    api = member(signed_in)
-    run.invoke(cli.snapshots, ["terms", id, "--keep", "1,0,0,0", "--json"])
-    app = signed_in.app
-    prunes = Meanwhile(signed_in, "snapshots", lambda: prune.prune_instance(app, f"{ACCOUNT}.{id}", signed_in.now))
-    signed_in.app = dataclasses.replace(app, store=prunes)
+    id, names = hibernated(signed_in, 2)
+    key = member(signed_in).headers["Authorization"].removeprefix("Bearer ")
+    given_up = {"given_up_at": signed_in.now}
+    store = Meanwhile(signed_in, "snapshots", lambda: spoilt(signed_in, id, names[0], **given_up))
+    before, signed_in.app = signed_in.app, dataclasses.replace(signed_in.app, store=store)
+    api = Api(signed_in, key)
+    signed_in.app = before
 
-    refused = Api(signed_in, api.headers["Authorization"].removeprefix("Bearer ")).post(
-        f"/instances/{id}/snapshots/{names[0]}/restore"
-    )
+    refused = api.post(f"/instances/{id}/snapshots/{names[0]}/restore")
 
-    assert refused.status_code in (404, 409), refused.text
+    problem(refused, 409, "illegal_move")
+    assert "was given up" in refused.json["detail"]
     assert copies(signed_in, id) == ()
-    assert snapshots_of(signed_in, id) == [names[2]]
