@@ -355,7 +355,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_from_anybody,
         "A1",
-        frozenset({"false_alarm", "cut_control", "flip", "flips_standby"}),
+        frozenset({"false_alarm", "cut_control", "flip", "flips_standby", "asks_failover", "asks_hand_back"}),
     ),
     Mutant(
         "a role of older words",
