@@ -178,11 +178,11 @@ class Users:
         self._world.loop.join(self._call(owned, handle, body, {}, f"request-{self._requests}"), PATIENCE_S)
 
     def _wants_older(self, owned: Owned) -> None:
-        """A whim, asked for once. It is drawn apart, so that who has none lives as before."""
+        """A whim, asked for once. It is drawn apart: who has none lives as before, as all do in a directed run."""
         world, draw = self._world, self._misses
         docs = world.store.docs.get("snapshots", {}).values()
         kept = [d.data for d in docs if d.data["instance_key"] == owned.key and d.data["given_up_at"] is None]
-        if draw.random() >= WANTS_OLDER or owned.always or not kept:
+        if draw.random() >= WANTS_OLDER or world.faults.directed or not kept:
             return
         kept.sort(key=lambda data: data["taken_at"])
         older = kept[0] if draw.random() < THE_OLDEST else draw.choice(kept)
