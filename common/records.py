@@ -173,10 +173,13 @@ def overlaid(host: HostRecord | None, heard: Mapping[str, datetime]) -> HostReco
     return host.model_copy(update={"last_seen_at": at}) if host and at and at > host.last_seen_at else host
 
 
-def event(app: App, instance: Instance, kind: str, text: str, now: datetime) -> Create:
-    """A line of the instance's story (`dumont instances why`), written in the commit that makes it true."""
+def event(app: App, instance: Instance, kind: str, text: str, now: datetime, *, id: str | None = None) -> Create:
+    """A line of the instance's story (`dumont instances why`), written in the commit that makes it true.
+
+    `id` = of what it tells the end of; else one is drawn.
+    """
     data = {"account": instance.account, "instance_key": instance.key, "at": now, "kind": kind, "text": text}
-    return Create("events", f"{instance.key}.{app.ids()}", expiring("events", data, now))
+    return Create("events", f"{instance.key}.{id or app.ids()}", expiring("events", data, now))
 
 
 def retire(rentals: Sequence[Kept[Rental]], *, now: datetime, why: str) -> list[Write]:

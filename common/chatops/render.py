@@ -55,6 +55,7 @@ TITLES: Mapping[str, str] = {
     "instance.unprotected": "Unprotected",
     "instance.failed": "Failed",
     "instance.conflict": "Two versions of some files",
+    "instance.copy": "Files of an older snapshot",
     "instance.restored_older": "Restored from an older snapshot",
     "instance.snapshot_damaged": "A snapshot is damaged",
     "budget.warning": "Budget warning",

@@ -174,8 +174,17 @@ def show(id: str, json_: Json = False) -> None:
     for conflict in found["conflicts"]:
         where = "in the workspace" if conflict["brought"] is not None else "kept, not in the workspace yet"
         print(f"conflicts/{conflict['name']}: {conflict['files']} files that only an earlier machine had, {where}")
+    for copy in found["copies"]:
+        when = "on its way" if found["state"] == "running" else "comes with the next GPU"
+        print(f"restored/{copy['snapshot']}: {_named(copy['paths'])}, {when}")
     if found["failure"]:
         print(f"failed: {found['failure']['detail']}")
+
+
+def _named(paths: list[str]) -> str:
+    """notes.txt and 2 more"""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}" if paths else "everything"
 
 
 def _progress(now: dict[str, Any]) -> str:

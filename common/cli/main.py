@@ -23,7 +23,7 @@ SUMMARIES = {
     "budget": "What your account may spend, and has spent.",
     "pool": "The warm pool: machines that wait for an instance.",
     "markets": "The marketplace accounts: credit, and what they announce.",
-    "snapshots": "What an instance has kept: list, diff, verify.",
+    "snapshots": "What an instance has kept: list, diff, restore, verify, drill, terms.",
     "standby": "What protects your instances: list, on, off.",
     "failover": "To the standby and back: now, back, drill.",
     "ssh": "Open a shell on an instance.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +14,13 @@ from common.chatops.grammar import minutes_of
 from common.cli import session
 from common.client import Client
 
+WAIT_S = 3600
+"""For files that come to a GPU; one that is settled hears of them within a minute."""
 snapshots = typer.Typer(no_args_is_help=True, help="What your instances have kept.")
 Id = Annotated[str, typer.Argument(help="Of the instance.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 MIB = 1 << 20
+err = Console(stderr=True)
 
 
 @snapshots.command("list")
@@ -103,6 +108,35 @@ def diff(
         return
     for sign, kind in (("+", "added"), ("~", "changed"), ("-", "removed")):
         _names(sign, found[kind])
+
+
+@snapshots.command("restore")
+def restore(
+    id: Id,
+    snapshot: Annotated[str, typer.Argument(help="As `list` shows it, for example 1-3.")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Files and directories in the workspace; left out: everything.")
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until they are there.")] = False,
+    timeout_s: Annotated[int, typer.Option(help="Wait no longer than that.", min=1)] = WAIT_S,
+    json_: Json = False,
+) -> None:
+    """Files of it into `restored/SNAPSHOT` of the workspace: nothing that is there is overwritten or removed.
+
+    Where no GPU runs they come with the next one.
+    """
+    with session.client() as api:
+        body = {"paths": paths or []}
+        asked = api.post(f"/instances/{id}/snapshots/{snapshot}/restore", body, key=secrets.token_hex(12))
+        operation = asked["operation"]
+        if not no_wait and api.get(f"/instances/{id}")["state"] == "running":
+            with err.status(operation["detail"]) as status:
+                operation = api.follow(
+                    operation, sleep=time.sleep, show=lambda now: status.update(now["detail"]), polls=timeout_s
+                )
+    session.out({"operation": operation}) if json_ else print(operation["detail"])
+    if operation["status"] == "failed":
+        session.fail(operation["detail"], session.FAILED)
 
 
 @snapshots.command("verify")

@@ -20,11 +20,9 @@ from common.domain.host import (
     number_of_save,
     save_id,
 )
-from common.domain.instance import Conflict, Instance, Phase
+from common.domain.instance import Conflict, Instance
 from common.domain.rental import Rental, RentalState
 
-FOLDER = "conflicts"
-BRING_TRIES = 3
 SAVE_MAX_S = 600.0
 """A held machine that answers is kept no longer for what it alone has: it bills."""
 
@@ -92,26 +90,6 @@ def is_awaited(
     return is_open and answers and (now - held.at).total_seconds() <= SAVE_MAX_S
 
 
-def bring_order(instance: Instance, last: OrderResult | None) -> Order | None:
-    """To a GPU that runs: the oldest conflict, into a folder of its own. `last` = how its last order ended."""
-    first = next((each for each in instance.conflicts if each.is_waiting), None)
-    if first is None or instance.phase is not Phase.UP:
-        return None
-    tries = next((n + 1 for n in range(BRING_TRIES) if last and not last.ok and last.id == _bring_id(first, n)), 0)
-    args = {"manifest_key": first.manifest_key, "into": folder_of(first)}
-    return Order(id=_bring_id(first, tries), kind="bring", args=args) if tries < BRING_TRIES else None
-
-
-def brought(instance: Instance, writer: HostRecord | None) -> Conflict | None:
-    """The conflict that the writer's workspace holds now, or that could not be brought there for the last time."""
-    last = writer.progress.last if writer else None
-    if last is None:
-        return None
-    tries = range(BRING_TRIES) if last.ok else (BRING_TRIES - 1,)
-    ended = [each for each in instance.conflicts if last.id in [_bring_id(each, number) for number in tries]]
-    return next((each for each in ended if each.is_waiting), None)
-
-
 def not_in(instance: Instance) -> tuple[Conflict, ...]:
     """What is still kept apart once the snapshot that is judged now has become the pointer.
 
@@ -121,14 +99,6 @@ def not_in(instance: Instance) -> tuple[Conflict, ...]:
     return tuple(each for each in instance.conflicts if each.brought is None or each.brought >= attempt)
 
 
-def folder_of(conflict: Conflict) -> str:
-    return f"{FOLDER}/{conflict.name}"
-
-
 def name_of(epoch: int, *, of_standby: bool) -> str:
     """A GPU that fell silent and its standby that sealed in vain may both have something of one epoch."""
     return f"{epoch}-standby" if of_standby else str(epoch)
-
-
-def _bring_id(conflict: Conflict, tries: int) -> str:
-    return f"bring-{conflict.name}-{tries}"

@@ -44,7 +44,7 @@ class Order(Model):
     kind: Literal["restore", "snapshot", "keep", "copy", "rewind", "save", "bring"]
     """keep: go on with what is there, in the reply's epoch. copy: restore, to become a candidate. rewind: of a standby
     whose content is older than the pointer: take from the pointer what is newer there. save: of a fenced machine: a
-    snapshot of what it alone has. bring: a snapshot beside the workspace's own files, in a folder."""
+    snapshot of what it alone has. bring: a snapshot, or `paths` of it, into a folder beside the workspace's files."""
     args: dict[str, Any] = {}
     hurry: bool = True
     """Reported as soon as it is done; else, when it went well, with the next heartbeat in turn."""

@@ -210,10 +210,41 @@ class Conflict(Model):
     """It lies in the writer's workspace since this `snapshot_attempt`; None = not yet."""
     has_failed: bool = False
     """It could not be brought to the present writer."""
+    tries: int = 0
+    """Of bringing it to the present writer: so many failed."""
 
     @property
     def is_waiting(self) -> bool:
         return self.brought is None and not self.has_failed
+
+
+class Copy(Model):
+    """Files of an older snapshot that the user wants beside the workspace's own, until the writer has them there."""
+
+    id: str
+    """Of the operation that asked for it."""
+    snapshot: str
+    """<epoch>-<sequence>"""
+    manifest_key: str
+    paths: tuple[str, ...] = ()
+    """Files and directories, relative to the workspace; none = everything."""
+    tries: int = 0
+    """So many failed."""
+
+    @property
+    def name(self) -> str:
+        """No other thing that is to be brought has it: a snapshot may be asked for more than once."""
+        return f"restored-{self.id}"
+
+    @property
+    def is_waiting(self) -> bool:
+        return True
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        names = "1 name" if len(self.paths) == 1 else f"{len(self.paths)} names"
+        return f"{names if self.paths else 'everything'} of snapshot {self.snapshot}"
 
 
 class Instance(Model):
@@ -307,6 +338,8 @@ class Instance(Model):
     """Of the standby that sealed in vain last: like `save_tries`."""
     conflicts: tuple[Conflict, ...] = ()
     """The oldest first."""
+    copies: tuple[Copy, ...] = ()
+    """In the order in which they were asked for."""
     awake_until: datetime | None = None
     """A lease that the user took: until then idleness hibernates nothing."""
     idle_warned_at: datetime | None = None
@@ -418,7 +451,8 @@ class Instance(Model):
     @property
     def conflicts_anew(self) -> tuple[Conflict, ...]:
         """For another copy of the workspace: what was brought to the one before may be in no snapshot, nor here."""
-        return tuple(conflict.model_copy(update={"brought": None, "has_failed": False}) for conflict in self.conflicts)
+        anew = {"brought": None, "has_failed": False, "tries": 0}
+        return tuple(conflict.model_copy(update=anew) for conflict in self.conflicts)
 
     @property
     def is_covered(self) -> bool:

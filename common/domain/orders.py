@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from common.domain.conflict import bring_order, save_order
+from common.domain.bring import bring_order, waiting
+from common.domain.conflict import save_order
 from common.domain.host import HostPhase, HostRecord, Order, OrderResult, Wanted
 from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import POOL, Rental, RentalState
@@ -75,7 +76,7 @@ def orders_of(
     if phase is HostPhase.SERVING and last_at and is_due(last_at, after_s, now):
         args = _snapshot_args(instance, may_repack=True)
         return [Order(id=snapshot_id(instance), kind="snapshot", args=args, hurry=not has_time)]
-    bring = bring_order(instance, host.progress.last if host else None) if phase is HostPhase.SERVING else None
+    bring = bring_order(instance) if phase is HostPhase.SERVING else None
     return [bring] if bring else []
 
 
@@ -144,7 +145,7 @@ def is_settled(instance: Instance, label: str, phase: HostPhase | None) -> bool:
     """It serves, or mirrors, and is meant to."""
     if not instance.is_running or instance.want is not Want.UP or instance.is_pairing:
         return False
-    if any(conflict.is_waiting for conflict in instance.conflicts):
+    if waiting(instance):
         return False
     return (instance.serves(label) and phase is HostPhase.SERVING) or label == instance.mirror
 

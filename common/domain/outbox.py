@@ -40,6 +40,7 @@ class Kind(StrEnum):
     FAILED = "instance.failed"
     RESTORED_OLDER = "instance.restored_older"
     CONFLICT = "instance.conflict"
+    COPY = "instance.copy"
     SNAPSHOT_DAMAGED = "instance.snapshot_damaged"
     BUDGET_WARNING = "budget.warning"
     BUDGET_EXCEEDED = "budget.exceeded"

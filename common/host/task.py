@@ -93,20 +93,26 @@ def _compared_with(task: dict[str, Any]) -> engine.Manifest | None:
 
 
 def _bring(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A snapshot into a folder of the workspace, where nothing is removed and nothing newer overwritten."""
+    """A snapshot, or some names of it, into a folder of the workspace, where nothing is removed and nothing newer
+    overwritten."""
     from common.snapshots import engine
 
     workspace, args = Path(task["workspace"]), task["args"]
     into = workspace / args["into"]
     if into.resolve() != workspace.resolve() / args["into"]:
         return {"ok": False, "error": "os_error", "detail": f"{args['into']} leads out of the workspace"}
+    where = _place(task, _endpoint(task), APART)
+    part = None
+    if names := {path.encode() for path in args.get("paths", ())}:
+        part = engine.selected(engine.fetch_manifest(args["manifest_key"], root=workspace, **where), names)
     report = engine.restore(
         args["manifest_key"],
         into,
         clock=time.monotonic,
         progress=_progress_to(folder, engine.Counts()),
         keeps_newer=True,
-        **_place(task, _endpoint(task), APART),
+        manifest=part,
+        **where,
     )
     return {"ok": True, "downloaded_bytes": report.bytes_fetched}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Entry, Manifest
 from common.snapshots.scan import Excludes, Found, scan
+from common.snapshots.selection import ways_to
 
 
 def changed_since(root: Path, before: Manifest | None, since_ns: int | None) -> frozenset[bytes]:
@@ -35,12 +35,7 @@ def _is_as_in(entry: Entry | None, found: Found) -> bool:
 
 def nothing_but(names: frozenset[bytes]) -> Excludes:
     """Everything else is left out, but for the directories that these names lie in."""
-    ways = {above for name in names for above in _above(name)}
+    ways = ways_to(names)
     return Excludes(
         looks_at_files=True, names=lambda path, is_dir: path not in names and not (is_dir and path in ways)
     )  # fmt: skip
-
-
-def _above(name: bytes) -> Iterator[bytes]:
-    while name := name.rpartition(b"/")[0]:
-        yield name

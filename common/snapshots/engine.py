@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from common.snapshots.prune import Pruned, prune
     from common.snapshots.restore import Restored, fetch_manifest, restore
     from common.snapshots.seal import KEY_SHAPE as MANIFEST_KEY
+    from common.snapshots.selection import lacking, selected
     from common.snapshots.take import MAX_SECONDS, Sent, Taken, take
     from common.snapshots.transfer import Endpoint
     from common.snapshots.verify import Verified, load_manifest, verify
@@ -42,9 +43,11 @@ __all__ = [
     "diff",
     "drill",
     "fetch_manifest",
+    "lacking",
     "load_manifest",
     "prune",
     "restore",
+    "selected",
     "take",
     "verify",
 ]
@@ -56,6 +59,7 @@ _MODULES = {
     "packing": ("Counts", "Progress"),
     "prune": ("Pruned", "prune"),
     "restore": ("Restored", "fetch_manifest", "restore"),
+    "selection": ("lacking", "selected"),
     "take": ("MAX_SECONDS", "Sent", "Taken", "take"),
     "transfer": ("Endpoint",),
     "verify": ("Verified", "load_manifest", "verify"),

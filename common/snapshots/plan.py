@@ -68,6 +68,12 @@ class Plan:
     targets: dict[str, list[tuple[int, Sequence[Extent]]]] = field(default_factory=dict)
     """Of each such chunk, who needs it: the file's number, and where its bytes go."""
 
+    def keep_what_is_there(self) -> None:
+        """Nothing is removed, and no file bears its name before it is whole: half of one would pass for a newer one."""
+        self.extra.clear()
+        for file in self.files:
+            file.at_once = False
+
     @property
     def bytes_to_write(self) -> int:
         return sum(extent.length for file in self.files for extent in file.extents)

@@ -149,7 +149,7 @@ def finish(
     with opened(bytes(root)) as tree:
         plan = compare(older_in(tree, manifest) if keeps_newer else manifest, tree, keys_of(instance_key))
         if keeps_newer:
-            plan.extra.clear()
+            plan.keep_what_is_there()
         _require_room(plan, root, begun.line.stage)
         fetching = Fetching(
             manifest, plan, root, tree, begun.line, begun.endpoint, instance_key, progress, wanted, counts or Counts()

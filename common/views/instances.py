@@ -5,9 +5,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from common.domain.bring import COPIED, folder_of
 from common.domain.host import HostPhase, HostRecord
 from common.domain.instance import (
     Conflict,
+    Copy,
     Failure,
     Instance,
     Pointer,
@@ -31,6 +33,10 @@ from common.errors import NotFound
 from common.ports import App, Where, every
 from common.records import World, heard_of, load, overlaid, read, record_of
 
+COPY = "copy"
+"""An operation's kind: files of an older snapshot are wanted."""
+_Outcome = tuple[Literal["running", "succeeded", "failed"], float]
+"""The status and the progress of an operation."""
 EVENTS_SHOWN = 200
 SNAPSHOTS_SHOWN = 50
 """Of the newest, among them."""
@@ -103,6 +109,8 @@ class InstanceOut(Model):
     restored_older: RestoredOlder | None
     conflicts: list[Conflict]
     """What only a machine that was fenced had; it comes into the workspace as `conflicts/<epoch>`."""
+    copies: list[Copy]
+    """Files of older snapshots that wait for a GPU; they come into the workspace as `restored/<snapshot>`."""
     failure: Failure | None
     awake_until: datetime | None
     """A lease: until then idleness hibernates nothing."""
@@ -201,13 +209,7 @@ def operation(app: App, account: str, id: str) -> OperationOut:
 
 def operation_out(app: App, operation: Operation) -> OperationOut:
     world = load(app, operation.instance_key)
-    state = state_shown(world)
-    status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
-    failure = world.instance.value.failure
-    detail = failure.detail if failure and status == "failed" else state.value
-    if status == "running" and world.instance.value.want not in _WISHED[operation.kind]:
-        status, progress = "failed", 1.0  # it never ends: the instance does what was wished after it
-        detail = failure.detail if failure else f"called off: it is wanted {world.instance.value.want} now"
+    (status, progress), detail = _of_copy(app, operation, world) if operation.kind == COPY else _of(operation, world)
     return OperationOut(
         id=operation.id,
         instance_id=operation.instance_id,
@@ -218,7 +220,31 @@ def operation_out(app: App, operation: Operation) -> OperationOut:
     )
 
 
-_Outcome = tuple[Literal["running", "succeeded", "failed"], float]
+def _of(operation: Operation, world: World) -> tuple[_Outcome, str]:
+    """Its status, progress and detail, as the instance stands."""
+    state = state_shown(world)
+    status, progress = _STATUS.get(operation.kind, {}).get(state, ("running", _PROGRESS.get(state, 0.5)))
+    failure = world.instance.value.failure
+    detail = failure.detail if failure and status == "failed" else state.value
+    if status == "running" and world.instance.value.want not in _WISHED[operation.kind]:
+        status, progress = "failed", 1.0  # it never ends: the instance does what was wished after it
+        detail = failure.detail if failure else f"called off: it is wanted {world.instance.value.want} now"
+    return (status, progress), detail
+
+
+def _of_copy(app: App, operation: Operation, world: World) -> tuple[_Outcome, str]:
+    """Under way as long as the record waits for it; then the story has a line of the operation's own id."""
+    instance = world.instance.value
+    for copy in instance.copies:
+        if copy.id == operation.id:
+            way = "on its way" if instance.is_running else "comes with the next GPU"
+            return ("running", 0.5), f"{way}, into {folder_of(copy)} of the workspace: {copy.what}"
+    line = app.store.get("events", f"{instance.key}.{operation.id}")
+    if line is None:
+        return ("failed", 1.0), "nothing is known of it any more"
+    return ("succeeded" if line.data["kind"] == COPIED else "failed", 1.0), str(line.data["text"])
+
+
 _UP: dict[State, _Outcome] = {
     State.RUNNING: ("succeeded", 1.0),
     State.ON_STANDBY: ("succeeded", 1.0),
@@ -291,6 +317,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         snapshot=instance.pointer,
         restored_older=instance.restored_older,
         conflicts=list(instance.conflicts),
+        copies=list(instance.copies),
         failure=instance.failure,
         awake_until=instance.awake_until,
         progress=_progress(world.writer_host),

@@ -208,12 +208,12 @@ def provision_instance(call: Call) -> Accepted:
         found = offers.for_user(call.app, body.spec(), call.now)  # a wish that no offer meets is refused at once
         budgets.check(call.app, call.caller.account, usd_per_hour=_first_price(found, body.spec()), now=call.now)
         id = call.app.ids()
-        operation, also = _begin(call, id, "provision", mark)
+        operation, also = begun(call, id, "provision", mark)
         account, name = call.caller.account, body.name
         made = deploy.request(call.app, account=account, id=id, name=name, spec=body.spec(), also=also, now=call.now)
         return operation, made
 
-    return _accepted(call, mark, wish)
+    return accepted(call, mark, wish)
 
 
 Verb = Callable[[App, World, datetime, Sequence[Write]], Instance]
@@ -226,10 +226,10 @@ def accepted_wish(kind: str, call: Call, do: Verb, *, id: str | None = None) -> 
 
     def wish() -> tuple[Operation, Instance]:
         world = own(call, id)
-        operation, also = _begin(call, id, kind, mark)
+        operation, also = begun(call, id, kind, mark)
         return operation, do(call.app, world, call.now, also)
 
-    return _accepted(call, mark, wish)
+    return accepted(call, mark, wish)
 
 
 def own(call: Call, id: str) -> World:
@@ -239,7 +239,7 @@ def own(call: Call, id: str) -> World:
     return load(call.app, f"{call.caller.account}.{id}")
 
 
-def _accepted(call: Call, mark: str, wish: Callable[[], tuple[Operation, Instance]]) -> Accepted:
+def accepted(call: Call, mark: str, wish: Callable[[], tuple[Operation, Instance]]) -> Accepted:
     """Record the wish once per Idempotency-Key, then advance. When somebody else wrote first, it is decided again."""
     for attempt in range(1, WISH_ATTEMPTS + 1):
         known = operations.find(call.app, call.caller.account, call.idempotency_key, mark)
@@ -256,7 +256,7 @@ def _accepted(call: Call, mark: str, wish: Callable[[], tuple[Operation, Instanc
     raise AssertionError("the last attempt returns or raises")
 
 
-def _begin(call: Call, id: str, kind: str, mark: str) -> tuple[Operation, list[Write]]:
+def begun(call: Call, id: str, kind: str, mark: str) -> tuple[Operation, list[Write]]:
     return operations.begin(
         call.app,
         account=call.caller.account,

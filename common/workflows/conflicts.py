@@ -1,10 +1,11 @@
-"""What only a fenced machine had: verified, told, and kept until the writer has it beside its own files."""
+"""What only a fenced machine had: verified, told, and kept until the writer has it beside its own files (`bring`)."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 from common.domain import conflict as rules
+from common.domain.bring import folder_of
 from common.domain.host import SAVE_TRIES, OrderResult, SnapshotReport, epoch_of_save, number_of_save
 from common.domain.instance import Conflict
 from common.domain.outbox import Kind
@@ -114,24 +115,5 @@ def is_refused_unsaved(app: App, world: World, now: datetime) -> bool:
     return heard.silent_for_s(now) <= app.settings.timing.silent_after_s
 
 
-def note_brought(app: App, world: World, now: datetime) -> bool:
-    """The writer's workspace has it, and soon its snapshots: then it needs no place of its own (`_move_pointer`)."""
-    instance = world.instance.value
-    done = rules.brought(instance, world.writer_host)
-    if done is None:
-        return False
-    last = world.writer_host.progress.last if world.writer_host else None
-    if last and not last.ok:
-        noted = done.model_copy(update={"has_failed": True})
-        text = f"{_folder(done)} could not be filled: {last.detail or last.error}; it is kept for the next machine"
-    else:
-        noted = done.model_copy(update={"brought": instance.snapshot_attempt})
-        text = f"{done.files} files that only an earlier machine had are in {_folder(done)}"
-    rest = tuple(noted if each == done else each for each in instance.conflicts)
-    told = announce(app, instance, Kind.CONFLICT, "conflict", text, now)
-    app.store.commit([world.instance.becomes(instance.having(conflicts=rest)), *told])
-    return True
-
-
 def _folder(conflict: Conflict) -> str:
-    return f"{rules.folder_of(conflict)} of the workspace"
+    return f"{folder_of(conflict)} of the workspace"

@@ -14,6 +14,7 @@ from common.ports import App
 from common.records import Kept, World, load, read
 from common.workflows import (
     announcements,
+    bring,
     conflicts,
     credit,
     deploy,
@@ -76,7 +77,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         hibernate.retry_failed,
         conflicts.accept,
         conflicts.release,
-        conflicts.note_brought,
+        bring.note_brought,
         failover.drop_lost_held,
         mirror.drain,
         mirror.end_drain,

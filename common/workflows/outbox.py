@@ -46,11 +46,19 @@ class WebhookRefused(BadRequest):
 
 
 def announce(
-    app: App, instance: Instance, kind: Kind, line: str, text: str, now: datetime, **more: Any
-) -> list[Write]:  # fmt: skip
+    app: App,
+    instance: Instance,
+    kind: Kind,
+    line: str,
+    text: str,
+    now: datetime,
+    *,
+    line_id: str | None = None,
+    **more: Any,
+) -> list[Write]:
     """A line (`line` = its kind) of the instance's story, and the messages that tell it to who wants to know."""
     body = {"instance_id": instance.id, "name": instance.name, "text": text, **more}
-    return [event(app, instance, line, text, now), *tell(app, instance.account, kind, body, now)]
+    return [event(app, instance, line, text, now, id=line_id), *tell(app, instance.account, kind, body, now)]
 
 
 def tell(app: App, account: str, kind: Kind, body: dict[str, Any], now: datetime) -> list[Write]:

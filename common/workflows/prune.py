@@ -132,7 +132,8 @@ def _give_up(
 ) -> list[Kept[SnapshotRecord]]:
     """The records as they are after each outdated one was given up; raises `Stale` when the pointer moved meanwhile.
 
-    A fall-back to an older snapshot guards that record, and this commit guards the instance: one of the two fails.
+    A fall-back to an older snapshot, or a wish for its files, guards that record, and this commit guards the instance:
+    one of the two fails.
     """
     in_use = _in_use(instance.value)
     standing = [kept.value for kept in records if kept.value.given_up_at is None]
@@ -145,9 +146,13 @@ def _give_up(
 
 
 def _in_use(instance: Instance) -> set[str]:
-    """What the next machine gets, and what a user may still want of a damaged one."""
+    """What the next machine gets, what a user may still want of a damaged one, and what files are to come from.
+
+    A copy is asked for in a commit that guards its record (`bring.request`), as a fall-back's is.
+    """
     pointer, older = instance.pointer, instance.restored_older
-    return {id for id in (pointer and pointer.id, older and older.damaged) if id}
+    copied = [f"{instance.key}.{copy.snapshot}" for copy in instance.copies]
+    return {id for id in (pointer and pointer.id, older and older.damaged, *copied) if id}
 
 
 def _keep_of(

@@ -10,6 +10,7 @@ from common.domain.reliability import Outcome
 from common.errors import IllegalMove
 from common.ports import App, Write, every
 from common.records import World, event
+from common.workflows import bring
 from common.workflows.history import End, retire
 
 DELETE_BATCH = 1000
@@ -60,9 +61,10 @@ def end(app: App, world: World, now: datetime) -> bool:
     if instance.address_region is not None:
         return False  # `standby.release_address` comes first
     keep_until = now + timedelta(days=app.settings.keep_after_terminate_days)
-    ended = instance.to(Phase.ENDED, at=now).having(ended_at=now, keep_until=keep_until)
+    ended = instance.to(Phase.ENDED, at=now).having(ended_at=now, keep_until=keep_until, copies=())
     text = f"terminated; snapshots are kept until {keep_until:%Y-%m-%d %H:%M} UTC"
-    app.store.commit([world.instance.becomes(ended), event(app, instance, "ended", text, now)])
+    lines = [event(app, instance, "ended", text, now), *bring.dropped(app, instance, now)]
+    app.store.commit([world.instance.becomes(ended), *lines])
     return True
 
 

@@ -50,6 +50,8 @@ class SimWork:
 
     def result(self) -> dict[str, Any]:
         assert self._result is not None
+        if self.order.kind == "bring" and not self._result["ok"]:
+            self.machine.world.copies.failed(self.order)
         return self._result
 
     def kill(self) -> None:
@@ -140,11 +142,15 @@ class SimWork:
     def _bring(self) -> dict[str, Any]:
         """Beside what is there, which stays what it is."""
         self._require_bucket()
-        machine, args = self.machine, self.task["args"]
+        machine, world, args = self.machine, self.machine.world, self.task["args"]
         key = bytes.fromhex(args["instance_key"])
-        objects.restore(machine.world.bucket, args["manifest_key"], key, machine.world.workspaces.known)
-        machine.world.conflicts.brought(machine, args["manifest_key"])
-        machine.content = machine.world.workspaces.write(machine.content, brought=frozenset({args["manifest_key"]}))
+        objects.restore(world.bucket, args["manifest_key"], key, world.workspaces.known)
+        if world.copies.is_one(self.order):
+            world.copies.brought(machine, self.order)
+            machine.content = world.workspaces.write(machine.content)
+        else:
+            world.conflicts.brought(machine, args["manifest_key"])
+            machine.content = world.workspaces.write(machine.content, brought=frozenset({args["manifest_key"]}))
         return {"ok": True, "downloaded_bytes": 50_000_000}
 
     def _previous(self, args: dict[str, Any]) -> objects.Manifest | None:

@@ -5,7 +5,8 @@ I5 and I16 snapshots (module `invariants_snapshots`). I6 epochs only grow. I7 li
 `invariants_money`). I9 tenants apart. I10 who has spent the day's budget has, in the end, nothing that bills, and all
 of its work. I11 no secret is written down. I13 unknown is not absent. I14 the end state is what the users wanted, and
 the same without faults (`__main__.judged`). I15 busy or unseen is not idle. C what only a fenced machine had is kept
-(module `invariants_conflict`). I0 no internal error. L everything comes to rest. M what people are told (`mail`).
+(module `invariants_conflict`). F what a user wants back of an older snapshot comes, or it is said why not (module
+`invariants_copies`). I0 no internal error. L everything comes to rest. M what people are told (`mail`).
 I4 is I3 and I5 together while what is acknowledged is what the pointer holds; I12 is I14 under the knobs that repeat
 calls.
 """
@@ -86,6 +87,7 @@ class Oracle:
                 self._told(id, before, after, kinds)
                 self._world.pairs.see_instance(id, before, after)
                 self._world.conflicts.see_instance(id, before, after)
+                self._world.copies.see_instance(id, before, after, kinds)
         for collection, id, before, after in changes:
             if collection == "rentals":
                 self._rental(id, before, after)
@@ -298,6 +300,7 @@ class Oracle:
         Money(self._world).judge_the_end()
         self._no_secret_is_written()
         self._world.pairs.judge_the_end()
+        self._world.copies.judge_the_end()
         if self._world.slack:
             self._world.slack.judge.judge_the_end()
 
@@ -315,7 +318,9 @@ class Oracle:
             record = world.record(owned.key)
             gpus = [c for c in by_owner.get(owned.key, []) if world.google is None or "/" not in str(c.id)]
             found += self._unrest_of(owned, record, gpus)
-            found += [*world.pairs.unrest(owned.key, record), *world.conflicts.unrest(record)] if record else []
+            if record:
+                found += world.pairs.unrest(owned.key, record)
+                found += [*world.conflicts.unrest(record), *world.copies.unrest(record)]
         if len(by_owner.get(None, [])) > world.plan.pool_size:
             found.append(f"{[c.label for c in by_owner[None]]} are in a pool of {world.plan.pool_size}")
         for id, doc in world.store.docs.get("rentals", {}).items():

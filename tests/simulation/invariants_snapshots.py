@@ -55,6 +55,7 @@ class Snapshots:
             if record and not record["purge"] and (doomed := {key for key in keys if key.startswith(prefix)}):
                 self._needed_by_none(owned.key, record, doomed)
                 self._world.conflicts.deleting(owned.key, record, doomed)
+                self._world.copies.deleting(owned.key, record, doomed)
 
     def _needed_by_none(self, key: str, record: Data, doomed: set[str]) -> None:
         """I16: no snapshot that stands or may yet stand loses its manifest, and no manifest in the bucket a pack."""

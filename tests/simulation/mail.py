@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 URL = "https://people.example.com/dumont"
-TOLD = frozenset({"running", "idle", "lost", "restored_older"})
+TOLD = frozenset({"running", "idle", "lost", "restored_older", "copied"})
 """Lines of an instance's story that are never written without their message."""
 UNLINKED = "this person in Slack was unlinked"
 SAME = ("id", "account", "kind", "target", "body", "created_at")

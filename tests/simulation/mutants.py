@@ -132,6 +132,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("pruned without a grace", "common.snapshots.engine.prune", planted.prune_at_once, "I16"),
     Mutant("in flight is not looked for", "common.workflows.prune._keep_of", planted.prune_by_records_alone, "I16"),
     Mutant("pruned without the pointer", "common.workflows.prune.outdated", planted.prune_the_newest, "I16"),
+    Mutant("pruned although it is waited for", "common.workflows.prune._in_use", planted.nothing_is_waited_for, "F"),
     Mutant("fenced at once", "common.workflows.failover.fence_silent", planted.fence_at_once, "R4"),
     Mutant(
         "silence by the host's own document alone",
@@ -354,7 +355,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.role.Role.may_take",
         planted_pair.takes_from_anybody,
         "A1",
-        frozenset({"false_alarm", "cut_control", "flip", "flips_standby"}),
+        frozenset({"false_alarm", "cut_control", "flip", "flips_standby", "asks_failover", "asks_hand_back"}),
     ),
     Mutant(
         "a role of older words",

@@ -387,3 +387,8 @@ def prune_the_newest(_original: Any) -> Any:
         return {record.id for record in oldest_first[retention.last :]}
 
     return outdated
+
+
+def nothing_is_waited_for(original: Any) -> Any:
+    """By a user who wants files of an older snapshot back."""
+    return lambda instance: original(instance.having(copies=()))

@@ -12,6 +12,7 @@ from common.domain.account import Caller, Role
 from common.domain.strategy import Strategy
 from common.errors import BudgetExceeded, DumontError, IllegalMove, NotFound
 from common.web import instances as rest
+from common.web import snapshots as rest_snapshots
 from common.web import standby as rest_standby
 from common.web.routes import Call, Nothing
 from tests.simulation.clock import Task
@@ -27,6 +28,9 @@ THINKS_S = (200.0, 1800.0)
 PAIR_THINKS_S = (60.0, 900.0)
 """Of those who have a standby."""
 STAYS = 0.75
+WANTS_OLDER, THE_OLDEST = 0.25, 0.7
+"""How often, whenever a user thinks, files of an older snapshot are missed; and how often those of the oldest."""
+OLDER_PATHS = ((), ("now",), ("now", "never there"))
 BUSY_S, IDLE_S = (300.0, 2400.0), (60.0, 900.0)
 LOOKS_EVERY_S = 60.0
 INSISTS_AFTER_S = 120.0
@@ -91,6 +95,7 @@ class Users:
     def __init__(self, world: World, rng: random.Random, owned: list[Owned]) -> None:
         self._world, self._rng, self.owned = world, rng, owned
         self._requests = 0
+        self._misses = random.Random(f"copies:{world.seed}")
 
     def of(self, key: str | None) -> Owned | None:
         return next((owned for owned in self.owned if owned.key == key), None) if key else None
@@ -137,6 +142,7 @@ class Users:
                 loop.sleep(5 + flip.length_s())
                 self.ask(owned, {"up": "hibernate", "down": "wake", "gone": "restore"}[owned.wish])
             self._moves(owned)
+            self._wants_older(owned)
             if world.strike("stranger_asks", owned.key):
                 self._ask_as_stranger(owned)
         self.insist(owned)
@@ -170,6 +176,22 @@ class Users:
         body = (rest_standby.Wish if more else rest_standby.Which)(instance_id=owned.key.partition(".")[2], **more)
         self._requests += 1
         self._world.loop.join(self._call(owned, handle, body, {}, f"request-{self._requests}"), PATIENCE_S)
+
+    def _wants_older(self, owned: Owned) -> None:
+        """A whim, asked for once. It is drawn apart: who has none lives as before, as all do in a directed run."""
+        world, draw = self._world, self._misses
+        docs = world.store.docs.get("snapshots", {}).values()
+        kept = [d.data for d in docs if d.data["instance_key"] == owned.key and d.data["given_up_at"] is None]
+        if draw.random() >= WANTS_OLDER or world.faults.directed or not kept:
+            return
+        kept.sort(key=lambda data: data["taken_at"])
+        older = kept[0] if draw.random() < THE_OLDEST else draw.choice(kept)
+        ids = {"id": owned.key.partition(".")[2], "snapshot": older["id"].rpartition(".")[2]}
+        body = rest_snapshots.Files(paths=draw.choice(OLDER_PATHS))
+        self._requests += 1
+        task = self._call(owned, rest_snapshots.restore_files, body, ids, f"request-{self._requests}")
+        if world.loop.join(task, PATIENCE_S) and task.error is None:
+            world.copies.promised(owned.key, task.result.operation.id)
 
     def provision(self, owned: Owned) -> str:
         if self._world.people and owned.deploys_in_slack:

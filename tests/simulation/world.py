@@ -31,6 +31,7 @@ from tests.simulation.google import adapter as google_adapter
 from tests.simulation.hosts import Machine
 from tests.simulation.invariants import Oracle
 from tests.simulation.invariants_conflict import Conflicts
+from tests.simulation.invariants_copies import Copies
 from tests.simulation.invariants_pair import Pairs
 from tests.simulation.invariants_snapshots import Snapshots
 from tests.simulation.mail import Mail
@@ -124,6 +125,7 @@ class World:
         self.google: Google | None = None
         self.pairs = Pairs(self)
         self.conflicts = Conflicts(self)
+        self.copies = Copies(self)
         self.snapshots = Snapshots(self)
         self.oracle = Oracle(self)
         self.store = MemoryStore(self.oracle.see)
@@ -288,7 +290,7 @@ class World:
             hits=self.faults.hits,
             cells=dict(self.faults.cells),
             virtual_s=self.loop.now,
-            pairs=dict(self.pairs.counts + self.conflicts.counts),
+            pairs=dict(self.pairs.counts + self.conflicts.counts + self.copies.counts),
             ending=self._ending(),
         )
 
