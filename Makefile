@@ -51,7 +51,7 @@ bundle: setup  ## the GPU host's bundle, cached by its content
 
 test: setup
 	@$(MAKE) --no-print-directory -j 3 check vendor bundle deployer runtime
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy
 	@$(MAKE) --no-print-directory soak MINUTES=1 AT_LEAST=0
 
