@@ -43,7 +43,7 @@ def test_the_child_that_does_an_order_loads_nothing_of_the_agent() -> None:
 
 
 def test_the_codecs_and_the_cutter_bring_no_tests_and_no_words_for_type_checkers() -> None:
-    codecs = "from common.snapshots import chunk, codec\ncodec.load()\nchunk._cutter()"
+    codecs = "from common.snapshots import chunk, codec\ncodec.load()\nchunk._cutter(chunk.COARSE)"
 
     assert loaded(codecs, ("unittest", "typing_extensions", "blosc")) == []
 
