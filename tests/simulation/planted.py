@@ -228,7 +228,7 @@ def without_proof(original: Any) -> Any:
         except ObjectStoreError:
             raise
         return Verified(
-            "known", tuple(manifest.packs), (), 0, manifest.version, manifest.files, manifest.bytes, 0, (), ()
+            "known", tuple(manifest.packs), (), 0, manifest.version, manifest.files, manifest.bytes, 0, (), (), 0, False
         )
 
     return verify
