@@ -64,9 +64,9 @@ def main() -> None:
             sets = build(Path(sets_in), scale=SCALE)
             costs: Costs = {}
             stored: dict[tuple[str, str], tuple[int, int]] = {}
-            for round in range(ROUNDS):
+            for number in range(ROUNDS):
                 for each in sets:
-                    for peer in _peers(each, round, server, home):
+                    for peer in _peers(each, number, server, home):
                         stored[each.name, peer.name] = _play(each, peer, costs, home)
             _table(sets, costs, stored)
             figures = {
