@@ -175,6 +175,7 @@ def telling(work: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
     def tell(pipe: Pipe) -> None:
         for said in work():
             pipe.send(said)
+        os._exit(0)  # it has said all, and holds what its work took
 
     with crew(1, tell) as one:
         yield iter(lambda: one.answer(0), object())
