@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import time  # noqa: TID251 - it measures how long the engine worked
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from common.snapshots import engine
 
 NICENESS = 10
-AUTOGROUP = Path("/proc/self/autogroup")
 ENGINE = "engine"
 """In the agent's folder: what the engine remembers of the workspace."""
 APART = "engine-apart"
@@ -35,7 +33,7 @@ def run_task(folder: Path, now: datetime) -> None:
     """Do the task, write the result whole or not at all."""
     task = json.loads((folder / "task.json").read_text())
     die_with(task["agent_pid"])  # a snapshot by a dead agent's child would be nobody's, and in the next one's way
-    _give_way()
+    os.nice(NICENESS)
     _use_at_most(task["args"].get("max_cpus"))
     gc.disable()  # a short run that makes many small things and drops none of them
     (folder / "task.json").unlink()  # it holds credentials
@@ -239,16 +237,6 @@ def _progress_to(folder: Path, counts: engine.Counts) -> engine.Progress:
         new.replace(folder / "progress.json")
 
     return write
-
-
-def _give_way() -> None:
-    """To whatever else runs here. Linux may share the processors between sessions first and look at niceness only
-    within one (sched(7), autogroups): so the engine and s5cmd have a session of their own, which is as nice.
-    """
-    os.nice(NICENESS)
-    with suppress(OSError):  # it leads one already; this kernel has no autogroups
-        os.setsid()
-        AUTOGROUP.write_text(f"{NICENESS}")
 
 
 def _use_at_most(cpus: int | None) -> None:

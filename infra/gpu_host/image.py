@@ -90,8 +90,9 @@ def _bootstrapped() -> Path:
             root = Path(folder) / "root"
             _do(["debootstrap", "--variant=minbase", "bookworm", str(root), _mirror()], BUILD_S)
             shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-            _do(["tar", "-C", str(root), "-cf", f"{tar}.new", "."], BUILD_S)
-        Path(f"{tar}.new").rename(tar)
+            new = Path(folder) / tar.name  # whoever makes it at the same time makes his own
+            _do(["tar", "-C", str(root), "-cf", str(new), "."], BUILD_S)
+            new.rename(tar)
     return tar
 
 
