@@ -25,6 +25,9 @@ PAYS_BELOW = 0.97
 ZSTD_LEVEL = 1
 BLOSC_LEVEL = 5
 BLOSC_HEADER_BYTES = 16
+EVEN_BYTES = 4096
+"""Bit-shuffling leaves a chunk as it is that does not end where its blocks end: zeros are added up to there, and taken
+away again. They cost nothing."""
 
 Plain = bytes | bytearray | memoryview
 
@@ -35,7 +38,7 @@ def encode(plain: Plain, *, tightly: bool) -> tuple[Codec, Plain]:
     For source code Zstandard does 0.53 GB/s and a quarter of the bytes, LZ4 0.68 GB/s and 0.37; for floats neither
     finds anything and bit-shuffling does (bf16: 0.76 of the bytes at 4.6 GB/s).
     """
-    share = len(plain) // SAMPLE_SHARE
+    share = len(plain) // SAMPLE_SHARE // EVEN_BYTES * EVEN_BYTES
     size = min(len(plain), max(SAMPLE_LEAST_BYTES, min(SAMPLE_MOST_BYTES, share)))
     middle = (len(plain) - size) // 2
     codec = _best(plain[middle : middle + size])
@@ -108,21 +111,27 @@ def _bits4(plain: Plain) -> bytes:
 
 def _bits(plain: Plain, item_bytes: int) -> bytes:
     blosc = _blosc()
+    if lacks := _even(len(plain)) - len(plain):
+        plain = b"".join((plain, bytes(lacks)))
     return blosc.compress(plain, item_bytes, BLOSC_LEVEL, blosc.BLOSC_BITSHUFFLE, "lz4")  # type: ignore[no-any-return]
 
 
-def _unblosc(stored: Plain, plain_bytes: int) -> bytes:
+def _unblosc(stored: Plain, plain_bytes: int) -> Plain:
     """The header's own words about size are compared first: the library allocates what they claim."""
     blosc = _blosc()
     if len(stored) < BLOSC_HEADER_BYTES:
         raise ValueError("no whole header")
     try:
         claimed, length, _ = blosc.get_cbuffer_sizes(bytes(stored[:BLOSC_HEADER_BYTES]))
-        if (claimed, length) != (plain_bytes, len(stored)):
+        if claimed not in (plain_bytes, _even(plain_bytes)) or length != len(stored):
             raise ValueError("the frame is of another size")
-        return blosc.decompress(stored, False)  # type: ignore[no-any-return]
+        return memoryview(blosc.decompress(stored, False))[:plain_bytes]
     except (blosc.error, TypeError) as error:
         raise ValueError(str(error)) from None
+
+
+def _even(size: int) -> int:
+    return -(-size // EVEN_BYTES) * EVEN_BYTES
 
 
 def load() -> None:
