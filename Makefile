@@ -14,7 +14,7 @@ KILLS ?= 300
 # What a red run prints after its seed: WITHOUT, FAULTS, CELLS, ALSO, STIRRED, STORY, HTTP, LONG. LEARN=1: see tests/simulation.
 REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LONG LEARN,$(if $($(word)),$(word)=$($(word))))
 
-.PHONY: setup peers vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot bench-failover torture-snapshot fuzz pins clean
+.PHONY: setup peers browser vendor deployer runtime check test simulate soak demo bundle bench-coldstart bench-cost bench-snapshot bench-failover torture-snapshot fuzz pins clean
 
 setup: $(VENV)/.ready
 
@@ -49,7 +49,14 @@ check: setup
 bundle: setup  ## the GPU host's bundle, cached by its content
 	@$(BIN)/python -m infra.gpu_host.bundle
 
-test: setup
+BROWSER := chromium npm
+
+browser: setup  ## what the editor's extension is tested in; who is not root goes without, and the tests say so
+	@for program in $(BROWSER); do command -v $$program >/dev/null || missing="$$missing $$program"; done; [ -z "$$missing" ] \
+	  || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >&2
+
+test: setup browser
 	@$(MAKE) --no-print-directory -j 3 check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy

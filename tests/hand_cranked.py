@@ -23,10 +23,11 @@ from common.adapters.tensordock import TensorDock
 from common.adapters.vast import Vast
 from common.config import Settings, Timing
 from common.domain.host import Attest, Boot, Heartbeat, HostPhase, Reply
-from common.domain.instance import Instance, Spec
+from common.domain.instance import Instance
 from common.domain.liveness import Heard
 from common.domain.offer import Offer
 from common.domain.pool import PoolTerms
+from common.domain.spec import Spec
 from common.errors import DumontError, NotFound, ObjectStoreError
 from common.host import attest
 from common.host.agent import Agent

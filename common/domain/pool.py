@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from common.domain.attempt import failure
 from common.domain.host import HostRecord
-from common.domain.instance import Spec, country_codes
 from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.ranking import Ranked
 from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Rental, RentalState
+from common.domain.spec import Spec, country_codes
 from common.domain.strategy import one_per_machine
 
 TRIED_KEPT = 16

@@ -100,7 +100,10 @@ class Meter(Model):
     gpu_until: datetime | None = None
     disk_until: datetime | None = None
     paused_s: float = 0.0
-    """Of the time from `gpu_from` on, stood still: a standby that was stopped and started again."""
+    """Of the time from `gpu_from` on, stood still: a standby that was stopped and started again, a host offline."""
+    disk_paused_s: float = 0.0
+    offline_from: datetime | None = None
+    """Since when its host is offline, by the market's word: nothing of it bills."""
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
 
@@ -123,6 +126,7 @@ class Meter(Model):
 
     def stopped(self, at: datetime) -> Self:
         """The GPU no longer runs; the first word counts."""
+        at = min(at, self.offline_from or at)
         return self.model_copy(update={"gpu_until": self.gpu_until or (at if self.gpu_from else None)})
 
     def resumed(self, at: datetime) -> Self:
@@ -132,8 +136,23 @@ class Meter(Model):
         paused_s = self.paused_s + max(0.0, (at - self.gpu_until).total_seconds())
         return self.model_copy(update={"gpu_until": None, "paused_s": paused_s})
 
+    def offline(self, at: datetime) -> Self:
+        """Its host is; the first word counts."""
+        return self.model_copy(update={"offline_from": self.offline_from or at})
+
+    def online(self, at: datetime) -> Self:
+        """Again: what had not ended bills on."""
+        if self.offline_from is None:
+            return self
+        gap_s = max(0.0, (at - self.offline_from).total_seconds())
+        gpu_s = gap_s if self.gpu_from and not self.gpu_until else 0.0
+        disk_s = gap_s if self.disk_from and not self.disk_until else 0.0
+        paused = {"paused_s": self.paused_s + gpu_s, "disk_paused_s": self.disk_paused_s + disk_s}
+        return self.model_copy(update={"offline_from": None, **paused})
+
     def ended(self, at: datetime) -> Self:
         """Nothing of it runs any more."""
+        at = min(at, self.offline_from or at)
         return self.stopped(at).model_copy(update={"disk_until": self.disk_until or (at if self.disk_from else None)})
 
 
@@ -210,6 +229,7 @@ class Rental(Model):
         is_up = self.state is RentalState.SERVING or (self.is_standby and self.state is RentalState.READY)
         is_up = is_up and not self.writes
         is_there = self.unreachable_at is None and self.absent_at is None and self.stopped_at is None
+        is_there = is_there and self.meter.offline_from is None
         serves = is_up and is_there
         return self.model_copy(update={"restless": not (self.settled or serves)})
 
@@ -233,7 +253,7 @@ class Rental(Model):
         gpu_from, disk_from = (_later(start, since) for start in (meter.gpu_from, meter.disk_from))
         return {
             "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, self.gpu_billed_until(now)),
-            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, meter.disk_until or now),
+            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, self.disk_billed_until(now)),
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
@@ -241,14 +261,20 @@ class Rental(Model):
     def gpu_billed_until(self, now: datetime) -> datetime:
         """End of what its GPU or machine bills: without what it stood still, and no less than the vendor's least."""
         meter = self.meter
-        until = (meter.gpu_until or now) - timedelta(seconds=meter.paused_s)
+        until = (meter.gpu_until or meter.offline_from or now) - timedelta(seconds=meter.paused_s)
         if meter.gpu_from is None or meter.gpu_until is None:
             return until
         return max(until, meter.gpu_from + timedelta(seconds=self.offer.billed_s_min))
 
+    def disk_billed_until(self, now: datetime) -> datetime:
+        meter = self.meter
+        return (meter.disk_until or meter.offline_from or now) - timedelta(seconds=meter.disk_paused_s)
+
     @property
     def now_usd_per_hour(self) -> Decimal:
-        """By our own meter: the GPU while it runs, the disk while it is kept."""
+        """By our own meter: the GPU while it runs, the disk while it is kept, and nothing while its host is offline."""
+        if self.meter.offline_from:
+            return Decimal(0)
         gpu = self.offer.gpu_usd_per_hour if self.meter.gpu_from and not self.meter.gpu_until else Decimal(0)
         disk = self.offer.disk_usd_per_hour(self.disk_gb)
         return gpu + (disk if self.meter.disk_from and not self.meter.disk_until else Decimal(0))

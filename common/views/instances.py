@@ -16,7 +16,6 @@ from common.domain.instance import (
     Protection,
     RaceResult,
     RestoredOlder,
-    Spec,
     State,
     Want,
     protection_of,
@@ -28,6 +27,7 @@ from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.rental import Rental, RentalState
 from common.domain.snapshot import SnapshotRecord
+from common.domain.spec import Spec
 from common.domain.verdict import Verdict, verdict
 from common.errors import NotFound
 from common.ports import App, Where, every

@@ -10,11 +10,12 @@ from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.boot import HEDGES_MAX
-from common.domain.instance import Instance, Spec, Want
+from common.domain.instance import Instance, Want
 from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
 from common.domain.ranking import Ranked
+from common.domain.spec import Spec
 from common.domain.strategy import HEDGED, RENTALS_PER_ROUND, choose, choose_hedge
 from common.errors import Exists, NotFound, Stale
 from common.ports import App, Write

@@ -6,9 +6,9 @@ from pydantic import ConfigDict, Field
 
 from common.domain.account import Right
 from common.domain.credit import Level, Runway
-from common.domain.instance import Spec
 from common.domain.model import Model
 from common.domain.offer import Usd
+from common.domain.spec import Spec
 from common.errors import Forbidden
 from common.records import read
 from common.views import market as view

@@ -8,10 +8,11 @@ from pydantic import ConfigDict, Field, field_validator
 
 from common.domain.account import Right
 from common.domain.bring import PATHS_MAX, names_of, waiting_for
-from common.domain.instance import Copy, Instance, SnapshotTerms
+from common.domain.instance import Copy, Instance
 from common.domain.model import Model
 from common.domain.operation import Operation
 from common.domain.snapshot import DrillRecord
+from common.domain.spec import SnapshotTerms
 from common.errors import Stale
 from common.records import World
 from common.views import snapshots as view

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 from common.domain import attempt
 from common.domain.boot import boot_times, hedge_due
-from common.domain.instance import Failure, Instance, Phase, RaceResult, Spec, Want
+from common.domain.instance import Failure, Instance, Phase, RaceResult, Want
 from common.domain.outbox import Kind
 from common.domain.pacing import Priority
 from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
+from common.domain.spec import Spec
 from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from common.domain.instance import DEFAULT_IMAGE, Spec
 from common.domain.offer import Offer, Wanted
 from common.domain.pacing import Priority
 from common.domain.ranking import IMAGE_GB, Load, Ranked, rank
+from common.domain.spec import DEFAULT_IMAGE, Spec
 from common.errors import MarketError, NoCredit, NoOffer, Throttled, UnknownGpu
 from common.ports import App, expiring
 from common.workflows import history, pacing

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 
 from common.domain.conflict import epochs_being_saved
 from common.domain.host import HostRecord
-from common.domain.instance import Instance, Phase, SnapshotTerms
+from common.domain.instance import Instance, Phase
 from common.domain.retention import may_still_count, outdated
 from common.domain.snapshot import PACKS_NAMED_MAX, SnapshotRecord
+from common.domain.spec import SnapshotTerms
 from common.domain.version import Version
 from common.errors import DumontError, ObjectMissing, SnapshotError, SnapshotRefused, StoreError
 from common.ports import App, Delete, Where, Write, every

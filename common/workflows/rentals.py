@@ -286,11 +286,14 @@ def looked_at(rental: Rental, row: Listed, now: datetime) -> Rental:
 
 def shown_running(rental: Rental, row: Listed, now: datetime) -> Rental:
     """With its GPU's meter begun, by the market's word since when, if a listing is the first to say that it runs (or
-    ran, and bills on).
+    ran, and bills on); it stands still while the machine's host is offline.
 
     A meter that was ended is left: the listing may be older than the end.
     """
-    meter, is_up = rental.meter, row.status in ("running", "exited")
+    # a market that bills from the create on bills on
+    is_off = row.status == "offline" and rental.offer.gpu_bills_from == "running"
+    meter = rental.meter.offline(now) if is_off else rental.meter.online(now)
+    rental, is_up = rental.model_copy(update={"meter": meter}), row.status in ("running", "exited")
     if not is_up or meter.gpu_from is not None or meter.disk_until is not None:
         return rental
     runs_since = min(row.runs_since or now, now)

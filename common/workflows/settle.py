@@ -149,7 +149,7 @@ def _computed(rental: Rental) -> dict[tuple[str, datetime], Decimal]:
     gpu_usd_per_hour = rental.offer.gpu_usd_per_hour if stated is None else max(stated - disk_usd_per_hour, Decimal(0))
     rates = {
         "gpu": (gpu_usd_per_hour, meter.gpu_from, rental.gpu_billed_until(rental.at)),
-        "disk": (disk_usd_per_hour, meter.disk_from, meter.disk_until),
+        "disk": (disk_usd_per_hour, meter.disk_from, rental.disk_billed_until(rental.at)),
     }
     return {
         (kind, hour): usd

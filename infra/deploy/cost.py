@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from common.domain.instance import Spec
 from common.domain.region import regions
+from common.domain.spec import Spec
 from common.domain.standby_price import StandbyCost, Terms, monthly_cost
 from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
 

@@ -97,6 +97,25 @@ def test_a_listing_of_a_machine_that_is_not_wanted_begins_its_meter_with_its_des
     assert 0 <= unseen <= rental.usd_per_second("gpu") * (int(world.timing.reconcile_every_s) + 6)
 
 
+def test_while_its_host_is_offline_neither_part_of_a_machine_is_metered(world: World) -> None:
+    id, away_s, look_s = running(world), 1800.0, int(world.timing.reconcile_every_s)
+    (contract,) = world.sim.contracts()
+    for _ in range(2):
+        world.sim.offline(contract.id, world.now)
+        world.pass_time(away_s)
+        assert next(r for r in rentals(world, id) if r.label == contract.label).now_usd_per_hour == 0
+        world.sim.offline(contract.id, world.now, back=True)
+        world.pass_time(300)
+    ask(world, id, "terminate")
+    world.until(lambda: not world.sim.contracts())
+
+    rental = next(r for r in rentals(world, id) if r.label == contract.label)
+    bill, metered = world.sim.billed(contract.id, world.now), rental.metered_usd(world.now)
+    for kind in ("gpu", "disk"):
+        # each time it went and came back it was noticed with the next listing
+        assert abs(metered[kind] - bill[kind]) <= rental.usd_per_second(kind) * 2 * (look_s + 6)
+
+
 def test_that_a_machine_runs_is_noted_although_its_record_was_moved_while_the_market_listed(world: World) -> None:
     world.destroys_are_lost = True
     id, _ = running_unheard(world)

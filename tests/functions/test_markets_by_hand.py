@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from common.adapters.s3 import S3
-from common.domain.instance import Spec, State
+from common.domain.instance import State
 from common.domain.offer import Offer
 from common.domain.rental import Rental, RentalState
+from common.domain.spec import Spec
 from common.errors import NoOffer, Throttled
 from common.records import load, unsettled_rentals
 from common.workflows import lifecycle, offers, settle, terminate

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from common.cli import fleet
 from common.domain.host import Attest
-from common.domain.instance import Spec, State, Want
+from common.domain.instance import State, Want
 from common.domain.ranking import Ranked
 from common.domain.reliability import MachineRecord, Outcome
 from common.domain.rental import RentalState
+from common.domain.spec import Spec
 from common.errors import NoOffer, Stale
 from common.records import Kept, dump, load
 from common.workflows import offers, terminate

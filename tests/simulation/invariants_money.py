@@ -74,8 +74,9 @@ class Money:
         meter = rental["meter"]
         open_until = rental["at"] if rental["state"] == "released" else self._world.loop.clock()
         for kind, truth_s in ran_s.items():
-            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or open_until
-            ours_s = (until - since).total_seconds() - (kind == "gpu") * meter["paused_s"] if since else 0.0
+            since, until = meter[f"{kind}_from"], meter[f"{kind}_until"] or meter["offline_from"] or open_until
+            paused_s = meter["paused_s" if kind == "gpu" else "disk_paused_s"]
+            ours_s = (until - since).total_seconds() - paused_s if since else 0.0
             is_late = "market_late" in self._world.faults.on  # a create may have been carried out much later
             deferred_s = ("destroy_deferred" in self._world.faults.on) * DEFERRED_S
             is_dear = ours_s - truth_s > over_s and not is_late

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from common.domain.host import ClaimReport, Notice
-from common.domain.instance import SnapshotTerms
 from common.domain.retention import Retention
+from common.domain.spec import SnapshotTerms
 from common.records import load
 from common.workflows import budgets, prune
 from tests.simulation.faults import Strike

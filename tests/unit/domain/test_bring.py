@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from common.domain.bring import (
@@ -18,41 +16,17 @@ from common.domain.bring import (
     waiting_for,
 )
 from common.domain.conflict import name_of
-from common.domain.host import HostPhase, HostRecord, OrderResult, Progress
-from common.domain.instance import Conflict, Copy, Instance, Phase, Spec, Want
+from common.domain.host import HostPhase, OrderResult
+from common.domain.instance import Conflict, Copy, Instance, Phase, Want
 from common.domain.orders import is_settled
+from tests.serving import RUNNING, host
 
-AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 OF_GPU = Conflict(epoch=7, name=name_of(7, of_standby=False), manifest_key="gpu's", files=1)
 OF_STANDBY = Conflict(epoch=7, name=name_of(7, of_standby=True), manifest_key="standby's", files=2)
 COPY = Copy(id="abc", snapshot="1-3", manifest_key="older", paths=("notes.txt",))
 SAME_AGAIN = Copy(id="def", snapshot="1-3", manifest_key="older")
-INSTANCE = Instance(
-    id="i",
-    account="acme",
-    spec=Spec(gpu="H100 SXM"),
-    phase=Phase.UP,
-    at=AT,
-    created_at=AT,
-    epoch=9,
-    started_epoch=9,
-    writer="w",
-    snapshot_attempt=4,
-    conflicts=(OF_GPU, OF_STANDBY),
-)
+INSTANCE = RUNNING.having(snapshot_attempt=4, conflicts=(OF_GPU, OF_STANDBY))
 OLDER = INSTANCE.having(conflicts=(), copies=(COPY, SAME_AGAIN))
-
-
-def host(last: OrderResult | None) -> HostRecord:
-    return HostRecord(
-        label="w",
-        account="acme",
-        instance_id="i",
-        instance_key="acme.i",
-        last_seen_at=AT,
-        phase=HostPhase.SERVING,
-        progress=Progress(last=last),
-    )
 
 
 def ended(instance: Instance, *, ok: bool) -> Instance:

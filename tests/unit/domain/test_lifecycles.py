@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from common.domain import instance, rental
-from common.domain.instance import Instance, Phase, Spec, State, Want, state_of
+from common.domain.instance import Instance, Phase, State, Want, state_of
 from common.domain.rental import Label, RentalState
+from common.domain.spec import Spec
 from common.errors import IllegalMove
 from common.workflows.lifecycle import RENTAL_STEPS, STEPS
 

@@ -8,11 +8,11 @@ from decimal import Decimal
 import pytest
 
 from common.domain.host import Attest, HostPhase, HostRecord
-from common.domain.instance import Spec
 from common.domain.ledger import LedgerEntry
 from common.domain.pool import PoolRecord, PoolTerms, assignable, ended, serves, surplus, wanting
 from common.domain.reliability import Outcome
 from common.domain.rental import POOL, Rental, RentalState
+from common.domain.spec import Spec
 from tests.unit.domain.test_strategy import offer, ranked
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
