@@ -1,6 +1,6 @@
 # Every target sets up what it needs: on Debian and Ubuntu the system packages too (when root; else it says which).
 SHELL := /bin/bash
-PYTHON ?= python3
+# PYTHON=/path/to/python3.11 chooses the interpreter.
 VENV := .venv
 BIN := $(VENV)/bin
 VENDOR := .venv-vendor
@@ -19,7 +19,7 @@ REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LONG LEARN
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: infra/local/setup.sh infra/requirements/dev.txt pyproject.toml
-	@PYTHON=$(PYTHON) bash infra/local/setup.sh
+	@PYTHON='$(PYTHON)' bash infra/local/setup.sh
 
 vendor: setup $(VENDOR)/.ready  ## the marketplace's own client, for the contract tests
 

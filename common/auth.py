@@ -7,6 +7,7 @@ with an API key or Slack's signature needs none.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -250,6 +251,7 @@ def _read(audience: str, token: str, secret: str, now: datetime, grace: timedelt
 # --- keys under keys ----------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(1024)
 def ssh_private_key(seed: bytes) -> str:
     """The Ed25519 key of 32 secret bytes, as OpenSSH keeps it. Both machines of a pair show it to the user.
 

@@ -12,6 +12,8 @@ from common.domain.strategy import Strategy
 
 DEFAULT_IMAGE = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
 """What who chose none gets in a container; any machine with a GPU will do for them, a virtual machine too."""
+DEFAULT_IMAGE_GLIBC = (2, 35)
+"""Its C library's version (Ubuntu 22.04): a host's bundle that needs a newer one does not run in it."""
 
 MBIT_S_LEAST = 8.0
 """A slower line would not get one pack through within the transfer's patience."""

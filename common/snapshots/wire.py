@@ -18,9 +18,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
-from xml.parsers import expat
 
 from common.errors import ObjectMissing, ObjectStoreError
+from common.snapshots.markup import texts
 
 if TYPE_CHECKING:
     import ssl
@@ -283,56 +283,17 @@ def _trust() -> ssl.SSLContext:
     return context
 
 
-class _Texts:
-    """The texts of an XML answer by their elements' names, one group for each element called `group`."""
-
-    def __init__(self, content: bytes, group: str) -> None:
-        self.alone: dict[str, str] = {}
-        self.groups: list[dict[str, str]] = []
-        self._group, self._inside, self._text = group, False, ""
-        parser = expat.ParserCreate(namespace_separator=" ")
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._more
-        parser.StartDoctypeDeclHandler = _refuse
-        parser.Parse(content, True)
-
-    def _start(self, name: str, _attributes: object) -> None:
-        self._text = ""
-        if name.rpartition(" ")[2] == self._group:
-            self._inside = True
-            self.groups.append({})
-
-    def _more(self, text: str) -> None:
-        self._text += text
-
-    def _end(self, name: str) -> None:
-        name = name.rpartition(" ")[2]
-        if name == self._group:
-            self._inside = False
-        elif self._inside:
-            self.groups[-1].setdefault(name, self._text)
-        else:
-            self.alone.setdefault(name, self._text)
-        self._text = ""
-
-
-def _refuse(*_declared: object) -> None:
-    raise ValueError("an answer that declares entities")
-
-
 def _listing(content: bytes) -> tuple[list[Row], str]:
     """(objects, how to ask for those that follow); raises `ObjectStoreError`."""
     try:
-        texts = _Texts(content, "Contents")
+        alone, objects = texts(content, "Contents")
         rows = [
             Row(row["Key"], int(row["Size"]), row.get("ETag", "").strip('"'), _time(row["LastModified"]))
-            for row in texts.groups
+            for row in objects
         ]
-        more = texts.alone["IsTruncated"] == "true"
-        return rows, texts.alone["NextContinuationToken"] if more else ""
-    except (expat.ExpatError, KeyError, ValueError) as error:
+        more = alone["IsTruncated"] == "true"
+        return rows, alone["NextContinuationToken"] if more else ""
+    except (KeyError, ValueError) as error:
         raise ObjectStoreError(f"a list that does not parse is no answer: {error!r}") from None
 
 
@@ -345,6 +306,6 @@ def _time(text: str) -> datetime:
 
 def _code_of(content: bytes) -> str:
     try:
-        return _Texts(content, "").alone.get("Code", "")
-    except (expat.ExpatError, ValueError):
+        return texts(content, "")[0].get("Code", "")
+    except ValueError:
         return ""

@@ -16,6 +16,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.domain.spec import DEFAULT_IMAGE, DEFAULT_IMAGE_GLIBC
+from infra.gpu_host import elf
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bundle"
 SIZE_LIMIT_BYTES = 60 * 10**6
@@ -32,6 +35,8 @@ HIDDEN = (
     "cryptography.hazmat.primitives.ciphers.aead",
 )
 """Loaded when they are first needed, or from compiled code, which PyInstaller does not see."""
+STRONG_NEED = re.compile(r"0x[0-9a-f]+ 0x00 \d+ GLIBC_(\d+)\.(\d+)")
+"""A line of `objdump -p`; the second number are the need's flags."""
 EXCLUDED = (
     "boto3",
     "botocore",
@@ -43,7 +48,13 @@ EXCLUDED = (
     "setuptools",
     "rich",
     "numpy",
+    "pyexpat",
+    "mypy",
+    "hypothesis",
+    "librt",
+    "ast_serialize",
 )
+"""What the agent does without; the last ones come along as pydantic's plugins do. `pyexpat`: see `elf`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def build() -> Bundle:
 def _content_hash() -> str:
     """Over everything that goes in: the host's sources, the pinned requirements and the interpreter's version."""
     digest = hashlib.sha256(sys.version.encode())
-    sources = [ROOT / "infra/requirements/dev.txt", Path(__file__)]
+    sources = [ROOT / "infra/requirements/dev.txt", Path(__file__), Path(elf.__file__)]
     for part in ("domain", "host", "snapshots"):
         sources += sorted((ROOT / "common" / part).rglob("*.py"))
     for path in [*sources, *(ROOT / "common" / f"{name}.py" for name in ("errors", "ports", "config", "tether"))]:
@@ -79,6 +90,8 @@ def _content_hash() -> str:
 def _build(folder: Path) -> Bundle:
     with tempfile.TemporaryDirectory() as work:
         agent = _freeze(Path(work))
+        for library in agent.rglob("libexpat.so*"):  # linked with Debian's Python, and never called
+            elf.ease(library, DEFAULT_IMAGE_GLIBC)
         shutil.copy2(_s5cmd(), agent / "s5cmd")
         path = folder / "bundle.tgz"
         path.write_bytes(_tar(agent))
@@ -135,12 +148,19 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _glibc_floor(agent: Path) -> str:
-    versions = {(2, 17)}
+    """Without what is wanted only weakly (`elf.ease`). Says so on stderr when the default image is older than that."""
+    floor = (2, 17)
     for path in agent.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.read_bytes()[:4] == b"\x7fELF":
-            symbols = subprocess.run(["objdump", "-T", str(path)], capture_output=True, text=True).stdout
-            versions |= {(int(a), int(b)) for a, b in re.findall(r"GLIBC_(\d+)\.(\d+)", symbols)}
-    return "{}.{}".format(*max(versions))
+            needs = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True).stdout
+            floor = max([floor, *((int(a), int(b)) for a, b in STRONG_NEED.findall(needs))])
+    if floor > DEFAULT_IMAGE_GLIBC:
+        print(f"this bundle needs glibc {_dotted(floor)}: it will not run in {DEFAULT_IMAGE}", file=sys.stderr)
+    return _dotted(floor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return "{}.{}".format(*version)
 
 
 if __name__ == "__main__":

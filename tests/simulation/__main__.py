@@ -126,7 +126,7 @@ def everything(first: int, seeds: int, *, learns: bool) -> int:
     known.reached |= direct(total, known)
     say(f"directed: {total.watch}")
     caught = catching.all_mutants(known, say)
-    for run, outcome in in_parallel(work, catching.sound(caught)):
+    for run, outcome in in_parallel(work, catching.sound(caught, range(first, first + seeds))):
         total.add(run, outcome, "sound_runs", covers=False)
     known.caught |= {name: seed for name, seed in caught.items() if seed}
     if learns:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.simulation.faults import Faults, Hit
-from tests.simulation.runs import PROCESSES, Run, disk
+from tests.simulation.runs import PROCESSES, Run, disk, look_for_little
 from tests.simulation.world import Outcome, World
 
 BROKEN = 70
@@ -27,6 +27,7 @@ BROKEN = 70
 
 def of(run: Run, hits: Mapping[int, Sequence[Hit]]) -> Iterator[tuple[Run, Outcome]]:
     """Each of these faults alone, in the life of `run`, which has none. `hits`: the number of a call -> its faults."""
+    look_for_little()
     with disk() as folder:
         forks = Forks(folder)
         (folder / "trunk").mkdir()

@@ -7,7 +7,7 @@ from itertools import chain
 
 from tests.simulation import sweep
 from tests.simulation.known import Known, known_first
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, disk, do, forked
 
 SEEDS = 150
@@ -31,21 +31,25 @@ def all_mutants(known: Known, say: Callable[[str], None]) -> dict[str, int | Non
     return caught
 
 
-def sound(caught: dict[str, int | None]) -> list[Run]:
-    """The runs that caught, for the product as it is: one that is red there too says nothing of its mutant."""
-    stirred = {mutant.name: mutant.stirred for mutant in MUTANTS}
-    return [_run(seed, stirred[name]) for name, seed in caught.items() if seed]
+def sound(caught: dict[str, int | None], ran: range) -> list[Run]:
+    """The runs that caught, for the product as it is: one that is red there too says nothing of its mutant.
+
+    Without the seeds that `ran` already, as they are.
+    """
+    by_name = {mutant.name: mutant for mutant in MUTANTS}
+    runs = [_run(seed, by_name[name]) for name, seed in caught.items() if seed]
+    return [run for run in runs if run != Run(run.seed) or run.seed not in ran]
 
 
-def _run(seed: int, stirred: frozenset[str]) -> Run:
-    return Run(seed, stirred=stirred, long=True)
+def _run(seed: int, mutant: Mutant) -> Run:
+    return Run(seed, stirred=mutant.stirred, long=mutant.is_long)
 
 
 def catch(index: int) -> tuple[str, int | None, str]:
     mutant = MUTANTS[index]
     mutant.plant()
     tried = known_first({_known.get(mutant.name, 0)}, range(1, SEEDS + 1))
-    seeds = (_run(seed, mutant.stirred) for seed in tried)
+    seeds = (_run(seed, mutant) for seed in tried)
     with disk():
         for run in chain(seeds, _stories):
             outcome = do(run)

@@ -90,7 +90,9 @@ class SimWork:
         # one of a pair has numbered its changes: those of a later number are not counted on
         is_late = machine.has_frozen_writers and machine.link is None
         content = machine.content if is_late else self._frozen_content
-        assert content is not None
+        if content is None:
+            world.oracle.violate("I5", f"{machine.label} was told to keep a workspace that it has not got")
+            raise SnapshotError("there is no workspace")
         shot = objects.take(
             content,
             prefix=args["prefix"],

@@ -24,6 +24,8 @@ class Mutant:
     """The rule that it breaks."""
     stirred: frozenset[str] = frozenset()
     """Knobs that are on in each of its seeds: without them the rule is needed too rarely for a short run."""
+    is_long: bool = False
+    """Its seeds need longer lives (`plan.LONG`)."""
 
     def place(self) -> tuple[Any, str]:
         """The object that holds the function, and its name there; raises AttributeError when it is gone."""
@@ -541,6 +543,7 @@ MUTANTS: tuple[Mutant, ...] = (
         planted_pair.says(lambda instance: instance.conflicts),
         "C",
         frozenset({"false_alarm", "cut_pair", "asks_hand_back", "frames_slow"}),
+        is_long=True,
     ),
     Mutant(
         "frames over a refused branch",
@@ -548,6 +551,7 @@ MUTANTS: tuple[Mutant, ...] = (
         planted_pair.takes_over_its_branch,
         "C",
         frozenset({"gpu_dies_unheard"}),
+        is_long=True,
     ),
 )
 

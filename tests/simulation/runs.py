@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import TypeVar
+
+from jwt.algorithms import HMACAlgorithm
 
 from common.domain.model import Model
 from tests.simulation.faults import Faults, Hit
@@ -147,7 +150,8 @@ def forked(*, one_task_each: bool = False) -> Pool:
     """Processes that look for garbage a few times a run, and never among what was there before they began."""
     context = multiprocessing.get_context("fork")
     _build_models()
-    return context.Pool(PROCESSES, initializer=_look_for_little, maxtasksperchild=1 if one_task_each else None)
+    _look_at_secrets_once()
+    return context.Pool(PROCESSES, initializer=look_for_little, maxtasksperchild=1 if one_task_each else None)
 
 
 def _build_models(model: type[Model] = Model) -> None:
@@ -157,7 +161,13 @@ def _build_models(model: type[Model] = Model) -> None:
         _build_models(each)
 
 
-def _look_for_little() -> None:
+def _look_at_secrets_once() -> None:
+    """The library asks of a secret, each time it is used, whether it is a public key: a 25th of all that is done."""
+    setattr(HMACAlgorithm, "prepare_key", functools.cache(HMACAlgorithm.prepare_key))  # noqa: B010 - as it was, remembered
+
+
+def look_for_little() -> None:
+    """Of this process: see GARBAGE_LOOKED_FOR_AT."""
     gc.freeze()
     gc.set_threshold(GARBAGE_LOOKED_FOR_AT)
 

@@ -1,6 +1,7 @@
 """Exhaustive: each effect of one scripted life x each of the seven ways in which a call goes wrong; then pairs.
 
-The same life as a race is killed after each of its effects. The life of a pair (mirrored, taken over, handed back,
+The same life as a race is killed after each of its effects, but for the turns that it takes at a market: who is killed
+with a turn is who was killed before it took one. The life of a pair (mirrored, taken over, handed back,
 parted) goes wrong in all seven ways where only Google's market is called, and is killed after a sample of its others.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 from tests.simulation import branches
 from tests.simulation.faults import Hit
@@ -48,9 +50,24 @@ CHANGES = {"create", "cas", "delete", "commit", "put", "increment", "append", "d
 CHANGES |= {"start", "detach", "reserve", "release"}
 OF_STANDBYS = {"start", "detach", "operation", "operations", "reserve", "release", "addresses"}
 """Calls of a market that only Google's gets."""
+TURNS = "pacing/"
 STANDBY_KILLS = 120
 """Of the pair's effects, evenly over its life."""
 ONLY_OF_CHANGES = {"late apply", "duplicate"}
+
+
+class Effect(NamedTuple):
+    number: int
+    port: str
+    verb: str
+    about: str
+
+    @classmethod
+    def of(cls, line: str) -> Self:
+        """Of a gate's trace."""
+        number, call, about = line.split(" ", 2)
+        port, verb = call.split(".")
+        return cls(int(number), port, verb, about)
 
 
 @functools.cache
@@ -65,17 +82,16 @@ def _life(story: str) -> Run:
 
 
 @functools.cache
-def effects(story: str) -> list[tuple[int, str, str]]:
-    """(number, port, verb) of the calls that have an effect or leave the product, while the faults last."""
+def effects(story: str) -> list[Effect]:
+    """The calls that have an effect or leave the product, while the faults last."""
     run = _life(story)
     with disk() as folder:
         world = World(STORY_SEED, run.faults(), run.plan(), folder, trace=True)
         outcome = world.run()
         assert not outcome.violations, outcome.violations
         assert world.gate.trace is not None
-        calls = [(int(line.split()[0]), *line.split()[1].split(".")) for line in world.gate.trace]
-        calls = calls[: world.calls_with_faults]
-    return [(number, port, verb) for number, port, verb in calls if port != "store" or verb in CHANGES]
+        calls = [Effect.of(line) for line in world.gate.trace[: world.calls_with_faults]]
+    return [call for call in calls if call.port != "store" or call.verb in CHANGES]
 
 
 def singles() -> Iterator[tuple[Run, Outcome]]:
@@ -89,16 +105,17 @@ def hits(story: str) -> dict[int, list[Hit]]:
     calls = effects(story)
     if story == "coldstart":
         return _of_each(calls)
-    changes = [number for number, _, verb in calls if verb in CHANGES]
+    changes = [call.number for call in calls if call.verb in CHANGES]
     if story == "race":
-        return {number: [("vanish_after", number)] for number in changes}
+        turns = {call.number for call in calls if call.about.startswith(TURNS)}
+        return {number: [("vanish_after", number)] for number in changes if number not in turns}
     step = max(1, len(changes) // STANDBY_KILLS)
     killed: dict[int, list[Hit]] = {number: [("vanish_after", number)] for number in changes[::step]}
-    return killed | _of_each([call for call in calls if call[2] in OF_STANDBYS])
+    return killed | _of_each([call for call in calls if call.verb in OF_STANDBYS])
 
 
-def _of_each(calls: Sequence[tuple[int, str, str]]) -> dict[int, list[Hit]]:
-    return {n: [hit for fault in GENERIC if (hit := _hit(fault, n, port, verb))] for n, port, verb in calls}
+def _of_each(calls: Sequence[Effect]) -> dict[int, list[Hit]]:
+    return {call.number: [hit for fault in GENERIC if (hit := _hit(fault, call))] for call in calls}
 
 
 def runs() -> list[Run]:
@@ -119,15 +136,16 @@ def pairs(count: int) -> Iterator[Run]:
         calls = effects(story)
         at = rng.randrange(len(calls))
         other = min(len(calls) - 1, at + int(rng.expovariate(0.2))) if rng.random() < 0.7 else rng.randrange(len(calls))
-        hits = [_hit(rng.choice(list(GENERIC)), *calls[index]) for index in (at, other)]
+        hits = [_hit(rng.choice(list(GENERIC)), calls[index]) for index in (at, other)]
         found = frozenset(hit for hit in hits if hit)
         if len(found) == 2:
             count -= 1
             yield Run(STORY_SEED, script=found, story=story)
 
 
-def _hit(fault: str, number: int, port: str, verb: str) -> Hit | None:
+def _hit(fault: str, call: Effect) -> Hit | None:
     """None where a fault makes no sense: what changes nothing cannot be applied late or twice."""
+    number, port, verb, _ = call
     if (fault in ONLY_OF_CHANGES and verb not in CHANGES) or port not in GENERIC[fault]:
         return None
     if port == "store" and fault == "lost reply" and verb not in CHANGES:
