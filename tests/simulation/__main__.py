@@ -109,6 +109,9 @@ def _cells(text: str) -> tuple[Cell, ...]:
 
 def everything(first: int, seeds: int, *, learns: bool) -> int:
     total, known = Total(), Known.read()
+    for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
+        total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
+    say(f"sweep: {total.watch}")
     endings: dict[int, Ending] = {}
     for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
         total.add(run, outcome, "seeds")
@@ -120,9 +123,6 @@ def everything(first: int, seeds: int, *, learns: bool) -> int:
     for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
         total.add(run, outcome, "http_seeds")
     say(f"over HTTP: {total.watch}")
-    for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
-        total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
-    say(f"sweep: {total.watch}")
     known.reached |= direct(total, known)
     say(f"directed: {total.watch}")
     caught = catching.all_mutants(known, say)

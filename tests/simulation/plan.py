@@ -44,7 +44,7 @@ class Lives:
 MANY = Lives(
     least_s=700.0,
     most_s=9_500.0,
-    tail=8,
+    tail=12,
     standby_s=(1_200.0, 2_500.0),
     heartbeats_s=(3.0, *[10.0] * 4, *[30.0] * 5, *[60.0] * 2),
 )

@@ -51,7 +51,7 @@ from tests.simulation.webhooks import Webhooks
 
 JWT_SECRET = "jwt-canary-0123456789abcdef012345"
 STORAGE_SECRET = "storage-canary-0123456789"
-QUIET_AT_LEAST_S = 300.0
+QUIET_AT_LEAST_S = 120.0
 QUIET_AT_MOST_S = 5_400.0
 LOOK_EVERY_S = 60.0
 KEEP = Retention(last=3, hourly=1, daily=1, weekly=0)
