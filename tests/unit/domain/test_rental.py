@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from common.domain.rental import Meter, Rental
+from common.domain.rental import Meter, Rental, RentalState
 from tests.unit.domain.test_strategy import offer
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -47,3 +47,26 @@ def test_while_it_stood_still_it_did_not_bill() -> None:
 
     assert gpu_usd(ran.stopped(START + timedelta(seconds=500))) == Decimal("0.2")
     assert gpu_usd(ran) == Decimal("3.6") * 5 - Decimal("0.3")
+
+
+def test_while_its_host_is_offline_neither_part_bills_and_what_had_ended_stays_ended() -> None:
+    def at(seconds: float) -> datetime:
+        return START + timedelta(seconds=seconds)
+
+    away = Meter(disk_from=START, gpu_from=START).offline(at(100)).offline(at(200))
+    back, gone = away.online(at(400)).ended(at(500)), away.ended(at(300))
+
+    for meter in (away, gone):
+        assert rental(meter).metered_usd(LATER)["gpu"] == Decimal("0.1")
+        assert rental(meter).disk_billed_until(LATER) == at(100)
+    assert rental(away).now_usd_per_hour == 0
+    assert gpu_usd(back) == Decimal("0.2")
+    assert rental(back).disk_billed_until(LATER) == at(200)
+    assert gone.online(at(600)).paused_s == 0.0
+
+
+def test_a_machine_whose_host_is_offline_is_looked_at_each_minute() -> None:
+    serving = rental(Meter(gpu_from=START)).to(RentalState.SERVING, at=START)
+
+    assert not serving.with_restlessness().restless
+    assert serving.model_copy(update={"meter": serving.meter.offline(START)}).with_restlessness().restless
