@@ -326,6 +326,7 @@ class Oracle:
         for id, doc in world.store.docs.get("rentals", {}).items():
             if doc.data["state"] in ("releasing", "released") and not doc.data["settled"]:
                 found.append(f"{id} is {doc.data['state']} and not settled")
+        found += world.slack.judge.unrest() if world.slack else []
         return found + world.mail.overdue() + world.pairs.left_over()
 
     def _unrest_of(self, owned: Owned, record: Data | None, billing: list[Contract]) -> list[str]:

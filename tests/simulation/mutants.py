@@ -186,6 +186,7 @@ MUTANTS: tuple[Mutant, ...] = (
         planted_money.bill_stays_closed,
         "I8",
         frozenset({"market_late", "body_500_done"}),
+        is_long=True,
     ),
     Mutant(
         "any price is a price",
@@ -542,7 +543,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.instance.Instance.conflicts_anew",
         planted_pair.says(lambda instance: instance.conflicts),
         "C",
-        frozenset({"false_alarm", "cut_pair", "asks_hand_back", "frames_slow"}),
+        frozenset({"false_alarm", "cut_pair", "asks_hand_back", "frames_slow", "second_death"}),
         is_long=True,
     ),
     Mutant(

@@ -301,6 +301,12 @@ class Judge:
 
     # --- at rest
 
+    def unrest(self) -> list[str]:
+        """What was done, and overtaken by older words, is said once more."""
+        docs = self._world.store.docs.get("outbox", {})
+        again = [id for id in self._done if docs[id].data["next_at"] is not None]
+        return [f"{again[:3]} are to be said again"] if again else []
+
     def judge_the_end(self) -> None:
         if self._sim.refusals:
             self._violate("S7", f"Slack refused: {self._sim.refusals[:3]}")
