@@ -60,7 +60,7 @@ test: setup browser
 	@$(MAKE) --no-print-directory -j 3 check vendor bundle deployer runtime
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 	@$(DEPLOYER)/bin/python -m pytest -n 2 tests/deploy
-	@$(MAKE) --no-print-directory soak MINUTES=1 AT_LEAST=0
+	@$(MAKE) --no-print-directory simulate
 
 simulate: setup  ## the product in virtual worlds that break: SEEDS=n [SEED=s]; SEEDS=1 SEED=s replays one
 	@$(BIN)/python -m tests.simulation SEEDS=$(SEEDS) SEED=$(SEED) $(REPLAY)

@@ -41,6 +41,12 @@ class Total:
         self.watch, self.coverage = Watch(), Coverage()
         self.red: list[tuple[Run, Outcome]] = []
         self.counts: Counter[str] = Counter()
+        self.seconds_of: dict[str, float] = {}
+
+    def told(self, part: str) -> None:
+        """That part is done: since the one before."""
+        self.seconds_of[part] = round(self.watch.seconds() - sum(self.seconds_of.values()), 1)
+        say(f"{part}: {self.watch}")
 
     def add(self, run: Run, outcome: Outcome, what: str, *, covers: bool = True) -> None:
         self.counts[what] += 1
@@ -111,27 +117,28 @@ def everything(first: int, seeds: int, *, learns: bool) -> int:
     total, known = Total(), Known.read()
     for run, outcome in chain(sweep.singles(), in_parallel(work, sweep.pairs(PAIRS))):
         total.add(run, judged(outcome, sweep.ending(run.story)), "sweep_runs", covers=False)
-    say(f"sweep: {total.watch}")
+    total.told("sweep")
     endings: dict[int, Ending] = {}
     for run, outcome in in_parallel(work, [Run(seed) for seed in range(first, first + seeds)]):
         total.add(run, outcome, "seeds")
         endings[run.seed] = outcome.ending
-    say(f"{seeds} seeds: {total.watch}")
+    total.told("seeds")
     plain = [Run(seed, script=frozenset()) for seed in range(first, first + min(PLAIN_SEEDS, seeds))]
     for run, outcome in in_parallel(work, plain):
         total.add(run, judged(outcome, endings[run.seed]), "plain_seeds", covers=False)
+    total.told("plain")
     for run, outcome in in_parallel(work, over_http.runs_of(first, min(HTTP_SEEDS, seeds)), chunk=4):
         total.add(run, outcome, "http_seeds")
-    say(f"over HTTP: {total.watch}")
+    total.told("http")
     known.reached |= direct(total, known)
-    say(f"directed: {total.watch}")
+    total.told("directed")
     caught = catching.all_mutants(known, say)
     for run, outcome in in_parallel(work, catching.sound(caught, range(first, first + seeds))):
         total.add(run, outcome, "sound_runs", covers=False)
     known.caught |= {name: seed for name, seed in caught.items() if seed}
     if learns:
         known.write()
-    say(f"mutants: {total.watch}")
+    total.told("mutants")
     for line in total.coverage.matrix():
         say(line)
     return report(total, empty=total.coverage.empty(), caught=caught)
@@ -224,6 +231,7 @@ def report(total: Total, *, empty: list[tuple[str, str]], caught: dict[str, int 
         "plain_seeds": total.counts["plain_seeds"],
         "http_seeds": total.counts["http_seeds"],
         "seconds": total.watch.seconds(),
+        "seconds_of": total.seconds_of,
         "cpu_seconds": total.watch.cpu_seconds(),
     }
     print(json.dumps(facts))
