@@ -26,7 +26,7 @@ from common.domain.outbox import SLACK_ERRAND
 from common.ports import Data
 from common.web.slack_outbox import BEGUN_WITHIN
 from infra.demo.slack import SlackSim
-from tests.simulation.clock import Task
+from tests.simulation.clock import Killed, Task
 from tests.simulation.knobs import LONGEST_LATE_S, LONGEST_PAUSE_S
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Judge:
         self._last: dict[str, Said] = {}
         """By whom the message is done."""
         self._shown: dict[str, Said] = {}
+        self._shower: dict[str, Task | None] = {}
+        """Whose words those are."""
         self._overtaken: set[str] = set()
         """Messages of which something arrived after its sender had given up: nobody can order those."""
         self._story: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
@@ -280,7 +282,8 @@ class Judge:
 
     def showing(self, said: Said, ts: str, *, is_late: bool) -> None:
         """Called when Slack has it."""
-        self._shown[said.id] = said
+        task = getcurrent()
+        self._shown[said.id], self._shower[said.id] = said, task if isinstance(task, Task) else None
         self._origin[ts] = said.id
         if is_late:
             self._overtaken.add(said.id)
@@ -302,10 +305,16 @@ class Judge:
     # --- at rest
 
     def unrest(self) -> list[str]:
-        """What was done, and overtaken by older words, is said once more."""
+        """What was done, and overtaken by older words, is said once more; whoever overtook it may still stand still."""
         docs = self._world.store.docs.get("outbox", {})
-        again = [id for id in self._done if docs[id].data["next_at"] is not None]
+        again = [id for id in self._done if docs[id].data["next_at"] is not None or self._overtaker(id, is_over=False)]
         return [f"{again[:3]} are to be said again"] if again else []
+
+    def _overtaker(self, id: str, *, is_over: bool) -> Task | None:
+        """Who showed other words after the last ones of a message that is done."""
+        shower = self._shower[id]
+        overtakes = shower is not None and self._shown[id].blocks != self._last[id].blocks
+        return shower if overtakes and shower and shower.is_over is is_over else None
 
     def judge_the_end(self) -> None:
         if self._sim.refusals:
@@ -314,6 +323,9 @@ class Judge:
             shown, said = self._shown[id], self._last[id]
             if id in self._overtaken:
                 continue
+            overtaker = self._overtaker(id, is_over=True)
+            if overtaker and isinstance(overtaker.error, Killed):
+                continue  # before it could ask for the last words to be said again
             if shown.blocks != said.blocks:
                 self._violate("S6", f"what {id} said last was overtaken by older words")
             record = self._world.record(key)

@@ -122,6 +122,7 @@ class People:
         name = f"{owned.account}-box"
         text = f"deploy {GPU} by {owned.strategy} disk 32 max 2.00{idle} as {name}"
         while not (key := self._rented(owned)):
+            self.link(owned.account)  # an unlinking that was asked for long ago may be carried out only now
             plans = self._shown(owned, self._type(owned, text), "deploy")
             if plans and (late := self._world.struck("slack_stale_button", "")):
                 self._world.loop.sleep(PLAN_HOLDS_FOR.total_seconds() + 1 + late.length_s())
