@@ -250,10 +250,11 @@ class Rental(Model):
     def metered_usd(self, now: datetime, *, since: datetime | None = None) -> dict[str, Decimal]:
         """Cost so far per kind by our own records and the offer's terms; only what ran from `since` on, if given."""
         meter = self.meter
-        gpu_from, disk_from = (_later(start, since) for start in (meter.gpu_from, meter.disk_from))
+        gpu_ends = meter.gpu_until or meter.offline_from or now, self.gpu_billed_until(now)
+        disk_ends = meter.disk_until or meter.offline_from or now, self.disk_billed_until(now)
         return {
-            "gpu": self.offer.gpu_usd_per_hour * _hours(gpu_from, self.gpu_billed_until(now)),
-            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(disk_from, self.disk_billed_until(now)),
+            "gpu": self.offer.gpu_usd_per_hour * _hours(meter.gpu_from, *gpu_ends, since),
+            "disk": self.offer.disk_usd_per_hour(self.disk_gb) * _hours(meter.disk_from, *disk_ends, since),
             "bandwidth_up": self.offer.upload_usd_per_gb * meter.uploaded_bytes / BYTES_PER_GB,
             "bandwidth_down": self.offer.download_usd_per_gb * meter.downloaded_bytes / BYTES_PER_GB,
         }
@@ -295,10 +296,11 @@ def _gb_per_second(mbit_s: float) -> Decimal:
     return Decimal(str(mbit_s)) / 8000
 
 
-def _later(start: datetime | None, since: datetime | None) -> datetime | None:
-    return max(start, since) if start and since else start
-
-
-def _hours(start: datetime | None, end: datetime) -> Decimal:
-    seconds = (end - start).total_seconds() if start else 0
+def _hours(start: datetime | None, end: datetime, billed_until: datetime, since: datetime | None) -> Decimal:
+    """From `since` on, if given: when it stood still is not known, so a part of the time is never taken for less than
+    what may have been billed in it."""
+    if start is None:
+        return Decimal(0)
+    within_s = (max(end, billed_until) - max(start, since or start)).total_seconds()
+    seconds = min((billed_until - start).total_seconds(), within_s)
     return Decimal(str(max(0, seconds))) / SECONDS_PER_HOUR

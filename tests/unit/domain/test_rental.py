@@ -70,3 +70,13 @@ def test_a_machine_whose_host_is_offline_is_looked_at_each_minute() -> None:
 
     assert not serving.with_restlessness().restless
     assert serving.model_copy(update={"meter": serving.meter.offline(START)}).with_restlessness().restless
+
+
+def test_what_stood_still_before_a_period_makes_the_period_no_cheaper() -> None:
+    hour = timedelta(hours=1)
+    meter = Meter(gpu_from=START, disk_from=START).offline(START + hour).online(START + 4 * hour)
+
+    of_the_last = rental(meter).metered_usd(LATER, since=LATER - hour)
+
+    assert of_the_last["gpu"] == Decimal("3.6")
+    assert rental(meter).metered_usd(LATER)["gpu"] == 2 * Decimal("3.6")
