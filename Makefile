@@ -18,7 +18,7 @@ REPLAY := $(foreach word,WITHOUT FAULTS CELLS ALSO STIRRED STORY HTTP LONG LEARN
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: infra/local/setup.sh infra/requirements/dev.txt pyproject.toml
+$(VENV)/.ready: infra/local/setup.sh infra/requirements/dev.txt pyproject.toml infra/gpu_host/compile.sh $(wildcard common/snapshots/*.c)
 	@PYTHON='$(PYTHON)' bash infra/local/setup.sh
 
 vendor: setup $(VENDOR)/.ready  ## the marketplace's own client, for the contract tests

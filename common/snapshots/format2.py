@@ -52,7 +52,7 @@ KIND_AND_TORN, MODE_OF, TIME_OF, SIZE_OF, SUM_OF, EXTENTS_OF, OWNERS = (
     )
 )  # fmt: skip
 """A column at a time: a list of each, of a million entries, would take more than the columns."""
-CODECS: tuple[Codec, ...] = ("raw", "lz4", "zstd", "bits2", "bits4")
+CODECS: tuple[Codec, ...] = ("raw", "lz4", "zstd", "bits2", "bits4", "floats2", "floats4")
 UNKNOWN_OWNER = (1 << 32) - 1
 ID_BYTES, MD5_BYTES, SALT_BYTES, SUM_BYTES = 32, 16, 16, 16
 NO_SALT = b"\0" * SALT_BYTES

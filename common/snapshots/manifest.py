@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from common.domain.version import Version
 
 Kind = Literal["file", "dir", "symlink", "hardlink"]
-Codec = Literal["raw", "lz4", "zstd", "bits2", "bits4"]
+Codec = Literal["raw", "lz4", "zstd", "bits2", "bits4", "floats2", "floats4"]
 """How a chunk's bytes are written: as they are, by LZ4, by Zstandard, or bit-shuffled as 2- or 4-byte items and LZ4."""
 
 TAG_BYTES = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ class PackWriter:
         full_at: int = PACK_BYTES,
     ) -> None:
         """`claim` gives the descriptor to write the next pack to; `on_full` takes it over with what is in it, when it
-        has `full_at` bytes or more."""
+        has `full_at` bytes or more. Its MD5 is not known yet."""
         self._full_at = full_at
         self._keys = keys
         self._claim = claim
@@ -76,7 +75,7 @@ class PackWriter:
             return
         slot, self._slot = self._slot, None
         os.ftruncate(slot, self.size)
-        pack = Pack(self.size, self._md5.hexdigest(), self._salt)
+        pack = Pack(self.size, "", self._salt)
         self.size = 0
         self._on_full(slot, self._content.hexdigest(), pack, self._rows)
 
@@ -84,12 +83,11 @@ class PackWriter:
         self._slot = self._claim()
         self._salt = os.urandom(SALT_BYTES).hex()
         self._cipher = pack_cipher(self._keys, self._salt)
-        self._content, self._md5 = blake3(), hashlib.md5(usedforsecurity=False)
+        self._content = blake3()
         self._rows: list[Row] = []
 
     def _append(self, piece: memoryview) -> None:
         self._content.update(piece)
-        self._md5.update(piece)
         at = self.size
         assert self._slot is not None
         while piece:

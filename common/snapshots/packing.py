@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.snapshots.chunk import SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum, grain_of
 from common.snapshots.keys import keys_of
+from common.snapshots.lanes import LANES, md5_of
 from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
 from common.snapshots.pack import FIRST_PACK_BYTES, PACK_BYTES, PackWriter, Row
 from common.snapshots.read import FileReader, Place, Read, new_read
@@ -183,6 +184,8 @@ class _Loop:
         """Workers that were told that there is nothing left to do."""
         self._slots: dict[str, int] = {}
         """Path of what is being uploaded -> its slot."""
+        self._unsummed: dict[int, str] = {}
+        """Slots with packs whose MD5 is still to be made, side by side with others': it is wanted by the manifest."""
 
     def reads(self) -> Iterator[Read]:
         """Every file that had to be read, in no order; at the end all packs are on their way."""
@@ -191,6 +194,7 @@ class _Loop:
             for worker, message in self._workers.messages(self._move.fileno(), STALL_S):
                 yield from self._take_in(worker, message)
             self._take_back()
+        self._sum_up()
 
     def send_last(self, content: bytes, key: str) -> None:
         while self._move.under_way:
@@ -200,7 +204,7 @@ class _Loop:
         list(self._move.finished())
 
     def _hand_out(self) -> None:
-        while self._waiting and (slot := self._stage.claim()) is not None:
+        while self._waiting and (slot := self._claim()) is not None:
             self._holding.add(self._waiting[0])
             self._workers.send(self._waiting.pop(0), slot)
         nothing_comes_back = bool(self._waiting) and not self._move.under_way
@@ -212,6 +216,14 @@ class _Loop:
             elif worker not in self._closing and not self._pieces.open:
                 self._closing.add(worker)
                 self._workers.give(worker, None)
+
+    def _claim(self) -> int | None:
+        """A free slot; the last ones are kept by packs that only wait for others to be summed with."""
+        slot = self._stage.claim()
+        if slot is None and self._unsummed:
+            self._sum_up()
+            slot = self._stage.claim()
+        return slot
 
     def _give(self, worker: int, task: Task) -> None:
         self._in_work[worker] = task
@@ -245,12 +257,26 @@ class _Loop:
         for chunk, offset, stored, plain, codec in rows:
             self.chunks.setdefault(chunk, Chunk(name, offset, stored, plain, codec))
         self._slots[path_of(slot)] = slot
+        self._unsummed[slot] = name
         self._move.put(path_of(slot), pack_key(self._prefix, name))
+        if len(self._unsummed) == LANES:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        sums = md5_of([self._stage.content(slot, self.packs[name].size) for slot, name in self._unsummed.items()])
+        under_way = set(self._slots.values())
+        for (slot, name), md5 in zip(self._unsummed.items(), sums, strict=True):
+            self.packs[name] = self.packs[name]._replace(md5=md5)
+            if slot not in under_way:
+                self._stage.release(slot)
+        self._unsummed.clear()
 
     def _take_back(self, *, wait: bool = False) -> None:
         done = self._move.finished(leave=self._move.under_way - 1) if wait else self._move.heard()
         for path in done:
-            self._stage.release(self._slots.pop(path))
+            slot = self._slots.pop(path)
+            if slot not in self._unsummed:
+                self._stage.release(slot)
 
 
 class _Pieces:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 
 from common.errors import DiskFull
@@ -39,6 +40,7 @@ class Stage:
     manifest: int
     """One file more, for what is sent last."""
     in_memory: bool
+    _contents: dict[int, memoryview] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
     """The one that was used last is at the end: it is used next, for its memory is there already."""
     _out: set[int] = field(default_factory=set)
@@ -58,6 +60,10 @@ class Stage:
             raise DiskFull("the disk of the state directory has no room to stage a pack")
         return None
 
+    def content(self, slot: int, size: int) -> memoryview:
+        """What was written to the slot, without a copy of it; no longer than it really is."""
+        return self._contents[slot][:size]
+
     def release(self, slot: int) -> None:
         self._out.remove(slot)
         self._free.append(slot)
@@ -69,7 +75,8 @@ def staged(folder: Path, *, in_memory: bool | None = None) -> Iterator[Stage]:
     memory = free_memory_bytes() >= MEMORY_SHARE * STAGE_BYTES if in_memory is None else in_memory
     files = [os.memfd_create("dumont-stage") if memory else _unnamed(folder) for _ in range(SLOTS + 1)]
     try:
-        yield Stage(tuple(files[:SLOTS]), files[SLOTS], memory, _free=files[:SLOTS])
+        slots = files[:SLOTS]
+        yield Stage(tuple(slots), files[SLOTS], memory, {slot: _mapped(slot) for slot in slots}, slots)
     finally:
         for fd in files:
             os.close(fd)
@@ -102,6 +109,14 @@ def _unnamed(folder: Path) -> int:
     fd, name = mkstemp(dir=folder)
     os.unlink(name)  # noqa: PTH108 - at once: nothing of it outlives the process
     return fd
+
+
+def _mapped(slot: int) -> memoryview:
+    """Once for all packs that it will hold: to map each of them anew takes as long as to sum it."""
+    os.ftruncate(slot, SLOT_BYTES)
+    content = memoryview(mmap(slot, SLOT_BYTES))
+    os.ftruncate(slot, 0)
+    return content
 
 
 def _has_room(slot: int) -> bool:

@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.domain.spec import DEFAULT_IMAGE, DEFAULT_IMAGE_GLIBC
+from common.snapshots.compiled import PLACE
 from infra.gpu_host import elf
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bundle"
+COMPILE = ROOT / "infra/gpu_host/compile.sh"
 SIZE_LIMIT_BYTES = 60 * 10**6
 HIDDEN = (
     "pynvml",
@@ -77,9 +79,11 @@ def build() -> Bundle:
 
 
 def _content_hash() -> str:
-    """Over everything that goes in: the host's sources, the pinned requirements and the interpreter's version."""
-    digest = hashlib.sha256(sys.version.encode())
+    """Over everything that goes in: the host's sources, the pinned requirements, the interpreter's version, and whether
+    there is a compiler."""
+    digest = hashlib.sha256(f"{sys.version} {shutil.which('cc') is not None}".encode())
     sources = [ROOT / "infra/requirements/dev.txt", Path(__file__), Path(elf.__file__)]
+    sources += [COMPILE, *sorted((ROOT / "common/snapshots").glob("*.c"))]
     for part in ("domain", "host", "snapshots"):
         sources += sorted((ROOT / "common" / part).rglob("*.py"))
     for path in [*sources, *(ROOT / "common" / f"{name}.py" for name in ("errors", "ports", "config", "tether"))]:
@@ -115,11 +119,23 @@ def _freeze(work: Path) -> Path:
         "--noconfirm",
     ]
     command += [f"--distpath={work / 'dist'}", f"--workpath={work / 'build'}", f"--specpath={work}", f"--paths={ROOT}"]
+    if compiled := _compiled(work):
+        command += [f"--add-binary={compiled}:{Path(PLACE).parent}"]
     command += [f"--hidden-import={name}" for name in HIDDEN] + [f"--exclude-module={name}" for name in EXCLUDED]
     result = subprocess.run([*command, str(ROOT / "common/host/main.py")], cwd=work, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"PyInstaller failed:\n{result.stderr[-4000:]}")
     return work / "dist" / "agent"
+
+
+def _compiled(work: Path) -> Path | None:
+    """The engine's C; without a compiler the bundle goes without, and says so."""
+    if shutil.which("cc") is None:
+        print("there is no C compiler: this bundle's snapshots of models are larger and slower", file=sys.stderr)
+        return None
+    to = work / Path(PLACE).name
+    subprocess.run(["bash", str(COMPILE), str(to)], check=True)
+    return to
 
 
 def _s5cmd() -> Path:

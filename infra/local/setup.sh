@@ -11,7 +11,8 @@ is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/
 python=${PYTHON:-python3}
 if [ -z "${PYTHON:-}" ] && is_new_enough /usr/bin/python3; then python=/usr/bin/python3; fi
 
-# PyInstaller needs binutils and the shared libpython, which Debian keeps apart from the interpreter.
+# The snapshot engine has two files of C. PyInstaller needs binutils and the shared libpython, which Debian keeps apart
+# from the interpreter.
 need=()
 command -v "$python" >/dev/null || need+=(python3)
 if command -v "$python" >/dev/null; then
@@ -25,6 +26,7 @@ sys.exit(0 if os.path.exists(here) or ctypes.util.find_library(name) else 1)
 PY
 fi
 command -v objdump >/dev/null || need+=(binutils)
+command -v cc >/dev/null || need+=(gcc libc6-dev)
 command -v git >/dev/null || need+=(git)
 command -v curl >/dev/null || command -v wget >/dev/null || need+=(curl)
 # What a standby runs, and the GPU host's side of it.
@@ -52,5 +54,6 @@ fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r infra/requirements/dev.txt
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null \
   || .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+bash infra/gpu_host/compile.sh .venv/lib/dumont/engine.so
 .venv/bin/python -m compileall -q common functions jobs infra || true
 touch .venv/.ready

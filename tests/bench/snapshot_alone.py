@@ -188,11 +188,19 @@ def _family(pid: int) -> list[int]:
 
 
 def _pss_kb(pid: int) -> int:
+    """Without the stage, which is bounded by itself: the engine sums what lies there where it lies."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    found, is_stage = 0, False
+    for line in lines:
+        first, *words = line.split()
+        if not first.endswith(":"):
+            is_stage = "/memfd:dumont-stage" in line
+        elif first == "Pss:" and not is_stage:
+            found += int(words[0])
+    return found
 
 
 def main() -> None:

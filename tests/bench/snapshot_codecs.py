@@ -1,4 +1,5 @@
-"""The codecs alone, on as many processes as there are cores: GB of plain bytes per second, beside memcpy.
+"""The codecs alone, without the sample that chooses one: GB of plain bytes per second on as many processes as there are
+cores, beside memcpy.
 
 `memcpy` copies what lies in no cache, as what comes from a disk or a line does; `memcpy_one_core` the same on one;
 `memcpy_in_cache` a chunk again and again, which no data that is read once can reach.
@@ -12,12 +13,20 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
-from common.snapshots.codec import decode, encode
+from common.snapshots.codec import ENCODERS, decode
+from common.snapshots.manifest import Codec
 
 CHUNK_BYTES = 1 << 20
 CHUNKS = 16
 SECONDS = 0.5
 MEMORY_BYTES = 256 << 20
+BESIDE: tuple[tuple[str, str, Codec], ...] = (
+    ("exponents", "floats", "floats2"),
+    ("bitshuffle_lz4", "floats", "bits2"),
+    ("lz4", "text", "lz4"),
+    ("zstd", "text", "zstd"),
+)
+"""(name, what of, codec)"""
 
 
 def measure(floats: Path, code: Path) -> dict[str, float]:
@@ -25,9 +34,10 @@ def measure(floats: Path, code: Path) -> dict[str, float]:
     text = b"".join(path.read_bytes() for path in sorted(code.rglob("*.py"))[:3000])[: CHUNKS * CHUNK_BYTES]
     found = {"memcpy": _together(_copies_in_memory), "memcpy_one_core": _copies_in_memory()}
     found["memcpy_in_cache"] = _together(_copies, content)
-    for name, plain, tightly in (("bitshuffle_lz4", content, False), ("lz4", text, False), ("zstd", text, True)):
-        found[f"{name}_compress"] = _together(_encodes, plain, tightly)
-        found[f"{name}_decompress"] = _together(_decodes, plain, tightly)
+    for name, plain, codec in BESIDE:
+        of = content if plain == "floats" else text
+        found[f"{name}_compress"] = _together(_encodes, of, codec)
+        found[f"{name}_decompress"] = _together(_decodes, of, codec)
     return {name: round(rate, 2) for name, rate in found.items()}
 
 
@@ -51,13 +61,13 @@ def _copies(content: bytes) -> float:
     return _rate(content, lambda chunk: bytearray(chunk))
 
 
-def _encodes(content: bytes, tightly: bool) -> float:
-    return _rate(content, lambda chunk: encode(chunk, tightly=tightly))
+def _encodes(content: bytes, codec: Codec) -> float:
+    return _rate(content, ENCODERS[codec])
 
 
-def _decodes(content: bytes, tightly: bool) -> float:
-    packed = {chunk: encode(chunk, tightly=tightly) for chunk in _chunks(content)}
-    return _rate(content, lambda chunk: decode(packed[chunk][0], packed[chunk][1], len(chunk)))
+def _decodes(content: bytes, codec: Codec) -> float:
+    packed = {chunk: bytes(ENCODERS[codec](chunk)) for chunk in _chunks(content)}
+    return _rate(content, lambda chunk: decode(codec, packed[chunk], len(chunk)))
 
 
 def _rate(content: bytes, work: Callable[[bytes], object]) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import json
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,16 +14,18 @@ from blake3 import blake3
 
 from common.domain.snapshot import Version
 from common.errors import SnapshotRefused
-from common.snapshots import codec, format1, format2, pack, seal
+from common.snapshots import codec, floats, format1, format2, pack, seal
 from common.snapshots.keys import keys_of
 from common.snapshots.manifest import Chunk, Codec, Entry, Extent, Manifest, Pack
 
 KEY = b"k" * 32
 PREFIX = "acme.box/"
 SALT = "5" * 32
-CODECS: tuple[Codec, ...] = ("raw", "lz4", "zstd", "bits2", "bits4")
+CODECS: tuple[Codec, ...] = ("raw", "lz4", "zstd", "bits2", "bits4", "floats2", "floats4")
 TEXT = b"".join(b"line %d of a workspace that is like another one\n" % n for n in range(200))
 TEXT_NAME = blake3(TEXT).hexdigest()
+CHANCE = random.Random(1)
+WEIGHTS = array.array("f", (CHANCE.gauss(0, 0.02) for _ in range(3000))).tobytes()
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Parser:
 
 
 def _manifest() -> Manifest:
-    chunks = {f"{n:064x}": Chunk("d" * 64, n * 200, 116, 100, CODECS[n % 5] if n % 5 else "raw") for n in range(6)}
+    chunks = {f"{n:064x}": Chunk("d" * 64, n * 200, 116, 100, CODECS[n % 7] if n % 7 else "raw") for n in range(6)}
     files = [
         Entry(b"dir/file%d" % n, "file", 0o644, n, 100, "f" * 32, (Extent(0, f"{n:064x}", 0, 100),), uid=1, gid=2)
         for n in range(6)
@@ -104,6 +108,21 @@ def _unpack(name: Codec, size: int) -> Callable[[bytes], object]:
     return lambda frame: codec.decode(name, frame, size)
 
 
+def _unpack_floats(item_bytes: int) -> Callable[[bytes], object]:
+    """The compiled half and the other: they take the same, and make the same of it."""
+
+    def both(frame: bytes) -> None:
+        found: list[bytes | None] = []
+        for decode in (floats.decode, floats.decode_slowly):
+            try:
+                found.append(decode(frame, item_bytes, len(WEIGHTS)))
+            except ValueError:
+                found.append(None)
+        assert found[0] == found[1]
+
+    return both
+
+
 def _open_chunk(hostile: bytes) -> object:
     """A byte chooses the codec, two the size that a manifest claims; the rest is what the pack holds.
 
@@ -131,5 +150,9 @@ def parsers() -> dict[str, Parser]:
         "pack": Parser(_open_chunk, ValueError, (_sealed_chunk(),)),
     }
     for name, encoder in codec.ENCODERS.items():
-        found[f"frame_{name}"] = Parser(_unpack(name, len(TEXT)), ValueError, (bytes(encoder(TEXT)),))
+        if name not in ("floats2", "floats4"):
+            found[f"frame_{name}"] = Parser(_unpack(name, len(TEXT)), ValueError, (bytes(encoder(TEXT)),))
+    for item_bytes in (2, 4):
+        honest = bytes(floats.encode(WEIGHTS, item_bytes) or b"")
+        found[f"frame_floats{item_bytes}"] = Parser(_unpack_floats(item_bytes), ValueError, (honest,))
     return found

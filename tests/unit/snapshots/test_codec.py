@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from common.snapshots import floats
 from common.snapshots.codec import decode, encode
 
 CHANCE = random.Random(1)
@@ -21,9 +22,29 @@ def test_floats_shrink_whatever_the_length(size: int, start: int) -> None:
 
     codec, stored = encode(plain, tightly=False)
 
-    assert codec in ("bits2", "bits4")
-    assert len(stored) < 0.95 * size
+    assert codec == "floats4"
+    assert len(stored) < 0.88 * size
     assert decode(codec, bytes(stored), size) == plain
+
+
+def test_an_engine_that_is_not_compiled_shrinks_floats_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floats, "library", lambda: None)
+    plain = FLOATS[1:70_000]
+
+    codec, stored = encode(plain, tightly=False)
+
+    assert codec in ("bits2", "bits4")
+    assert len(stored) < 0.95 * len(plain)
+    assert decode(codec, bytes(stored), len(plain)) == plain
+
+
+def test_small_integers_are_no_floats() -> None:
+    plain = array.array("i", (CHANCE.randrange(50_000) for _ in range(100_000))).tobytes()
+
+    codec, stored = encode(plain, tightly=False)
+
+    assert codec == "bits4"
+    assert len(stored) < 0.6 * len(plain)
 
 
 @pytest.mark.parametrize("size", [100, 5_000, 66_001, 1_000_003])
