@@ -30,16 +30,18 @@ Grain = tuple[int, int, int]
 """(least, mean, most) bytes of the chunks of a large file."""
 COARSE: Grain = (256 << 10, 1 << 20, MAX_CHUNK_BYTES)
 FINE: Grain = (16 << 10, 64 << 10, 256 << 10)
-FINE_FROM_BYTES, FINE_BELOW_BYTES = 8 << 20, 64 << 20
+LONG: Grain = (1 << 20, 2 << 20, MAX_CHUNK_BYTES)
+FINE_FROM_BYTES, FINE_BELOW_BYTES, LONG_ABOVE_BYTES = 8 << 20, 64 << 20, 1 << 30
 """Files that are changed here and there (databases, tables, notebooks with their pictures) are mostly of this size: of
-a change a chunk or two are sent. Longer ones would make manifests long, shorter ones are best written in one go. A file
-that grows across such a border is sent anew, once."""
+a change a chunk or two are sent. Longer ones would make manifests long, shorter ones are best written in one go. What is
+longer than a GiB are weights and archives, and of their chunks all is kept in memory. A file that grows across such a
+border is sent anew, once."""
 WINDOW_BYTES = 8 << 20
 """Read at once of a large file: two chunks at least."""
 SUM_BYTES = 16
 CLAIMS_MIN, CLAIMS_MAX = 1 << 12, 1 << 24
 """Places in the table of what this snapshot has written; at most 256 MiB of memory, of which what is used exists."""
-PLACES_FOR_EACH = 4
+PLACES_FOR_EACH = 2
 CLAIM_BYTES = 16
 FREE = bytes(CLAIM_BYTES)
 PROBES = 8
@@ -99,6 +101,8 @@ class ChunkWriter:
 
 
 def grain_of(file_bytes: int) -> Grain:
+    if file_bytes > LONG_ABOVE_BYTES:
+        return LONG
     return FINE if FINE_FROM_BYTES <= file_bytes < FINE_BELOW_BYTES else COARSE
 
 
@@ -115,7 +119,7 @@ def cut(fd: int, start: int, end: int, window: memoryview, grain: Grain) -> Iter
         if is_last:
             return
         kept_from = pieces[-1][0]
-        window[: held - kept_from] = bytes(window[kept_from:held])
+        window[: held - kept_from] = window[kept_from:held]  # moved, also where the two overlap
         at, held = at + kept_from, held - kept_from
 
 

@@ -1,7 +1,11 @@
 """What a backup costs whoever computes beside it: one busy process for each core, with and without the engine's child.
 
-The child is the one that an order starts, with its niceness. The server stands for a store elsewhere: what it takes of
-the processors is taken off what the neighbours could have had, and s5cmd is not, for it runs on the host.
+The child is the one that an order starts, with its niceness. That counts wherever the neighbours are scheduled beside
+it: in a container always. On a machine whose kernel shares the processors between sessions first (sched(7), autogroups:
+not in a container's control group) it does not count for neighbours of another session; there only the cap helps.
+
+The server stands for a store elsewhere: what it takes of the processors is taken off what the neighbours could have
+had, and s5cmd is not, for it runs on the host.
 """
 
 from __future__ import annotations
@@ -34,21 +38,26 @@ while True:
         count += 1
     table[at : at + 8] = count.to_bytes(8, "little")
 """
-"""In a session of its own, as a user's shell and what it starts are."""
+CAPS: dict[str, dict[str, Any]] = {"no_cap": {}, "one_core": {"max_cpus": 1}}
 
 
-def measure(server: S3Server, root: Path, home: Path) -> dict[str, float]:
+def measure(server: S3Server, root: Path, home: Path) -> dict[str, dict[str, float]]:
     """Of the speed that the neighbours have alone, what is left while a backup runs: without caps, and on one core."""
     home.mkdir()
+    return {
+        where: _left(server, root, home / where, apart=apart)
+        for where, apart in (("as_in_a_container", False), ("of_another_session", True))
+    }
+
+
+def _left(server: S3Server, root: Path, home: Path, *, apart: bool) -> dict[str, float]:
+    home.mkdir()
     cores = len(os.sched_getaffinity(0))
-    with _busy(home / "counts", cores) as counts:
+    with _busy(home / "counts", cores, apart=apart) as counts:
         began, before = time.monotonic(), _sum(counts)
         time.sleep(ALONE_S)
         alone = (_sum(counts) - before) / (time.monotonic() - began)
-        shares = {
-            name: _beside(server, root, home / name, caps, counts, cores) / alone
-            for name, caps in (("no_cap", {}), ("one_core", {"max_cpus": 1}))
-        }
+        shares = {name: _beside(server, root, home / name, caps, counts, cores) / alone for name, caps in CAPS.items()}
     return {name: round(share, 2) for name, share in shares.items()}
 
 
@@ -79,17 +88,17 @@ def _task(server: S3Server, root: Path, home: Path, caps: dict[str, Any]) -> dic
         "seq": 1,
         "workspace": str(root),
         "home": str(home),
-        "args": {"prefix": f"neighbour/{home.name}/", "instance_key": bytes(32).hex(), **caps},
+        "args": {"prefix": f"neighbour/{home.parent.name}/{home.name}/", "instance_key": bytes(32).hex(), **caps},
         "credentials": {**credentials, **keys},
     }
 
 
 @contextmanager
-def _busy(file: Path, cores: int) -> Iterator[mmap.mmap]:
-    """A process for each core that does nothing but count; the counts."""
+def _busy(file: Path, cores: int, *, apart: bool) -> Iterator[mmap.mmap]:
+    """A process for each core that does nothing but count, each in a session of its own or all in ours; the counts."""
     file.write_bytes(bytes(COUNT_BYTES * cores))
     words = [sys.executable, "-c", BUSY, str(file)]
-    neighbours = [subprocess.Popen([*words, str(COUNT_BYTES * n)], start_new_session=True) for n in range(cores)]
+    neighbours = [subprocess.Popen([*words, str(COUNT_BYTES * n)], start_new_session=apart) for n in range(cores)]
     try:
         with file.open("rb") as opened:
             yield mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
