@@ -33,9 +33,9 @@ FINE: Grain = (16 << 10, 64 << 10, 256 << 10)
 LONG: Grain = (1 << 20, 2 << 20, MAX_CHUNK_BYTES)
 FINE_FROM_BYTES, FINE_BELOW_BYTES, LONG_ABOVE_BYTES = 8 << 20, 64 << 20, 1 << 30
 """Files that are changed here and there (databases, tables, notebooks with their pictures) are mostly of this size: of
-a change a chunk or two are sent. Longer ones would make manifests long, shorter ones are best written in one go. What is
-longer than a GiB are weights and archives, and of their chunks all is kept in memory. A file that grows across such a
-border is sent anew, once."""
+a change a chunk or two are sent. Longer ones would make manifests long, shorter ones are best written in one go. What
+is longer than a GiB are weights and archives, and of their chunks all is kept in memory. A file that grows across such
+a border is sent anew, once."""
 WINDOW_BYTES = 8 << 20
 """Read at once of a large file: two chunks at least."""
 SUM_BYTES = 16

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import SnapshotError
-from common.snapshots import fetching, packing, stage, workers
-from common.snapshots.chunk import COARSE, FINE, FINE_BELOW_BYTES, Grain
+from common.snapshots import chunk, fetching, packing, stage, workers
+from common.snapshots.chunk import COARSE, FINE, FINE_BELOW_BYTES, LONG, Grain
 from tests.snapshots_fixtures import Box, tree
 
 ZOO = [
@@ -138,6 +138,23 @@ def test_bytes_inserted_into_a_large_file_cost_a_chunk_or_two(box: Box, size: in
     box.restore(second.manifest_key)
 
     assert 0 < second.new_bytes <= 3 * grain[2]
+    assert tree(box.copy) == tree(box.root)
+
+
+def test_a_very_long_file_is_cut_less_finely(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk, "LONG_ABOVE_BYTES", 30 << 20)
+    content = bytearray(os.urandom(40 << 20))
+    (box.root / "archive").write_bytes(content)
+    first = box.take()
+    content[20 << 20 : 20 << 20] = b"inserted"
+    (box.root / "archive").write_bytes(content)
+
+    second = box.take(2, first.manifest)
+    box.restore(second.manifest_key)
+
+    least, _, most = LONG
+    assert len(first.manifest.chunks) * least <= 40 << 20
+    assert 0 < second.new_bytes <= 3 * most
     assert tree(box.copy) == tree(box.root)
 
 
