@@ -15,11 +15,14 @@ PLACE = "lib/dumont/engine.so"
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """None where it is missing, or the machine's words are not as the C counts on."""
+def library() -> ctypes.PyDLL | None:
+    """None where it is missing, or the machine's words are not as the C counts on.
+
+    A call holds the interpreter's lock: what it works with is one thread's until it returns.
+    """
     if sys.byteorder != "little":
         return None
     try:
-        return ctypes.CDLL(str(Path(sys.prefix) / PLACE))
+        return ctypes.PyDLL(str(Path(sys.prefix) / PLACE))
     except OSError:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from functools import cache
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, NamedTuple
 
 from common.snapshots.compiled import library
@@ -47,7 +47,7 @@ def decode(stored: Plain, item_bytes: int, plain_bytes: int) -> bytes:
 
 
 class _Tools(NamedTuple):
-    """Of the compiled half, made once for each process."""
+    """Of the compiled half, made once for each process; its threads take turns (`library`)."""
 
     encode: Callable[..., int]
     decode: Callable[..., int]
@@ -67,15 +67,18 @@ def _tools() -> _Tools:
     compiled.floats_encode.argtypes = [addressed, sized, item, addressed, addressed]
     compiled.floats_encode.restype = sized
     compiled.floats_decode.argtypes = [addressed, sized, item, addressed, sized, addressed]
-    room, scratch = (
-        memoryview(mmap(-1, size)) for size in (MAX_CHUNK_BYTES + HEAD_BYTES + GUARD_BYTES, MAX_CHUNK_BYTES)
-    )
+    room, scratch = _memory(MAX_CHUNK_BYTES + HEAD_BYTES + GUARD_BYTES), _memory(MAX_CHUNK_BYTES)
     new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, addressed, ctypes.c_ssize_t)(
         ("PyBytes_FromStringAndSize", ctypes.pythonapi)
     )
     return _Tools(
         compiled.floats_encode, compiled.floats_decode, new_bytes, room, scratch, _address(room), _address(scratch)
     )
+
+
+def _memory(size: int) -> memoryview:
+    """As much as is written to; a process that is forked off has its own."""
+    return memoryview(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS))
 
 
 def _address(plain: Plain) -> Any:

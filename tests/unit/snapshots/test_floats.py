@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -101,6 +103,31 @@ def test_the_largest_chunk_and_no_larger_one() -> None:
 
     assert floats.decode(encoded(plain, 4), 4, len(plain)) == plain
     assert floats.encode(plain + b"1234", 4) is None
+
+
+def test_a_process_that_is_forked_off_works_in_memory_of_its_own() -> None:
+    stored = floats.encode(SHORTS, 2)
+    assert stored is not None
+    before = bytes(stored)
+
+    child = os.fork()
+    if not child:
+        floats.encode(SINGLES, 4)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert bytes(stored) == before
+
+
+def test_threads_do_not_meet() -> None:
+    frames = [(encoded(OF[item][:size], item), item, size) for item in (2, 4) for size in (60_000, 70_000)]
+
+    def decodes(number: int) -> bool:
+        stored, item_bytes, size = frames[number % len(frames)]
+        return floats.decode(stored, item_bytes, size) == OF[item_bytes][:size]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(decodes, range(2000)))
 
 
 @given(
