@@ -105,6 +105,14 @@ def test_the_largest_chunk_and_no_larger_one() -> None:
     assert floats.encode(plain + b"1234", 4) is None
 
 
+@pytest.mark.parametrize("decode", DECODERS)
+def test_what_is_longer_than_its_streams_is_refused(decode: str) -> None:
+    stored = encoded(SINGLES[:5_000], 4)
+
+    assert decoded(DECODERS[decode], stored, 4, 5_000) == SINGLES[:5_000]
+    assert decoded(DECODERS[decode], stored + b"\0", 4, 5_000) is None
+
+
 def test_a_process_that_is_forked_off_works_in_memory_of_its_own() -> None:
     stored = floats.encode(SHORTS, 2)
     assert stored is not None

@@ -153,7 +153,7 @@ def test_a_very_long_file_is_cut_less_finely(box: Box, monkeypatch: pytest.Monke
     box.restore(second.manifest_key)
 
     least, _, most = LONG
-    assert len(first.manifest.chunks) * least <= 40 << 20
+    assert sum(each.plain < least for each in first.manifest.chunks.values()) <= 1, "only the last may be shorter"
     assert 0 < second.new_bytes <= 3 * most
     assert tree(box.copy) == tree(box.root)
 
