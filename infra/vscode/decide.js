@@ -6,6 +6,11 @@ const UNKNOWN_AFTER_MS = 5000;
 const POLL_MS = { usual: 250, min: 100, max: 60000 };
 /** Between two questions while nobody answers. */
 const PAUSE_MS_MAX = 2000;
+/**
+ * After a toast. VS Code shows three within 800 ms and swallows the fourth without a word (`SPAM_PROTECTION` in its
+ * notificationsToasts.ts), so ours come further apart; nobody would have read one that was gone sooner.
+ */
+const PAUSE_MS_TOLD = 500;
 const MESSAGE_CHARS_MAX = 300;
 
 /** Nothing heard yet. `answeredMs` is when somebody last answered, or when the watch began. */
@@ -125,10 +130,14 @@ function clock(moment) {
   return parts.map((part) => String(part).padStart(2, "0")).join(":");
 }
 
-/** Milliseconds to the next question. Nonsense in the settings is the usual pace; silence doubles it up to a bound. */
-function pauseMs(setting, failures) {
+/**
+ * Milliseconds to the next question. Nonsense in the settings is the usual pace; silence doubles it up to a bound.
+ * @param isTold whether the last answer was told in a toast
+ */
+function pauseMs(setting, failures, isTold) {
   const asked = Number.isFinite(setting) ? Math.min(Math.max(setting, POLL_MS.min), POLL_MS.max) : POLL_MS.usual;
-  return Math.max(asked, Math.min(asked * 2 ** Math.min(failures, 10), PAUSE_MS_MAX));
+  const slowed = Math.min(asked * 2 ** Math.min(failures, 10), PAUSE_MS_MAX);
+  return Math.max(asked, slowed, isTold ? PAUSE_MS_TOLD : 0);
 }
 
 /** A label names its instance, dumont-<deployment>-<instance>-<n>-<tag>, unless it was rented for the warm pool. */
@@ -140,4 +149,5 @@ function instanceOf(label) {
 /** The line that agrees to go back. */
 const backCommand = ({ instance }) => `dumont failover back ${instance ?? "INSTANCE"}`;
 
-module.exports = { begin, step, parse, barOf, pauseMs, backCommand, UNKNOWN_AFTER_MS, POLL_MS, PAUSE_MS_MAX };
+const BOUNDS = { UNKNOWN_AFTER_MS, POLL_MS, PAUSE_MS_MAX, PAUSE_MS_TOLD };
+module.exports = { begin, step, parse, barOf, pauseMs, backCommand, ...BOUNDS };

@@ -2,7 +2,8 @@
 
 const test = require("node:test");
 const assert = require("node:assert/strict");
-const { begin, step, parse, pauseMs, backCommand, UNKNOWN_AFTER_MS, POLL_MS, PAUSE_MS_MAX } = require("./decide");
+const { begin, step, parse, pauseMs, backCommand } = require("./decide");
+const { UNKNOWN_AFTER_MS, POLL_MS, PAUSE_MS_MAX, PAUSE_MS_TOLD } = require("./decide");
 
 const GPU = {
   state: "gpu",
@@ -129,13 +130,19 @@ test("words of another machine are shown as words: no link, no second line, no e
 });
 
 test("the pace is the user's within bounds, and slower while nobody answers", () => {
-  assert.equal(pauseMs(250, 0), 250);
-  for (const nonsense of [undefined, null, "fast", NaN, {}]) assert.equal(pauseMs(nonsense, 0), POLL_MS.usual);
-  for (const tooFast of [0, -1, 1]) assert.equal(pauseMs(tooFast, 0), POLL_MS.min);
-  assert.equal(pauseMs(1e12, 0), POLL_MS.max);
-  assert.equal(pauseMs(250, 1), 500);
-  assert.equal(pauseMs(250, 1e9), PAUSE_MS_MAX);
-  assert.equal(pauseMs(30000, 5), 30000, "never faster than was asked for");
+  assert.equal(pauseMs(250, 0, false), 250);
+  for (const nonsense of [undefined, null, "fast", NaN, {}]) assert.equal(pauseMs(nonsense, 0, false), POLL_MS.usual);
+  for (const tooFast of [0, -1, 1]) assert.equal(pauseMs(tooFast, 0, false), POLL_MS.min);
+  assert.equal(pauseMs(1e12, 0, false), POLL_MS.max);
+  assert.equal(pauseMs(250, 1, false), 500);
+  assert.equal(pauseMs(250, 1e9, false), PAUSE_MS_MAX);
+  assert.equal(pauseMs(30000, 5, false), 30000, "never faster than was asked for");
+});
+
+test("after a toast the next question waits: four of them never come within 800 ms", () => {
+  for (const setting of [POLL_MS.min, POLL_MS.usual]) assert.equal(pauseMs(setting, 0, true), PAUSE_MS_TOLD);
+  assert.ok(3 * PAUSE_MS_TOLD > 800);
+  assert.equal(pauseMs(30000, 0, true), 30000);
 });
 
 test("the command to go back names the instance that was last seen on a GPU", () => {

@@ -38,7 +38,8 @@ async function look(watch, item) {
   last = shown.memory;
   show(item, shown.bar);
   if (shown.toast) tell(shown.toast).catch(() => {}); // the window is being closed
-  watch.timer = setTimeout(look, pauseMs(settings.get("pollMs"), last.failures), watch, item);
+  const pause = pauseMs(settings.get("pollMs"), last.failures, shown.toast !== null);
+  watch.timer = setTimeout(look, pause, watch, item);
 }
 
 function end(watch) {

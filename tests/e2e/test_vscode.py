@@ -29,6 +29,8 @@ SETUP_S, OPENED_S, SEEN_S, END_S = 280, 120.0, 10.0, 10.0
 DELAY_S_MAX = 5.0
 """Far above the 0.3 s that it takes: the machine may be busy. What is measured is printed."""
 ARCH = {"x86_64": "x64", "aarch64": "arm64"}
+FASTEST = {"dumont.pollMs": 100}
+"""The pace at which the news of five changes come closest together: an editor swallows the fourth toast in 0.8 s."""
 QUIET = {
     "telemetry.telemetryLevel": "off",
     "workbench.startupEditor": "none",
@@ -177,7 +179,7 @@ def start_code_server(rig: Path, home: Path, status_port: int, started: list[sub
     vsix.write_bytes(pack.pack())
     work.mkdir()
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"dumont.statusUrl": f"http://127.0.0.1:{status_port}/status", **QUIET}))
+    settings.write_text(json.dumps({"dumont.statusUrl": f"http://127.0.0.1:{status_port}/status", **FASTEST, **QUIET}))
     (home / "config.yaml").write_text("cert: false\n")
     words: list[object] = [node(rig), rig / "node_modules/code-server/out/node/entry.js", *QUIET_WORDS]
     words += ["--user-data-dir", home / "data", "--extensions-dir", home / "extensions"]
