@@ -10,8 +10,8 @@ from common import auth
 from common.domain.account import RIGHTS, ApiKey, Caller, Right, Role, User
 from common.domain.model import Model
 from common.errors import BadRequest, Forbidden, NotFound, Unauthenticated
-from common.ports import App, Create, every
-from common.records import Kept, dump, read
+from common.ports import App, every
+from common.records import Kept, read
 from common.web.routes import Call, Page, Route
 from common.workflows import operations, users
 
@@ -121,7 +121,7 @@ def add_api_key(call: Call) -> ApiKeyOut:
     made = operations.known(call.app, call.caller.account, call.idempotency_key, mark)
     if made is None:
         remembered = operations.remember(call.caller.account, call.idempotency_key, mark, key.id, call.now)
-        call.app.store.commit([Create("api_keys", key.id, dump(key)), *remembered])
+        users.add_api_key(call.app, users.present(call.app, call.caller), key, remembered)
     return _key(key).model_copy(update={"key": text})
 
 

@@ -20,6 +20,7 @@ from common.errors import BadRequest, Forbidden, Unauthenticated
 from common.ports import App
 from common.records import read
 from common.web import problem
+from common.workflows import users
 
 Item = TypeVar("Item")
 
@@ -126,7 +127,8 @@ def caller_of(app: App, request: Request, now: datetime) -> Caller:
     token = auth.bearer(request.headers.get("Authorization"))
     id = auth.api_key_id(token)
     if id is None:
-        return auth.caller_of_session(token, secret=app.settings.jwt_secret, now=now)
+        session = auth.caller_of_session(token, secret=app.settings.jwt_secret, now=now)
+        return session.model_copy(update={"role": users.present(app, session).value.role})
     kept = read(app, "api_keys", id, ApiKey)
     if kept is None or not auth.api_key_is_right(kept.value, token):
         raise Unauthenticated("this API key is not valid")

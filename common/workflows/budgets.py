@@ -28,9 +28,13 @@ def check(app: App, account: str, *, usd_per_hour: Decimal, now: datetime) -> No
 
 
 def last_price(app: App, key: str) -> Decimal:
-    """USD per hour of the instance's newest machine: what waking it will cost, as far as we know. 0 = never had one."""
+    """USD per hour of the instance's newest GPU: what waking it will cost, as far as we know. 0 = never had one.
+
+    Not of its standby, which is rented after the GPU, and bills on while the instance sleeps.
+    """
     rentals = [record_of(doc, Rental) for doc in every(app.store, "rentals", [("instance_key", "==", key)])]
-    newest = max(rentals, key=lambda rental: rental.created_at, default=None)
+    gpus = [rental for rental in rentals if not rental.is_standby]
+    newest = max(gpus, key=lambda rental: rental.created_at, default=None)
     return newest.offer.usd_per_hour(newest.disk_gb) if newest else Decimal(0)
 
 

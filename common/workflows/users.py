@@ -9,10 +9,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from common import auth
-from common.domain.account import ApiKey, Role, User
-from common.errors import BadRequest, Exists, NotFound, Stale
-from common.ports import App, Create, Delete, Store, Write, every
-from common.records import Kept, dump, operator_of
+from common.domain.account import ApiKey, Caller, Role, User
+from common.errors import BadRequest, Exists, NotFound, Stale, Unauthenticated
+from common.ports import MAX_WRITES_PER_COMMIT, App, Check, Create, Delete, Doc, Store, Write, every
+from common.records import Kept, dump, operator_of, read
+
+API_KEYS_MAX = 20
+"""Of one user. All of them go in the commit that removes the user."""
+
+assert API_KEYS_MAX + 2 < MAX_WRITES_PER_COMMIT
 
 
 @functools.cache
@@ -25,6 +30,13 @@ class EmailTaken(BadRequest):
     """The address already belongs to a user."""
 
     code = "email_taken"
+    status = 409
+
+
+class TooManyApiKeys(BadRequest):
+    """One has to be removed before the next is made."""
+
+    code = "too_many_api_keys"
     status = 409
 
 
@@ -62,6 +74,21 @@ def add(
 ) -> User:
     """`also` = what else the commit writes, from the new user's key. Raises `EmailTaken`."""
     return _save(app.store, _user(app.ids(), account, email, password, role, now), also)
+
+
+def present(app: App, caller: Caller) -> Kept[User]:
+    """The record of who is asking; raises `Unauthenticated`, for a session outlives the removal of its user."""
+    kept = read(app, "users", f"{caller.account}.{caller.user_id}", User)
+    if kept is None:
+        raise Unauthenticated("this user was removed")
+    return kept
+
+
+def add_api_key(app: App, user: Kept[User], key: ApiKey, also: Sequence[Write]) -> None:
+    """Not for a user who is removed meanwhile: the key would be theirs for ever. Raises `TooManyApiKeys`, `Stale`."""
+    if len(_api_keys(app, key.account, key.user_id)) >= API_KEYS_MAX:
+        raise TooManyApiKeys(f"a user has at most {API_KEYS_MAX} API keys: remove one first")
+    app.store.commit([Check(user.doc), Create("api_keys", key.id, dump(key)), *also])
 
 
 def save_api_key(store: Store, key: ApiKey) -> None:
@@ -106,8 +133,13 @@ def remove(app: App, account: str, id: str) -> None:
     if doc is None:
         raise NotFound(f"there is no user {id}")
     claim = app.store.get("emails", _email_id(doc.data["email"]))
-    keys = [key for key in every(app.store, "api_keys", [("account", "==", account)]) if key.data["user_id"] == id]
-    app.store.commit([Delete(doc), *([Delete(claim)] if claim else []), *(Delete(key) for key in keys)])
+    keys = _api_keys(app, account, id)
+    app.store.commit([Delete(doc), *([Delete(claim)] if claim else []), *map(Delete, keys)])
+
+
+def _api_keys(app: App, account: str, user_id: str) -> list[Doc]:
+    keys = every(app.store, "api_keys", [("account", "==", account)])
+    return [key for key in keys if key.data["user_id"] == user_id]
 
 
 def _email_id(email: str) -> str:

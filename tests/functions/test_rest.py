@@ -18,7 +18,7 @@ from common.domain.slack import Person
 from common.ports import Store, Write
 from common.web import rest
 from common.web.rest import PARTS, application, part_of, routes, specification
-from common.workflows import outbox, slack
+from common.workflows import outbox, slack, users
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
 
@@ -85,6 +85,42 @@ def test_an_api_key_works_until_it_is_revoked_and_is_shown_once(world: World, ad
     assert all(key["key"] is None for key in admin.get("/api-keys").json["items"])
     admin.call("DELETE", f"/api/v1/api-keys/{made['id']}")
     problem(user.get("/instances"), 401, "unauthenticated")
+
+
+def signed_in(world: World, admin: Api) -> tuple[Api, str]:
+    """A member's session, and the member's id."""
+    person = {"email": "eve@acme.example", "password": "12345678"}
+    id = admin.post("/users", person | {"role": "member"}).json["id"]
+    return Api(world, Api(world, None).post("/auth/login", person).json["access_token"]), id
+
+
+def test_whoever_was_removed_has_neither_a_session_nor_a_new_key(world: World, admin: Api) -> None:
+    eve, id = signed_in(world, admin)
+    assert eve.get("/instances").status_code == 200
+
+    admin.call("DELETE", f"/api/v1/users/{id}")
+
+    problem(eve.get("/instances"), 401, "unauthenticated")
+    problem(eve.post("/api-keys", {"name": "for later"}), 401, "unauthenticated")
+    assert len(admin.get("/api-keys").json["items"]) == 1
+
+
+def test_a_key_that_is_made_while_its_user_is_removed_is_none(world: World, admin: Api) -> None:
+    eve, id = signed_in(world, admin)
+    late = interrupted(world, eve, lambda: admin.call("DELETE", f"/api/v1/users/{id}"))
+
+    assert late.post("/api-keys", {"name": "for later"}).status_code == 409
+    assert len(admin.get("/api-keys").json["items"]) == 1
+
+
+def test_a_user_with_as_many_keys_as_there_may_be_can_be_removed(world: World, admin: Api) -> None:
+    eve, id = signed_in(world, admin)
+    for number in range(users.API_KEYS_MAX):
+        assert eve.post("/api-keys", {"name": f"{number}"}).status_code == 201
+
+    problem(eve.post("/api-keys", {"name": "one more"}), 409, "too_many_api_keys")
+    assert admin.call("DELETE", f"/api/v1/users/{id}").status_code == 204
+    assert len(admin.get("/api-keys").json["items"]) == 1
 
 
 def test_a_plan_spends_nothing(world: World, admin: Api) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from common.adapters.s3 import S3
 from common.domain import orders as rules_of_orders
+from common.domain.account import Role
 from common.domain.host import HostRecord, OrderResult
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
 from common.domain.watch import FIRST_BEAT_S
 from common.records import load
 from common.views.standbys import DEAF, standbys
-from common.workflows import hibernate, mirror, restore
+from common.workflows import budgets, hibernate, mirror, restore
 from infra.demo.s3_server import S3Server
+from tests.functions.conftest import Api, key_for
+from tests.functions.test_story_by_hand import rentals
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, states, wish, write
 
@@ -62,6 +65,23 @@ def test_the_gpu_dies_and_the_user_works_on_until_another_gpu_has_everything(wor
     assert back.epoch == before.epoch + 2
     assert (world.workspace(id) / "paper.txt").read_text() == "written on the standby\n"
     world.until(lambda: lost not in states(world, id) or states(world, id)[lost] is RentalState.RELEASED)
+
+
+def test_a_cap_that_the_gpu_breaks_keeps_the_instance_asleep_though_its_standby_is_cheap(world: World) -> None:
+    api = Api(world, key_for(world, ACCOUNT, Role.ADMIN))
+    id = mirrored(world)
+    api.post(f"/instances/{id}/hibernate")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+    assert of(world, id).standby is not None
+    world.pass_time(3600, step_s=30)
+    cap = budgets.last_price(world.app, f"{ACCOUNT}.{id}") / 2
+    assert api.call("PUT", "/api/v1/budget", {"usd_per_hour": str(cap)}).status_code == 200
+
+    refused = api.post(f"/instances/{id}/wake")
+
+    assert (refused.status_code, refused.json["code"]) == (402, "budget_exceeded")
+    newest = max(rentals(world, id), key=lambda rental: rental.created_at)
+    assert newest.is_standby and newest.offer.usd_per_hour(newest.disk_gb) < cap
 
 
 def test_a_gpu_that_is_only_cut_off_is_held_until_a_snapshot_of_the_standby_covers_it(world: World) -> None:
