@@ -20,7 +20,7 @@
 #define GUARD 8
 #define RUN 4 /* codes that are looked up together */
 #ifdef __x86_64__
-#define FOR_WHAT_IS_THERE __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define FOR_WHAT_IS_THERE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FOR_WHAT_IS_THERE
 #endif
@@ -44,6 +44,7 @@ static size_t share(size_t count, int stream)
     return count * (size_t)stream / STREAMS;
 }
 
+FOR_WHAT_IS_THERE
 static void split(const uint8_t *plain, size_t count, int item_bytes, uint8_t *first, uint8_t *planes)
 {
     if (item_bytes == 2) {
@@ -68,6 +69,7 @@ static void split(const uint8_t *plain, size_t count, int item_bytes, uint8_t *f
     }
 }
 
+FOR_WHAT_IS_THERE
 static void join(const uint8_t *first, const uint8_t *planes, size_t count, int item_bytes, uint8_t *plain)
 {
     if (item_bytes == 2) {
