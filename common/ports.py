@@ -165,6 +165,7 @@ INDEXES: tuple[Index, ...] = (
     Index("users", equal=("account",)),
     Index("api_keys", equal=("account",)),
     Index("snapshots", equal=("instance_key",), order="taken_at", newest_first=True),
+    Index("ledger", equal=("label",)),
     Index("ledger", equal=("instance_key",)),
     Index("events", equal=("instance_key",), order="at", newest_first=True),
     Index("operations", equal=("instance_key",)),
@@ -283,7 +284,10 @@ class Listed:
 
 @dataclass(frozen=True)
 class Charge:
-    """What the provider billed for one machine, kind and span; `amount_usd` is a decimal string."""
+    """What the provider billed for one machine and kind; `amount_usd` is a decimal string.
+
+    The span is as coarse as its bill: hours, days, or all of the machine's life.
+    """
 
     provider_id: str
     kind: Literal["gpu", "disk", "bandwidth_up", "bandwidth_down"]

@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -162,7 +162,7 @@ class Vast:
             page = self._call("GET", "/api/v1/instances/", query=query | ({"after_token": token} if token else {}))
             rows |= {listed.provider_id: listed for listed in map(_listed, _rows(page, "instances"))}
             token = page.get("next_token")
-            if token is None:
+            if not token:
                 return _whole([*rows.values()], page)
             self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's listing did not end after {PAGES_MAX} pages")
@@ -190,7 +190,10 @@ class Vast:
             raise MarketUnknown(f"vast.ai stated no credit: {error}") from error
 
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
-        day = {"day": {"gte": since.timestamp(), "lte": until.timestamp()}}
+        """Of whole days, and of one more: a row is of a contract, and dated by the midnights of its first and last day
+        (docs.vast.ai, "show charges")."""
+        first_day = since.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+        day = {"day": {"gte": first_day.timestamp(), "lte": until.timestamp()}}
         query = {"select_filters": json.dumps(day), "limit": str(CHARGE_ROWS), "format": "table"}
         found: list[Charge] = []
         token: str | None = None
@@ -198,7 +201,7 @@ class Vast:
             page = self._call("GET", "/api/v0/charges/", query=query | ({"after_token": token} if token else {}))
             found += [charge for row in _rows(page, "results") for charge in _charges(row)]
             token = page.get("next_token")
-            if token is None:
+            if not token:
                 return found
             self._wait(PAGE_INTERVAL_S)
         raise MarketUnknown(f"vast.ai's charges did not end after {PAGES_MAX} pages")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
@@ -13,6 +14,7 @@ from common.domain.rental import POOL
 MICRO = Decimal(10**6)
 HOUR = timedelta(hours=1)
 SECONDS_PER_HOUR = Decimal(3600)
+DIGEST_LENGTH = 24
 
 
 class LedgerEntry(Model):
@@ -46,6 +48,23 @@ class LedgerEntry(Model):
         )  # fmt: skip
         owners = self.model_copy(update={"micro_usd": self.micro_usd - of_pool})
         return [entry for entry in (pool, owners) if entry.micro_usd]
+
+
+def spread(micro_usd: int, weights: Mapping[datetime, Decimal]) -> dict[datetime, int]:
+    """An amount over hours by their weights (positive), each rounded half-even so that together they are the amount."""
+    total, until, given = sum(weights.values()), Decimal(0), 0
+    parts: dict[datetime, int] = {}
+    for hour, weight in weights.items():
+        until += weight
+        taken = int((micro_usd * until / total).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+        parts[hour], given = taken - given, taken
+    return parts
+
+
+def digest(entries: Iterable[LedgerEntry]) -> str | None:
+    """The same for the same amounts of the same payers; None of no entries."""
+    lines = "\n".join(sorted(f"{entry.id} {entry.account} {entry.micro_usd}" for entry in entries))
+    return hashlib.sha256(lines.encode()).hexdigest()[:DIGEST_LENGTH] if lines else None
 
 
 def to_micro(usd: Decimal) -> int:

@@ -207,6 +207,10 @@ class Rental(Model):
     ssh_host: str | None = None
     ssh_port: int | None = None
     meter: Meter = Meter()
+    booked: str | None = None
+    """Digest of the entries that the ledger holds for it; "" while they are being written."""
+    booked_micro_usd: int = 0
+    """What of them its owner pays."""
     settled: bool = False
     """The ledger holds everything the provider will ever bill for it."""
     restless: bool = True

@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from common.domain.address import AddressRecord, address_name
 from common.domain.bring import COPIED, folder_of
 from common.domain.host import HostPhase, HostRecord
 from common.domain.instance import (
@@ -21,7 +22,7 @@ from common.domain.instance import (
     protection_of,
     state_of,
 )
-from common.domain.ledger import LedgerEntry, to_usd
+from common.domain.ledger import to_usd
 from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.operation import Operation
@@ -388,10 +389,17 @@ def _loser(rental: Rental, now: datetime) -> LoserOut:
     )
 
 
+def _idle_address_micro_usd(app: App, instance: Instance, ever: Sequence[Rental]) -> int:
+    """What the address of its standbys cost while no machine held it."""
+    if not any(rental.is_standby for rental in ever):
+        return 0
+    kept = read(app, "addresses", address_name(app.deployment().id, instance.id), AddressRecord)
+    return kept.value.entered_micro_usd if kept else 0
+
+
 def _cost(app: App, instance: Instance, ever: Sequence[Rental], now: datetime) -> Cost:
     """`ever` = all rentals of the instance, settled ones too."""
-    of_it: list[Where] = [("instance_key", "==", instance.key)]
-    ledger = sum(record_of(doc, LedgerEntry).micro_usd for doc in every(app.store, "ledger", of_it))
+    ledger = sum(rental.booked_micro_usd for rental in ever) + _idle_address_micro_usd(app, instance, ever)
     metered = sum((sum(rental.metered_usd(now, since=rental.assigned_at).values()) for rental in ever), Decimal(0))
     burning = [r.offer.usd_per_hour(r.disk_gb) for r in ever if r.create_called_at and r.is_live]
     return Cost(ledger_usd=to_usd(ledger), metered_usd=metered, usd_per_hour=sum(burning, Decimal(0)))

@@ -58,8 +58,10 @@ def enter_idle(app: App, listed: Iterable[Address], now: datetime) -> None:
             _commit(app, [Cas(kept.doc, dump(kept.value.entered(now, still_idle=True)))])
     for name, kept in known.items():
         if kept.value.is_due(now, still_idle=name in idle):
-            entries = [_added(app, entry) for entry in kept.value.entries(name, now, "gcp")]
-            _commit(app, [Cas(kept.doc, dump(kept.value.entered(now, still_idle=name in idle))), *entries])
+            entries = kept.value.entries(name, now, "gcp")
+            sum_micro = sum(entry.micro_usd for entry in entries)
+            entered = kept.value.entered(now, still_idle=name in idle, micro_usd=sum_micro)
+            _commit(app, [kept.becomes(entered), *(_added(app, entry) for entry in entries)])
 
 
 def _added(app: App, entry: LedgerEntry) -> Write:

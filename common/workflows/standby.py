@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import standby as rules
-from common.domain.address import AddressRecord
+from common.domain.address import AddressRecord, address_name
 from common.domain.instance import Instance, Want
 from common.domain.offer import Offer
 from common.domain.outbox import Kind
@@ -61,11 +61,6 @@ def _offers(app: App, instance: Instance, gpu: Rental) -> Sequence[Offer]:
     return () if place is None else standby_offers(place, instance.spec.disk_gb)
 
 
-def address_name(app: App, instance: Instance) -> str:
-    """Of the instance, and for ever: a new standby takes it over."""
-    return f"dumont-{app.deployment().id}-{instance.id}"
-
-
 def reserve_address(app: App, world: World, now: datetime) -> bool:
     """The instance's address, before the machine that takes it. Where it stands is written already."""
     instance, kept = world.instance.value, world.standby
@@ -73,7 +68,7 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
         return False
     if kept.value.state is not RentalState.CREATING or now < kept.value.not_before:
         return False
-    name = address_name(app, instance)
+    name = address_name(app.deployment().id, instance.id)
     _write_down(app, name, instance)
     try:
         address = app.standbys.reserve(name, instance.address_region)
@@ -103,7 +98,7 @@ def release_address(app: App, world: World, now: datetime) -> bool:
     if any(kept.value.state is not RentalState.RELEASED for kept in world.standbys.values()):
         return False
     try:
-        app.standbys.release(address_name(app, instance), instance.address_region)
+        app.standbys.release(address_name(app.deployment().id, instance.id), instance.address_region)
     except MarketError as error:
         app.log("release_failed", instance=instance.id, error=str(error))
         return False

@@ -301,10 +301,10 @@ class VastSim:
 
     def _charges(self, request: Request, now: datetime) -> Any:
         self._pace("charges", now)
-        rows = [row for contract in self._contracts.values() for row in contract.charge_rows(now)]
         span = json.loads(request.query.get("select_filters", "{}")).get("day", {})
-        low, high = float(span.get("gte", 0)), float(span.get("lte", 1e12))
-        found = [row for row in rows if row["end"] >= low and row["start"] <= high]
+        low_s, high_s = float(span.get("gte", 0)), float(span.get("lte", 1e12))
+        rows = [contract.charge_row(now, low_s, high_s) for contract in self._contracts.values()]
+        found = [row for row in rows if row]
         limit, after = min(500, int(request.query.get("limit") or 100)), int(request.query.get("after_token") or 0)
         page = found[after : after + limit]
         token = str(after + limit) if after + limit < len(found) else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self
 
-from infra.demo.bill import HOUR, Bill
+from infra.demo.bill import Bill
 from infra.demo.vast_market import HIDDEN
 
 BYTES_PER_GB = Decimal(10**9)
@@ -126,23 +125,31 @@ class Contract:
     def disk_usd_per_hour(self) -> Decimal:
         return Decimal(self.machine["storage_cost"]) * self.disk_gb / HOURS_PER_MONTH
 
-    def charge_rows(self, now: datetime) -> Iterator[dict[str, Any]]:
-        """The charges call's rows: one per UTC hour."""
-        hours: dict[datetime, list[dict[str, Any]]] = defaultdict(list)
+    def charge_row(self, now: datetime, low_s: float, high_s: float) -> dict[str, Any] | None:
+        """The charges call's: one for all of the contract's days whose midnight is within the bounds, None of none."""
+        days: set[float] = set()
+        sums: dict[str, Decimal] = defaultdict(Decimal)
         for (kind, hour), usd in self.billed(now).items():
-            item = {"type": KINDS[kind], "description": f"{kind} of instance {self.id}", "amount": float(usd)}
-            hours[hour].append(item)
-        for hour, items in sorted(hours.items()):
-            total = sum((Decimal(str(item["amount"])) for item in items), Decimal(0))
-            yield {
-                "start": max(hour, self.created_at).timestamp(),
-                "end": min(hour + HOUR, self.ended_at or now).timestamp(),
-                "type": "instance",
-                "source": f"instance-{self.id}",
-                "amount": float(total),
-                "metadata": {"label": self.label},
-                "items": items,
-            }
+            midnight_s = hour.replace(hour=0).timestamp()
+            if low_s <= midnight_s <= high_s:
+                days.add(midnight_s)
+                sums[kind] += usd
+        if not days:
+            return None
+        span = {"start": min(days), "end": max(days)}
+        items = [
+            {**span, "type": KINDS[kind], "description": f"{kind} of instance {self.id}", "amount": float(usd)}
+            for kind, usd in sums.items()
+        ]
+        return {
+            **span,
+            "type": "instance",
+            "source": f"instance-{self.id}",
+            "description": f"Instance {self.id} Charges - {len(days)} days",
+            "amount": float(sum(sums.values(), Decimal(0))),
+            "metadata": {"label": self.label},
+            "items": items,
+        }
 
     def row(self, now: datetime) -> dict[str, Any]:
         """As the list and the show calls give it."""

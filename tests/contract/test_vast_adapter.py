@@ -133,6 +133,21 @@ def test_the_charges_are_the_bill_to_the_micro_dollar_across_an_hour(market: Mar
     assert Decimal(market.vast.credit_usd()) == Decimal(250) - sum(charged.values())
 
 
+def test_a_charge_that_is_dated_by_its_first_day_is_asked_for_late_on_that_day(market: Market) -> None:
+    """The vendor's rows are of contracts, from midnight to midnight."""
+    id = market.rent()
+    market.after(3600)
+
+    charges = market.vast.charges(START + timedelta(hours=2), market.now + timedelta(hours=1))
+
+    midnight = START.replace(hour=0, minute=0, second=0)
+    assert {(charge.provider_id, charge.start, charge.end) for charge in charges} == {(id, midnight, midnight)}
+
+
+def test_the_last_page_of_charges_may_name_an_empty_token() -> None:
+    assert _answering({"results": [], "next_token": ""}).charges(START, START) == []
+
+
 # --- listings and rows that cannot be believed
 
 ROW = {"id": 1, "label": "x", "actual_status": "running", "cur_state": "running", "intended_status": "running"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,11 +12,12 @@ import pytest
 
 from common.domain.host import Boot
 from common.domain.instance import State
-from common.domain.rental import RentalState
+from common.domain.ledger import LedgerEntry, to_micro, to_usd
+from common.domain.rental import Rental, RentalState
 from common.errors import NotFound
-from common.ports import Charge
-from common.records import dump, load, restless_rentals, unsettled_rentals
-from common.workflows import hosts, settle, sweep
+from common.ports import App, Charge, Doc, Store, every
+from common.records import dump, load, record_of, restless_rentals, unsettled_rentals
+from common.workflows import budgets, hosts, settle, sweep
 from tests.functions.test_story_by_hand import ask, rentals, running, write
 from tests.hand_cranked import ACCOUNT, World
 
@@ -179,6 +181,123 @@ def test_a_bill_that_still_moves_is_not_closed(world: World) -> None:
     entries = world.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")])
     assert rental.settled
     assert sum(doc.data["micro_usd"] for doc in entries) > 3_000_000
+
+
+class Billed:
+    """A market with this bill, whatever its machines cost."""
+
+    def __init__(self, market: Any, label: str, **usd: str) -> None:
+        self._market, self._label, self.usd = market, label, usd
+
+    def charges(self, since: datetime, until: datetime) -> list[Charge]:
+        return [Charge("1", kind, since, until, usd, self._label) for kind, usd in self.usd.items()]  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._market, name)
+
+
+def released(world: World, **usd: str) -> tuple[str, App, Billed]:
+    """The label of a machine that ran for ten days, and a market with this bill of it."""
+    id = running(world)
+    ask(world, id, "discard")
+    world.until(lambda: all(rental.state is RentalState.RELEASED for rental in rentals(world, id)))
+    (kept,) = unsettled_rentals(world.app).values()
+    since = world.now - timedelta(days=10)
+    meter = kept.value.meter.model_copy(update={"disk_from": since, "gpu_from": since})
+    world.store.cas(kept.doc, dump(kept.value.model_copy(update={"created_at": since, "meter": meter})))
+    market = Billed(world.app.markets["vast"], kept.value.label, **usd)
+    return kept.value.label, replace(world.app, markets={"vast": market}), market
+
+
+def look(world: World, app: App) -> int:
+    """How many are settled now."""
+    world.now += timedelta(minutes=30)
+    return settle.run(app, unsettled_rentals(app).values(), world.now)
+
+
+def ledger(world: World, label: str) -> list[LedgerEntry]:
+    return [record_of(doc, LedgerEntry) for doc in every(world.store, "ledger", [("label", "==", label)])]
+
+
+def test_a_bill_of_whole_days_is_entered_in_the_hours_in_which_the_machine_ran(world: World) -> None:
+    world.now = world.next_job_at = world.now.replace(hour=22, minute=30)
+    id = running(world)
+    write(world, id)
+    world.pass_time(3 * 3600, step_s=30)
+    ask(world, id, "terminate")
+    world.until(lambda: world.show(id).state is State.TERMINATED)
+    world.pass_time(1800, step_s=30)
+
+    (rental,) = rentals(world, id)
+    (contract,) = (c for c in world.sim.all_contracts() if c.label == rental.label)
+    bill = {key: to_micro(usd) for key, usd in contract.billed(world.now).items()}
+    entered = {(entry.kind, entry.hour): entry.micro_usd for entry in ledger(world, rental.label)}
+    assert {hour.day for _, hour in bill} == {world.now.day - 1, world.now.day}
+    assert sum(entered.values()) == sum(bill.values())
+    for kind in ("gpu", "disk"):
+        near = to_micro(rental.usd_per_second(kind) * 3) + 1
+        ours, theirs = ({hour: usd for (of, hour), usd in found.items() if of == kind} for found in (entered, bill))
+        assert ours.keys() == theirs.keys()
+        assert all(abs(ours[hour] - theirs[hour]) <= near for hour in ours)
+    midnight = world.now.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = sum((to_usd(usd) for (_, hour), usd in entered.items() if hour >= midnight), Decimal(0))
+    assert budgets.spent(world.app, ACCOUNT, world.now).day_usd == today > 0
+
+
+def test_the_ledger_of_a_long_life_is_written_in_passes_of_which_each_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "COMMITS_PER_PASS", 2)
+    label, app, _ = released(world, gpu="93.123457", disk="1.000001")
+
+    found = []
+    while not look(world, app):
+        found.append(len(ledger(world, label)))
+
+    assert found == [198, 396, 482], "241 hours of each kind were begun"
+    assert sum(entry.micro_usd for entry in ledger(world, label)) == 94_123_458
+    (rental,) = (record_of(doc, Rental) for doc in world.store.query("rentals", [("state", "==", "released")]))
+    assert rental.booked_micro_usd == 94_123_458
+
+
+def test_what_a_bill_no_longer_says_leaves_the_ledger(world: World) -> None:
+    label, app, market = released(world, gpu="93", disk="1")
+    look(world, app)
+    assert sum(entry.micro_usd for entry in ledger(world, label)) == 94_000_000
+
+    market.usd = {"disk": "2"}
+    look(world, app)
+
+    assert {entry.kind for entry in ledger(world, label)} == {"disk"}
+    assert sum(entry.micro_usd for entry in ledger(world, label)) == 2_000_000
+
+
+class Overtaken:
+    """The store of a slow pass: when it has read the ledger, another pass comes and goes."""
+
+    def __init__(self, store: Store, other: Callable[[], object]) -> None:
+        self._store, self._others = store, [other]
+
+    def query(self, collection: str, *args: Any, **named: Any) -> list[Doc]:
+        found = self._store.query(collection, *args, **named)
+        while collection == "ledger" and self._others:
+            self._others.pop()()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_an_older_bill_that_is_written_late_replaces_nothing(world: World) -> None:
+    label, app, market = released(world, gpu="93", disk="1")
+    newer = replace(app, markets={"vast": Billed(market, label, gpu="94", disk="1")})
+    slow = replace(app, store=Overtaken(world.store, lambda: look(world, newer)))
+
+    look(world, slow)
+
+    assert sum(entry.micro_usd for entry in ledger(world, label)) == 95_000_000
+    assert [look(world, newer), look(world, newer)] == [1, 0]
+    assert sum(entry.micro_usd for entry in ledger(world, label)) == 95_000_000
 
 
 class Rowless:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from common.config import Timing
-from common.domain.ledger import to_micro
+from common.domain.address import KIND as ADDRESS
+from common.domain.ledger import hour_of, to_micro
 from common.ports import Data
 from tests.simulation.knobs import BY_NAME
 
@@ -33,26 +33,39 @@ class Money:
 
     def judge_the_end(self) -> None:
         self._ledger_is_the_bill()
+        self._entries_are_the_rental_s()
         self._our_meter_is_near()
 
     def _ledger_is_the_bill(self) -> None:
         world, now = self._world, self._world.loop.clock()
-        ledger: Counter[tuple[str, str, datetime]] = Counter()
+        ledger: Counter[tuple[str, str]] = Counter()
         for doc in world.store.docs.get("ledger", {}).values():  # what the pool paid before it had an owner is apart
-            ledger[doc.data["label"], doc.data["kind"], doc.data["hour"]] += doc.data["micro_usd"]
-        bill: dict[tuple[str, str, datetime], int] = {}
+            ledger[doc.data["label"], doc.data["kind"]] += doc.data["micro_usd"]
+        bill: Counter[tuple[str, str]] = Counter()
         billing = {account.name: account for account in world.accounts if account.publishes_a_bill}
         for account in billing.values():
             for contract in account.sim.all_contracts():
                 if not contract.listed and not world.is_stranger(contract):
-                    billed = account.billed(contract, now).items()
-                    bill |= {(contract.label, kind, hour): to_micro(usd) for (kind, hour), usd in billed}
+                    for (kind, _), usd in account.billed(contract, now).items():
+                        bill[contract.label, kind] += to_micro(usd)
         ended = {c.label for account in billing.values() for c in account.sim.all_contracts() if not c.listed}
         ours = {key: usd for key, usd in ledger.items() if key[0] in ended}
         if ours != bill:
             keys = [key for key in {**ours, **bill} if ours.get(key) != bill.get(key)]
-            told = [f"{k[0]} {k[1]} {k[2]:%H}h ledger {ours.get(k)} bill {bill.get(k)}" for k in keys[:3]]
+            told = [f"{' '.join(key)} ledger {ours.get(key)} bill {bill[key]}" for key in keys[:3]]
             self._violate(f"the ledger is not the bill: {'; '.join(told)}")
+
+    def _entries_are_the_rental_s(self) -> None:
+        """In the hours of its life, and together what its record says that its owner pays."""
+        docs, owners = self._world.store.docs, Counter[str]()
+        for entry in (doc.data for doc in docs.get("ledger", {}).values() if doc.data["kind"] != ADDRESS):
+            rental = docs["rentals"][entry["label"]].data
+            owners[entry["label"]] += entry["micro_usd"] if entry["account"] == rental["account"] else 0
+            if not hour_of(rental["created_at"]) <= entry["hour"] <= rental["at"]:
+                self._violate(f"{entry['label']} pays for {entry['hour']:%H}h, in which it was not")
+        for label, rental in ((id, doc.data) for id, doc in docs.get("rentals", {}).items()):
+            if rental["booked_micro_usd"] != owners[label]:
+                self._violate(f"{label} says {rental['booked_micro_usd']}, the ledger {owners[label]}")
 
     def _our_meter_is_near(self) -> None:
         """As near to the truth as could be known: budgets go by it, and the ledger where a market publishes no bill."""

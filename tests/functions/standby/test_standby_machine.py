@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from common.domain import standby as rules
+from common.domain.address import address_name
 from common.domain.instance import Protection, State
 from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.region import region_of
@@ -64,7 +65,7 @@ def test_an_address_that_is_reserved_late_is_given_back_all_the_same(world: Worl
     region = of(world, id).address_region
     wish(world, id, lambda loaded: terminate.request(world.app, loaded, discard=False, now=world.now))
     world.until(lambda: world.show(id).state is State.TERMINATED and not world.standbys.addresses())
-    world.standbys.reserve(standby_steps.address_name(world.app, of(world, id)), region)
+    world.standbys.reserve(address_name(world.app.deployment().id, id), region)
     world.pass_time(30)
     assert world.standbys.addresses()
 
@@ -82,7 +83,7 @@ def test_an_address_that_a_record_names_is_not_given_back(world: World) -> None:
 
 def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(world: World) -> None:
     id = mirrored(world)
-    name, region = standby_steps.address_name(world.app, of(world, id)), of(world, id).address_region
+    name, region = address_name(world.app.deployment().id, id), of(world, id).address_region
     for letter in "abcdf":
         world.google.stockout(f"{region}-{letter}", world.now + timedelta(seconds=5400))
     lose_standby(world, id)
