@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import httpx
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 SETTLED = frozenset({"succeeded", "failed"})
+PATH = re.compile(r"(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]*)+")
+"""Of the API: an id with other characters is nobody's, and must not lead to another path."""
 
 
 class ApiProblem(Exception):
@@ -21,9 +24,15 @@ class ApiProblem(Exception):
 
 class Client:
     def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=TIMEOUT, transport=transport)
+        """Raises `ApiProblem` for an address or a token that cannot be one."""
         self._url = url
+        try:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=TIMEOUT, transport=transport)
+        except UnicodeError:
+            raise ApiProblem(401, "unauthenticated", "this token is not valid") from None
+        except httpx.InvalidURL as error:
+            raise ApiProblem(0, "unreachable", f"{url} is no address: {error}") from None
 
     def close(self) -> None:
         self._http.close()
@@ -64,6 +73,8 @@ class Client:
         raise ApiProblem(0, "still_running", f"{operation['kind']} still runs; look again with: dumont instances show")
 
     def _call(self, method: str, path: str, **more: Any) -> Any:
+        if not PATH.fullmatch(path):
+            raise ApiProblem(404, "not_found", f"there is no {path.lstrip('/')}")
         try:
             answer = self._http.request(method, path, **more)
         except httpx.HTTPError as error:

@@ -221,6 +221,7 @@ def _wish(verb: Verb, words: list[str]) -> Ask | Confused:
     """`deploy` and `market`: a GPU in plain words, and what it may cost, where and how it is rented."""
     spec: dict[str, Any] = {}
     left: list[str] = []
+    options: list[str] = []
     words = [part for word in words for part in _option(word)]
     while words:
         word = words.pop(0)
@@ -229,6 +230,7 @@ def _wish(verb: Verb, words: list[str]) -> Ask | Confused:
             left.append(word)
             continue
         field, read = option
+        options += [word, *words[:1]]
         value = read(words.pop(0)) if words else None
         if value is None:
             example = EXAMPLES[field]
@@ -237,7 +239,7 @@ def _wish(verb: Verb, words: list[str]) -> Ask | Confused:
                 suggestions=(f"{COMMAND} {verb} RTX 4090 {example}",),
             )
         spec[field] = value
-    gpu = _gpu(left, spec)
+    gpu = _gpu(verb, left, options, spec)
     if isinstance(gpu, Confused):
         return gpu
     if not gpu and verb is Verb.DEPLOY:
@@ -252,8 +254,9 @@ def _option(word: str) -> list[str]:
     return [name, value] if equals and name and value else [word]
 
 
-def _gpu(words: list[str], spec: dict[str, Any]) -> str | Confused:
-    """The name as the market has it; `2x` before or after it is a number of GPUs."""
+def _gpu(verb: Verb, words: list[str], options: list[str], spec: dict[str, Any]) -> str | Confused:
+    """The name as the market has it; `2x` before or after it is a number of GPUs. What may have been meant is suggested
+    with everything else that was said: a cap is not lost by a choice of GPU."""
     counts = [match for word in words if (match := re.fullmatch(r"([0-9]{1,2})[x×]|[x×]([0-9]{1,2})", word.lower()))]
     names = [word for word in words if not re.fullmatch(r"[0-9]{1,2}[x×]|[x×][0-9]{1,2}|[x×]|on|an?|me", word.lower())]
     if counts:
@@ -264,7 +267,8 @@ def _gpu(words: list[str], spec: dict[str, Any]) -> str | Confused:
     exact = [name for name in GPUS if _squeezed(name) == _squeezed(typed)]
     found = exact or [name for name in GPUS if _squeezed(typed) in _squeezed(name)]
     if len(found) > 1:
-        suggestions = tuple(f"{COMMAND} deploy {name}" for name in found)
+        count = [f"{spec['num_gpus']}x"] if counts else []
+        suggestions = tuple(" ".join([COMMAND, verb, *count, name, *options]) for name in found)
         return Confused(
             sentence=f"“{typed[:SHOWN_MAX]}” could be several GPUs", suggestions=suggestions[:SUGGESTED_MAX]
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import re
 from typing import Annotated, Any
 
 import typer
 
 from common.cli import session
-from common.domain.account import Role
+from common.domain.account import EMAIL, Role
 
 users = typer.Typer(add_completion=False, no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -22,32 +22,37 @@ def login(
     json_: Json = False,
 ) -> None:
     """Sign in; the token is kept in your configuration directory, readable by you only."""
-    with session.client(url) as api:
-        token = api_key
-        if token is None:
+    with session.client(session.Signed(url, api_key)) as api:
+        if api_key is None:
             body = {
                 "email": email or typer.prompt("e-mail", err=True),
                 "password": password or typer.prompt("password", hide_input=True, err=True),
             }
-            token = api.post("/auth/login", body)["access_token"]
-        session.keep(url, token)
+            api_key = str(api.post("/auth/login", body)["access_token"])
+        else:
+            api.get("/budget")  # whoever may do anything may read that
+        session.keep(url, api_key)
     session.out({"url": url}) if json_ else print(f"signed in at {url}")
 
 
 @users.command("add")
 def add(
     email: str,
-    role: Annotated[Role, typer.Option()] = Role.MEMBER,
+    role: Annotated[Role | None, typer.Option(help="Left out: member; with a store always admin.")] = None,
     password: Annotated[str | None, typer.Option(help="Asked for when left out.")] = None,
     store: Annotated[str | None, typer.Option(help="For the first admin: the store itself, sqlite:///path.")] = None,
     json_: Json = False,
 ) -> None:
-    """Add a user. The first admin of a new account is written into the store: --store or DUMONT_STORE."""
+    """Add a user. With --store a new account begins there, and this is its admin."""
+    if store and role not in (None, Role.ADMIN):
+        session.fail("the first user of an account is its admin", session.USAGE)
     secret = password or typer.prompt("password", hide_input=True, confirmation_prompt=True, err=True)
-    with session.client() as api:
-        place = store or os.environ.get("DUMONT_STORE")
-        body = {"email": email, "password": secret, "role": role.value}
-        user = _first_admin(place, email, secret) if place else api.post("/users", body)
+    if store:
+        with session.problems_said():
+            user = _first_admin(store, email, secret)
+    else:
+        with session.client() as api:
+            user = api.post("/users", {"email": email, "password": secret, "role": (role or Role.MEMBER).value})
     session.out(user) if json_ else print(f"added {user['email']} as {user['role']}")
 
 
@@ -57,6 +62,8 @@ def _first_admin(place: str, email: str, password: str) -> dict[str, Any]:
 
     if len(password) < 8:
         session.fail("the password needs at least 8 characters", session.USAGE)
+    if not re.fullmatch(EMAIL, email):
+        session.fail(f"{email} is no e-mail address", session.USAGE)
     opened = bootstrap.store_of(place)
     bootstrap.deployment_of(opened, bootstrap.now())
     user = workflow.first_admin(opened, ids=bootstrap.random_id, email=email, password=password, now=bootstrap.now())

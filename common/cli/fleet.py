@@ -340,15 +340,18 @@ def show_budget(json_: Json = False) -> None:
 
 @budget.command("set")
 def set_budget(
-    usd_per_hour: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(help="Left out: no cap.")] = None,
+    usd_per_hour: Annotated[str | None, typer.Option(help="USD, or none. Left out: as it is.")] = None,
+    usd_per_day: Annotated[str | None, typer.Option(help="USD, or none. Left out: as it is.")] = None,
     json_: Json = False,
 ) -> None:
     """Set the caps of your account; one that is used up hibernates everything, and kills nothing."""
     caps = {"usd_per_hour": usd_per_hour, "usd_per_day": usd_per_day}
+    changes = {name: None if cap == "none" else cap for name, cap in caps.items() if cap is not None}
+    if not changes:
+        session.fail("say --usd-per-hour or --usd-per-day: an amount, or none", session.USAGE)
     with session.client() as api:
-        body = {name: None if cap is None else str(cap) for name, cap in caps.items()}
-        _print_budget(api.put("/budget", body), json_)
+        before = api.get("/budget")
+        _print_budget(api.put("/budget", {name: before[name] for name in caps} | changes), json_)
 
 
 def _print_budget(found: dict[str, Any], json_: bool) -> None:
@@ -390,11 +393,11 @@ def _done(api: Client, accepted: dict[str, Any], no_wait: bool, json_: bool) -> 
     """Wait for the operation unless told not to; a failed one is exit code 1 with its reason."""
     operation = accepted["operation"]
     if not no_wait:
-        with err.status(operation["kind"]) as status:
+        with session.waiting(operation["kind"]) as say:
             operation = api.follow(
                 operation,
                 sleep=time.sleep,
-                show=lambda now: status.update(f"{now['kind']}: {now['detail']} {now['progress']:.0%}"),
+                show=lambda now: say(f"{now['kind']}: {now['detail']} {now['progress']:.0%}"),
                 polls=WAIT_POLLS,
             )
     session.out({"operation": operation}) if json_ else print(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from common.chatops.grammar import minutes_of
 from common.cli import session
@@ -31,12 +30,14 @@ def list_(id: Id, json_: Json = False) -> None:
     if json_:
         session.out(found)
         return
-    table = Table("", "snapshot", "taken", "files", "MiB", "uploaded MiB", "wasted MiB", "proof", "")
-    for row in found["items"]:
-        sizes = [f"{row[kind] / MIB:,.1f}" for kind in ("bytes", "stored_bytes", "wasted_bytes")]
-        mark, damage = "*" if row["is_current"] else "", "damaged" if row["damaged"] else ""
-        table.add_row(mark, row["id"], row["taken_at"][:19], f"{row['files']:,}", *sizes, row["proof"], damage)
-    Console().print(table)
+    columns = ("", "snapshot", "taken", "files", "MiB", "uploaded MiB", "wasted MiB", "proof", "")
+    session.print_table(columns, map(_row, found["items"]))
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    sizes = [f"{row[kind] / MIB:,.1f}" for kind in ("bytes", "stored_bytes", "wasted_bytes")]
+    mark, damage = "*" if row["is_current"] else "", "damaged" if row["damaged"] else ""
+    return [mark, row["id"], row["taken_at"][:19], f"{row['files']:,}", *sizes, row["proof"], damage]
 
 
 @snapshots.command("terms")
@@ -130,9 +131,9 @@ def restore(
         asked = api.post(f"/instances/{id}/snapshots/{snapshot}/restore", body, key=secrets.token_hex(12))
         operation = asked["operation"]
         if not no_wait and api.get(f"/instances/{id}")["state"] == "running":
-            with err.status(operation["detail"]) as status:
+            with session.waiting(operation["detail"]) as say:
                 operation = api.follow(
-                    operation, sleep=time.sleep, show=lambda now: status.update(now["detail"]), polls=timeout_s
+                    operation, sleep=time.sleep, show=lambda now: say(now["detail"]), polls=timeout_s
                 )
     session.out({"operation": operation}) if json_ else print(operation["detail"])
     if operation["status"] == "failed":

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from common.domain.model import Model
 
+EMAIL = r"^[^@\s]+@[^@\s]+$"
+
 
 class Role(StrEnum):
     ADMIN = "admin"

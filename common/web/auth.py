@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import ConfigDict, Field
 
 from common import auth
-from common.domain.account import RIGHTS, ApiKey, Caller, Right, Role, User
+from common.domain.account import EMAIL, RIGHTS, ApiKey, Caller, Right, Role, User
 from common.domain.model import Model
 from common.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from common.ports import App, every
@@ -35,7 +35,7 @@ class Session(Model):
 class UserIn(Model):
     model_config = ConfigDict(extra="forbid")
 
-    email: str = Field(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
+    email: str = Field(pattern=EMAIL, max_length=254)
     password: str = Field(min_length=8, max_length=1024)
     role: Role = Role.MEMBER
 

@@ -51,7 +51,7 @@ def apply(project: Project, region: Region) -> None:
         changes = session.deployer.apply(_show)
         out.print(f"{changes} changes" if changes else "nothing to change")
         out.print(f"the API answers at {session.url}/api   (export DUMONT_API_URL={session.url}/api)")
-        out.print(f"the first admin: DUMONT_STORE={session.store} dumont users add --help")
+        out.print(f"the first admin: dumont users add EMAIL --store {session.store}")
 
 
 @deploy.command()

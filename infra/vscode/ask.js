@@ -22,7 +22,7 @@ function ask(address, withinMs = ANSWER_MS_MAX) {
       resolve(answer);
     }
     request.on("error", (error) => end({ error: error.code ?? error.message }));
-  });
+  }).catch((error) => ({ error: error.message })); // an address that is refused only when it is asked
 }
 
 function read(response, end) {

@@ -68,3 +68,7 @@ test("an address that is none is said so, and nothing is asked", async () => {
     assert.match((await ask(address)).error, /no http address/);
   }
 });
+
+test("an address that is refused only when it is asked", async () => {
+  assert.ok((await ask("http://%zz@127.0.0.1/")).error);
+});

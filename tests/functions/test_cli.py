@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -28,6 +29,12 @@ def signed_in(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     session.transport = httpx.WSGITransport(app=rest.application(world.app))
     yield world
     session.transport = None
+
+
+def command(verb: Callable[..., None]) -> typer.Typer:
+    alone = typer.Typer()
+    alone.command()(verb)
+    return alone
 
 
 def test_deploy_shows_its_price_and_then_the_operation_as_one_json_document(signed_in: World) -> None:
@@ -81,14 +88,86 @@ def test_without_credentials_it_says_how_to_sign_in(signed_in: World, monkeypatc
 
 def test_login_keeps_a_token_that_only_the_user_can_read(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DUMONT_API_KEY")
-    login = typer.Typer()
-    login.command()(account.login)
-
     words = ["--url", "http://api.test", "--email", "admin@acme.example", "--password", PASSWORD]
-    assert run.invoke(login, words).exit_code == session.OK
+    assert run.invoke(command(account.login), words).exit_code == session.OK
 
     assert session.path().stat().st_mode & 0o777 == 0o600
     assert run.invoke(fleet.instances, ["list", "--json"]).exit_code == session.OK
+
+
+def test_an_api_key_that_is_none_is_not_kept_in_place_of_one_that_works(signed_in: World) -> None:
+    words = ["--url", "http://api.test", "--api-key"]
+    assert run.invoke(command(account.login), [*words, os.environ["DUMONT_API_KEY"]]).exit_code == session.OK
+    before = session.path().read_text()
+
+    for wrong in ("nonsense", "dk_é_x"):
+        assert run.invoke(command(account.login), [*words, wrong]).exit_code == session.NOT_ALLOWED
+
+    assert session.path().read_text() == before
+
+
+def test_a_damaged_credentials_file_is_named_and_a_login_replaces_it(
+    signed_in: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = os.environ["DUMONT_API_KEY"]
+    monkeypatch.delenv("DUMONT_API_KEY")
+    session.path().parent.mkdir(parents=True, exist_ok=True)
+    session.path().write_text("{")
+
+    result = run.invoke(fleet.instances, ["list"])
+    assert (result.exit_code, str(session.path()) in result.stderr) == (session.NOT_ALLOWED, True)
+
+    words = ["--url", "http://api.test", "--api-key", key]
+    assert run.invoke(command(account.login), words).exit_code == session.OK
+    assert run.invoke(fleet.instances, ["list", "--json"]).exit_code == session.OK
+
+
+def test_a_name_is_shown_as_it_is_whatever_it_looks_like(signed_in: World) -> None:
+    for name in ("[/x] [red]a", "[nlp] bert"):
+        words = ["deploy", "H100 SXM", "--yes", "--no-wait", "--name", name]
+        assert run.invoke(fleet.gpus, words).exit_code == session.OK
+
+    result = run.invoke(fleet.instances, ["list"])
+
+    assert result.exit_code == session.OK
+    assert "[/x] [red]a" in result.stdout
+    assert "[nlp] bert" in result.stdout
+
+
+def test_no_cell_is_cut_where_no_terminal_is(signed_in: World) -> None:
+    run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--yes", "--no-wait", "--name", "x" * 60])
+    (item,) = json.loads(run.invoke(fleet.instances, ["list", "--json"]).stdout)["items"]
+
+    shown = run.invoke(fleet.instances, ["list"]).stdout
+
+    assert item["id"] in shown
+    assert "x" * 60 in shown
+    assert "…" not in shown
+
+
+def test_one_cap_is_changed_and_the_other_stays(signed_in: World) -> None:
+    def caps(*words: str) -> tuple[object, object]:
+        shown = json.loads(run.invoke(fleet.budget, ["set", *words, "--json"]).stdout)
+        return tuple(float(cap) if cap else None for cap in (shown["usd_per_hour"], shown["usd_per_day"]))
+
+    assert caps("--usd-per-hour", "5") == (5, None)
+    assert caps("--usd-per-day", "10") == (5, 10)
+    assert caps("--usd-per-hour", "none") == (None, 10)
+    for nothing in ([], ["--usd-per-day", "much"], ["--usd-per-day", "-1"]):
+        assert run.invoke(fleet.budget, ["set", *nothing]).exit_code == session.USAGE
+    assert float(json.loads(run.invoke(fleet.budget, ["show", "--json"]).stdout)["usd_per_day"]) == 10
+
+
+@pytest.mark.parametrize("id", ["../users", "a b", "a?b", "a#b", "é"])
+def test_an_id_leads_to_no_other_path(signed_in: World, id: str) -> None:
+    assert run.invoke(fleet.instances, ["show", id]).exit_code == session.NOT_FOUND
+
+
+def test_an_address_that_is_none_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("http://x:foo", "nonsense"):
+        monkeypatch.setenv("DUMONT_API_URL", url)
+        result = run.invoke(fleet.instances, ["list"])
+        assert (result.exit_code, url in result.stderr) == (session.SERVER, True)
 
 
 def test_nobody_answering_is_exit_code_seven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +181,8 @@ def test_nobody_answering_is_exit_code_seven(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_ssh_to_an_instance_without_an_address_says_why(signed_in: World) -> None:
     made = json.loads(run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--yes", "--no-wait", "--json"]).stdout)
-    ssh = typer.Typer()
-    ssh.command()(fleet.ssh)
 
-    result = run.invoke(ssh, [made["operation"]["instance_id"]])
+    result = run.invoke(command(fleet.ssh), [made["operation"]["instance_id"]])
 
     assert result.exit_code == session.CONFLICT
     assert "has no address" in result.stderr
@@ -117,6 +194,13 @@ def test_the_first_admin_is_written_into_the_store(world: World) -> None:
     result = run.invoke(account.users, ["add", "a@b.cc", "--password", "12345678", "--store", place, "--json"])
 
     assert json.loads(result.stdout)["role"] == "admin"
+
+
+def test_a_store_takes_an_admin_with_an_address_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"sqlite://{world.folder}/fresh.db"
+    for words in (["a@b.cc", "--role", "member"], ["nomail"]):
+        result = run.invoke(account.users, ["add", *words, "--password", "12345678", "--store", place])
+        assert result.exit_code == session.USAGE, result.output
 
 
 def test_help_loads_no_verb() -> None:

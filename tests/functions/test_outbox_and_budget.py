@@ -282,6 +282,6 @@ def test_the_command_line_sets_and_shows_a_budget(signed_in: World) -> None:
     shown = run.invoke(fleet.budget, ["show"])
     refused = run.invoke(fleet.gpus, ["deploy", "H100 SXM", "--yes", "--no-wait"])
 
-    assert json.loads(put.stdout)["usd_per_hour"] == "2.0"
-    assert "per hour: 0.0000 USD spent, 0.0000 predicted, cap 2.0" in shown.stdout
+    assert json.loads(put.stdout)["usd_per_hour"] == "2"
+    assert "per hour: 0.0000 USD spent, 0.0000 predicted, cap 2\n" in shown.stdout
     assert refused.exit_code == session.CONFLICT

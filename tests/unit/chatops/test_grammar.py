@@ -80,6 +80,8 @@ def test_it_is_forgiving(text: str, ask: dict) -> None:
         ("xyzzy", "/gpu help"),
         ("deploy", "/gpu deploy RTX 4090 max 0.50"),
         ("deploy h100", "/gpu deploy H100 SXM"),
+        ("market a100 max 2 in DE", "/gpu market A100 PCIE max 2 in DE"),
+        ("deploy 2x h100 max=2", "/gpu deploy 2x H100 SXM max 2"),
         ("deploy 4090 max cheap", "/gpu deploy RTX 4090 max 0.50"),
         ("deploy 4090 max", "/gpu deploy RTX 4090 max 0.50"),
         ("deploy 4090 in Europe", "/gpu deploy RTX 4090 in US,DE"),
