@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from common.errors import (
+    BadRequest,
     DiskFull,
     DumontError,
     NotFound,
@@ -43,8 +45,11 @@ EXIT_CODES = {
     6: "the object store did not answer or refused",
     7: "no room on the disk",
     8: "not everything is on the standby",
+    130: "interrupted; it goes on where it was when it is called again",
 }
+INTERRUPTED = 130
 CODE_OF: tuple[tuple[type[DumontError], int], ...] = (
+    (BadRequest, 2),
     (SnapshotDamaged, 3),
     (SnapshotRefused, 4),
     (ObjectMissing, 5),
@@ -67,18 +72,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except DumontError as error:
         _say(args, {"ok": False, "error": error.code, "detail": str(error)}, f"{args.verb} failed: {error}")
         return next((code for kind, code in CODE_OF if isinstance(error, kind)), 1)
-    except SettingMissing as missing:
-        _say(args, {"ok": False, "error": "bad_setting", "detail": str(missing)}, str(missing))
+    except BadSetting as wrong:
+        _say(args, {"ok": False, "error": "bad_setting", "detail": str(wrong)}, str(wrong))
         return 2
+    except KeyboardInterrupt:
+        _say(args, {"ok": False, "error": "interrupted", "detail": EXIT_CODES[INTERRUPTED]}, EXIT_CODES[INTERRUPTED])
+        return INTERRUPTED
     except OSError as error:
         _say(args, {"ok": False, "error": "os_error", "detail": str(error)}, f"{args.verb} failed: {error}")
         return 1
-    _say(args, {"ok": True, **result}, " ".join(f"{name}={value}" for name, value in result.items()))
+    _say(args, {"ok": True, **result}, _for_people(result))
     return 0
 
 
-class SettingMissing(Exception):
-    """An environment variable is not set; the sentence names it."""
+class BadSetting(Exception):
+    """An environment variable is not set, or is none of its kind; the sentence names it."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     prune = verbs.add_parser("prune", help="remove old snapshots, and a day later what nobody needs")
     prune.add_argument("url")
     for name, many in (("last", 12), ("hourly", 24), ("daily", 7), ("weekly", 4)):
-        prune.add_argument(f"--keep-{name}", type=int, default=many, metavar="N")
+        prune.add_argument(f"--keep-{name}", type=_kept(name), default=many, metavar="N")
     want = verbs.add_parser("want", help="while this machine's workspace comes back: have these fetched next")
     want.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     want.add_argument("--wait-s", type=float, default=600, metavar="S", help="until they are there; 0 = not at all")
@@ -117,8 +125,22 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--agent", type=Path, default=Path(os.environ.get("DUMONT_HOME", AGENT_HOME)))
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="one line of JSON on stdout")
-        verb.add_argument("--home", type=Path, default=Path(HOME).expanduser(), help=f"what is remembered ({HOME})")
+        verb.add_argument("--home", type=Path, default=Path(HOME), help=f"what is remembered ({HOME})")
     return parser
+
+
+def _kept(name: str) -> Callable[[str], int]:
+    """What `--keep-NAME` may be: as many as a retention takes."""
+
+    def many(word: str) -> int:
+        from common.domain.retention import Retention
+
+        try:
+            return int(getattr(Retention.model_validate({name: word}), name))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{word!r} is not from {int(name == 'last')} to 1000") from None
+
+    return many
 
 
 def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
@@ -138,10 +160,9 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
     from common.snapshots.transfer import Endpoint
 
     def endpoint(bucket: str) -> Endpoint:
-        url = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or env.get("S3_ENDPOINT_URL")
         region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
         return Endpoint(
-            url or f"https://s3.{region}.amazonaws.com",
+            _endpoint_url(env) or f"https://s3.{region}.amazonaws.com",
             bucket,
             _setting(env, "AWS_ACCESS_KEY_ID"),
             _setting(env, "AWS_SECRET_ACCESS_KEY"),
@@ -151,11 +172,13 @@ def _run(args: argparse.Namespace, env: Mapping[str, str]) -> dict[str, Any]:
 
     passphrase = _setting(env, "DUMONT_SNAPSHOT_KEY")
     now = datetime.now(UTC)
-    show = _progress(args)
+    show, home = _progress(args), _home(args.home)
     if args.verb == "backup":
-        way = (args.url, args.dir, endpoint, passphrase, args.home)
+        if not args.dir.is_dir():
+            raise NotFound(f"there is no directory {args.dir}")
+        way = (args.url, args.dir, endpoint, passphrase, home)
         return _taken(back_up(*way, clock=time.monotonic, now=now, progress=show))
-    with open_repository(args.url, endpoint, passphrase, args.home, time.monotonic) as repository:
+    with open_repository(args.url, endpoint, passphrase, home, time.monotonic) as repository:
         return _done(args, repository, now, show)
 
 
@@ -230,10 +253,39 @@ def _progress(args: argparse.Namespace) -> Callable[[int, int, str], None]:
     return show
 
 
+def _home(given: Path) -> Path:
+    try:
+        return given.expanduser()
+    except RuntimeError:
+        raise BadSetting("nobody's home: HOME is not set; say --home") from None
+
+
+def _endpoint_url(env: Mapping[str, str]) -> str | None:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
+    name = next((name for name in names if env.get(name)), None)
+    if name is None:
+        return None
+    try:
+        parts = urlsplit(env[name])
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise BadSetting(f"{name} is {env[name]!r}: no address of the shape https://host:port")
+    return env[name]
+
+
 def _setting(env: Mapping[str, str], name: str) -> str:
     if not env.get(name):
-        raise SettingMissing(f"{name} is not set")
+        raise BadSetting(f"{name} is not set")
     return env[name]
+
+
+def _for_people(result: dict[str, Any]) -> str:
+    """One line; what are rows are lines of their own."""
+    if rows := result.get("snapshots") if isinstance(result.get("snapshots"), list) else None:
+        return "\n".join("  ".join(row.values()) for row in rows)
+    return " ".join(f"{name}={value}" for name, value in result.items())
 
 
 def _say(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
@@ -245,8 +297,12 @@ def _say(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
 
 def command() -> None:
     """Ends at once: all is closed and said, and taking the interpreter apart costs some 20 ms for nobody's good."""
-    code = main()
-    sys.stdout.flush()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except OSError as error:  # nobody reads what came of it, or there is no room for it
+        code = 1
+        print(f"dumont-host: the result cannot be written: {error}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.domain.version import Version
-from common.errors import ObjectMissing, SnapshotError, SnapshotRefused
+from common.errors import BadRequest, ObjectMissing, SnapshotRefused
 from common.snapshots.limits import PREFIX_SHAPE
 from common.snapshots.wire import Wire
 from common.snapshots.workers import telling
@@ -296,11 +296,11 @@ def _keys_of(url: str, endpoint: Endpoint, prefix: str, passphrase: str, *, crea
 
 
 def parse_url(url: str) -> tuple[str, str]:
-    """(bucket, prefix that is empty or ends in a slash); raises `SnapshotError`."""
+    """(bucket, prefix that is empty or ends in a slash); raises `BadRequest`."""
     bucket, _, path = url.removeprefix(URL_SCHEME).partition("/")
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
     if not url.startswith(URL_SCHEME) or not bucket or PREFIX_SHAPE.fullmatch(prefix) is None:
-        raise SnapshotError(f"{url!r} is not of the shape s3://bucket/prefix")
+        raise BadRequest(f"{url!r} is not of the shape s3://bucket/prefix")
     return bucket, prefix
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from infra.demo.s3_server import S3Server
 from infra.demo.s3_vendors import Holder, vendor_s3
@@ -81,8 +85,63 @@ def test_it_refuses_by_name(box: Box) -> None:
     assert host(box, "restore", URL, box.copy, "--snapshot", "7-7", code=5)["error"] == "object_missing"
     assert host(box, "list", URL, code=6, AWS_SECRET_ACCESS_KEY="wrong")["error"] == "object_store"
     assert host(box, "list", URL, code=2, DUMONT_SNAPSHOT_KEY="")["error"] == "bad_setting"
-    assert host(box, "list", "http://x/y", code=1)["error"] == "snapshot"
+    assert host(box, "list", "http://x/y", code=2)["error"] == "bad_request"
+    assert host(box, "backup", box.base / "nowhere", URL, code=5)["error"] == "not_found"
     assert not box.copy.exists()
+
+
+def test_settings_that_cannot_be_are_named(box: Box) -> None:
+    for wrong in ("localhost:9000", "http://127.0.0.1:foo", "ftp://x", "http://"):
+        said = host(box, "list", URL, code=2, AWS_ENDPOINT_URL_S3=wrong)
+        assert (said["error"], "AWS_ENDPOINT_URL_S3" in said["detail"]) == ("bad_setting", True)
+    for many in ("0", "-1", "9" * 15, "x"):
+        words = [sys.executable, "-m", "common.host.repository", "prune", URL, "--keep-last", many]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "Traceback" in done.stderr, many in done.stderr) == (2, False, True)
+
+
+def test_an_interrupted_verb_says_so_in_one_line_and_leaves_no_process(box: Box) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = os.environ | dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DUMONT_SNAPSHOT_KEY"), "x")
+        env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = [sys.executable, "-m", "common.host.repository", "backup", str(box.root), URL, "--json"]
+        words += ["--home", str(box.base / "home")]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(words, env=env, text=True, start_new_session=True, **pipes) as run:
+            silent.settimeout(30)
+            silent.accept()[0].close()  # it is at work
+            os.killpg(run.pid, signal.SIGINT)
+            out, err = run.communicate(timeout=30)
+
+    assert (run.returncode, json.loads(out)["error"]) == (130, "interrupted"), out + err
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+
+
+def test_a_result_that_nobody_can_read_is_no_success(box: Box) -> None:
+    (box.root / "a").write_bytes(b"a")
+    settings = os.environ | {
+        "AWS_ENDPOINT_URL": box.endpoint.url,
+        "AWS_ACCESS_KEY_ID": box.endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": box.endpoint.secret_key,
+        "DUMONT_SNAPSHOT_KEY": "correct horse",
+    }
+    words = [
+        sys.executable,
+        "-m",
+        "common.host.repository",
+        "backup",
+        str(box.root),
+        URL,
+        "--home",
+        str(box.base / "h"),
+    ]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, env=settings, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "cannot be written" in done.stderr
 
 
 def test_every_flipped_byte_is_found_and_none_is_restored(box: Box) -> None:
