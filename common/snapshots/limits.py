@@ -21,9 +21,8 @@ MAX_XATTRS = 64
 """Of one entry."""
 MAX_XATTR_BYTES = 1 << 16
 MAX_COUNT = 1 << 40
-MAX_OWNER = (1 << 32) - 2
 MTIME_NS = 1 << 62
-"""Modification times within 146 years of 1970."""
+"""Modification times within 146 years of 1970. Of what is dated further away the walk says the nearest of them."""
 PART_PREFIX = b".dumont-part-"
 """Of a file that a restore has not finished yet; no snapshot holds one, no manifest may name one."""
 PREFIX_SHAPE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*")

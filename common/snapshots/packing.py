@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.errors import SnapshotError
 from common.snapshots.chunk import SMALL_FILE_BYTES, ChunkWriter, Claims, content_sum, grain_of
 from common.snapshots.keys import keys_of
 from common.snapshots.lanes import LANES, md5_of
-from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key
+from common.snapshots.limits import MAX_FILE_BYTES
+from common.snapshots.manifest import Chunk, Manifest, Pack, pack_key, printable
 from common.snapshots.pack import FIRST_PACK_BYTES, PACK_BYTES, PackWriter, Row
 from common.snapshots.read import FileReader, Place, Read, new_read
 from common.snapshots.scan import Found, Scan, data_segments
@@ -377,6 +379,11 @@ def _tasks(root: bytes, found: Sequence[Found], unread: Sequence[int]) -> list[T
 def _pieces(root: bytes, found: Found, number: int) -> list[Piece]:
     """At least one, so that a file of nothing but a hole is read too."""
     size = found.stamp[0]
+    if size > MAX_FILE_BYTES:
+        raise SnapshotError(
+            f"{printable(found.path)} is of {size} bytes, and a snapshot holds files of {MAX_FILE_BYTES} at most: "
+            "leave it out by .dumontignore"
+        )
     segments = _data(root, found) if found.may_have_holes else [(0, size)]
     return [
         Piece(number, at, min(at + PIECE_BYTES, end))

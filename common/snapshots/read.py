@@ -265,7 +265,8 @@ def read_xattrs(path: bytes | int) -> Xattrs:
 
 
 def _status(now: os.stat_result) -> Status:
-    return Status(stat.S_IMODE(now.st_mode), now.st_mtime_ns, now.st_size, stamp(now), torn=False)
+    marks = stamp(now)
+    return Status(stat.S_IMODE(now.st_mode), marks[1], marks[0], marks, torn=False)
 
 
 def _pread(fd: int, length: int, at: int, found: Found) -> bytes:

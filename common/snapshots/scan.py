@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from common.errors import SnapshotError
-from common.snapshots.limits import PART_PREFIX
+from common.snapshots.limits import MTIME_NS, PART_PREFIX
 from common.snapshots.manifest import Kind, printable
 
 SKIPPED_KINDS = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
@@ -22,7 +22,8 @@ BLOCK_BYTES = 512
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Stamp = tuple[int, int, int, int]
-"""(size, mtime_ns, ctime_ns, inode): equal means untouched, if the ctime was already old when it was taken."""
+"""(size, mtime_ns, ctime_ns, inode): equal means untouched, if the ctime was already old when it was taken. The mtime
+is the nearest one that a manifest holds."""
 
 
 class Excludes(NamedTuple):
@@ -217,12 +218,15 @@ def _target(fd: int, name: bytes) -> bytes:
 
 def _found(path: bytes, kind: Kind, status: os.stat_result, target: bytes) -> Found:
     sparse = kind == "file" and status.st_blocks * BLOCK_BYTES < status.st_size
-    mode = stat.S_IMODE(status.st_mode)
-    return Found(path, kind, mode, status.st_mtime_ns, status.st_uid, status.st_gid, stamp(status), sparse, target)
+    mode, marks = stat.S_IMODE(status.st_mode), stamp(status)
+    return Found(path, kind, mode, marks[1], status.st_uid, status.st_gid, marks, sparse, target)
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    mtime_ns = status.st_mtime_ns
+    if not -MTIME_NS <= mtime_ns <= MTIME_NS:
+        mtime_ns = MTIME_NS if mtime_ns > 0 else -MTIME_NS
+    return (status.st_size, mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def data_segments(fd: int, size: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from common.domain.version import Version
-from common.errors import DiskFull, SnapshotError
+from common.errors import DiskFull, SnapshotError, SnapshotRefused
 from common.snapshots import packing
 from common.snapshots.changed import nothing_but
 from common.snapshots.chunk import SMALL_FILE_BYTES
@@ -22,7 +22,7 @@ from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.repack import waste_of, without
 from common.snapshots.scan import Excludes, Found, Scan
-from common.snapshots.seal import seal
+from common.snapshots.seal import check, seal
 from common.snapshots.state import State
 from common.snapshots.transfer import Endpoint
 from common.snapshots.walkers import Walkers
@@ -118,8 +118,8 @@ def take(
     `previous` must be of the same prefix, and its packs be kept in the store; a function that gets it is called while
     the workspace is walked. `repacks`: of its packs those are left of which little is needed (module `repack`).
 
-    Raises `SnapshotError` (a file cannot be read), `DiskFull` (no room to stage packs), `ObjectStoreError`; then there
-    is no manifest, and trying again is safe.
+    Raises `SnapshotError` (a file cannot be read, or a snapshot cannot hold it), `DiskFull` (no room to stage packs),
+    `ObjectStoreError`; then there is no manifest, and trying again is safe.
     """
     started = clock()
     with begun(root, State(state_dir, root), endpoint, excludes(root) if only is None else nothing_but(only)) as begin:
@@ -176,7 +176,7 @@ def finish(
         seen = entries.seen([number for _, number, _ in rows])
         manifest = _manifest(prefix, version(), taken_at, tuple(entry for _, _, entry in rows), packed, previous)
         del rows
-        manifest, sealed = seal(manifest, instance_key)
+        manifest, sealed = _sealed(manifest, instance_key)
         if clock() - started > max_seconds:
             raise SnapshotError(f"the snapshot took longer than {max_seconds:.0f} s")
         packed.send_last(sealed, manifest.key)
@@ -318,6 +318,17 @@ def _manifest(
     packs: dict[str, Pack] = {**(previous.packs if previous else {}), **packed.packs}
     needed = dict.fromkeys(chunk.pack for chunk in chunks.values())
     return Manifest(prefix, version, taken_at.isoformat(), entries, chunks, {name: packs[name] for name in needed})
+
+
+def _sealed(manifest: Manifest, instance_key: bytes) -> tuple[Manifest, bytes]:
+    """Read by the reader's own rules before it is stored: a snapshot that nobody can read is worse than none, and the
+    one before still stands."""
+    try:
+        manifest, sealed = seal(manifest, instance_key)
+        check(sealed, manifest.key, instance_key)
+    except (SnapshotRefused, OverflowError) as error:
+        raise SnapshotError(f"the snapshot is not stored, for it could not be read again: {error}") from None
+    return manifest, sealed
 
 
 @contextmanager

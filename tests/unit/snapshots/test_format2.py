@@ -107,14 +107,26 @@ def test_what_is_sealed_is_what_is_read() -> None:
     manifest, sealed = seal.seal(honest(), KEY)
 
     assert seal.unseal(sealed, manifest.key, KEY) == manifest
+    seal.check(sealed, manifest.key, KEY)
+
+
+def test_a_manifest_of_a_number_too_long_for_its_name_is_refused_before_it_is_stored() -> None:
+    manifest, sealed = seal.seal(replace(honest(), version=Version(epoch=1, seq=10**12)), KEY)
+
+    with pytest.raises(SnapshotRefused):
+        seal.check(sealed, manifest.key, KEY)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_refused_because_it(attack: str) -> None:
+    """By who reads it, and for the same reason by who is about to store it."""
     manifest, sealed = seal.seal(ATTACKS[attack](), KEY)
 
-    with pytest.raises(SnapshotRefused):
+    with pytest.raises(SnapshotRefused) as refusal:
         seal.unseal(sealed, manifest.key, KEY)
+    with pytest.raises(SnapshotRefused) as before:
+        seal.check(sealed, manifest.key, KEY)
+    assert str(before.value) == str(refusal.value)
 
 
 def stored(body: bytes) -> tuple[str, bytes]:
@@ -158,8 +170,11 @@ def test_whatever_is_changed_in_it_is_refused_by_name_or_read_as_another(data: s
     try:
         read = format2.decode(bytes(plain))
     except SnapshotRefused:
+        with pytest.raises(SnapshotRefused):
+            format2.check(bytes(plain))
         return
     assert isinstance(read, Manifest)
+    assert format2.check(bytes(plain)) == (read.prefix, read.version)
 
 
 def test_every_flipped_bit_of_a_sealed_manifest_is_found() -> None:
@@ -181,9 +196,11 @@ def test_a_manifest_of_28000_files_loads_at_once() -> None:
     large = replace(honest(), entries=(honest().entries[0], *dirs, *files))
     writing_s, (manifest, sealed) = fastest(lambda: seal.seal(large, KEY))
     reading_s, read = fastest(lambda: seal.unseal(sealed, manifest.key, KEY))
+    checking_s, _ = fastest(lambda: seal.check(sealed, manifest.key, KEY))
 
     assert read.files == 28_000
     assert reading_s < 3 * writing_s
+    assert checking_s < reading_s / 2, "every snapshot waits for it"
 
 
 def fastest(do: Callable[[], Any]) -> tuple[float, Any]:
