@@ -178,9 +178,13 @@ class _Files:
     def _to_write(
         self, entry: Entry, status: os.stat_result | None, missing: list[Extent] | None, *, reusable: bool
     ) -> FilePlan:
-        """From what a killed restore left, else from the old content where that saves something."""
+        """From what a killed restore left, else from the old content where that saves something.
+
+        What one of another snapshot left may have bytes where this file has holes: they would stay.
+        """
         part = part_of(entry.path) if self._has_parts else b""
-        if part and (left := self._there.get(part)) and stat.S_ISREG(left.st_mode):
+        left = self._there.get(part) if part else None
+        if left and stat.S_ISREG(left.st_mode) and self._keeps_holes(entry, part):
             self._plan.extra = [extra for extra in self._plan.extra if extra[0] != part]
             return FilePlan(entry, "part", self._wrong(entry, part))
         if reusable and missing and len(missing) < len(entry.extents) and status and not entry.is_sparse:
@@ -191,12 +195,15 @@ class _Files:
         """Extents that the file does not hold; [] = it is right; None = all of it is to be written."""
         if not self._checks_by_chunk(entry):
             return [] if status.st_size == entry.size and self._has_sum(entry) else None
-        if not status.st_size:
-            return list(entry.extents) if entry.extents or entry.size else []
-        if status.st_size == entry.size and entry.is_sparse and not self._tree.has_holes_of(entry):
+        if not entry.size:
+            return None if status.st_size else []
+        if status.st_size == entry.size and not self._keeps_holes(entry, path):
             return None
         wrong = self._wrong(entry, path)
         return wrong if wrong or status.st_size == entry.size else list(entry.extents) or None
+
+    def _keeps_holes(self, entry: Entry, path: bytes) -> bool:
+        return not entry.is_sparse or self._tree.keeps_holes_of(entry, path)
 
     def _checks_by_chunk(self, entry: Entry) -> bool:
         """Its extents are whole chunks, whose names tell what must stand there."""
@@ -216,7 +223,7 @@ class _Files:
 
     def _has_sum(self, entry: Entry) -> bool:
         content = blake3()
-        if entry.is_sparse and not self._tree.has_holes_of(entry):
+        if not self._keeps_holes(entry, entry.path):
             return False
         for piece in self._tree.pieces(entry.path, entry.extents):
             content.update(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -132,11 +133,7 @@ class Tree:
         """
         folder, name = self._folder_and_name(entry.path)
         mode = 0o600 if entry.xattrs else entry.mode & PLAIN_MODE  # attributes can be given to what its owner may write
-        try:
-            fd = os.open(name, NEW_FILE, mode, dir_fd=folder)
-        except FileExistsError:
-            os.unlink(name, dir_fd=folder)
-            fd = os.open(name, NEW_FILE, mode, dir_fd=folder)
+        fd = _open_new(name, mode, folder)
         try:
             size = 0
             for at, piece in pieces:
@@ -160,10 +157,11 @@ class Tree:
         folder, part = self.folder(entry.parent), part_of(entry.path).rpartition(b"/")[2]
         if from_old:
             os.rename(entry.name, part, src_dir_fd=folder, dst_dir_fd=folder)
-        flags = OLD_FILE if from_old or has_part else NEW_FILE
-        if flags == OLD_FILE:
+        if from_old or has_part:
             os.chmod(part, 0o600, dir_fd=folder)
-        fd = os.open(part, flags, 0o600, dir_fd=folder)
+            fd = os.open(part, OLD_FILE, dir_fd=folder)
+        else:
+            fd = _open_new(part, 0o600, folder)
         try:
             os.ftruncate(fd, entry.size)
         finally:
@@ -238,14 +236,15 @@ class Tree:
         finally:
             os.close(fd)
 
-    def has_holes_of(self, entry: Entry) -> bool:
-        """Is there no data where the entry has a hole?"""
+    def keeps_holes_of(self, entry: Entry, path: bytes) -> bool:
+        """Is there no data in the file at `path` where the entry has a hole?"""
+        folder, name = self._folder_and_name(path)
         try:
-            fd = os.open(entry.name, READ_FILE, dir_fd=self.folder(entry.parent))
+            fd = os.open(name, READ_FILE, dir_fd=folder)
         except OSError:
             return False
         try:
-            return list(data_segments(fd, entry.size)) == _segments(entry)
+            return _lie_in(data_segments(fd, entry.size), _segments(entry))
         finally:
             os.close(fd)
 
@@ -297,10 +296,29 @@ def part_of(path: bytes) -> bytes:
     return join(parent, PART_PREFIX + blake3(path).hexdigest()[:32].encode())
 
 
+def _open_new(name: bytes, mode: int, folder: int) -> int:
+    """In place of what bears the name."""
+    try:
+        return os.open(name, NEW_FILE, mode, dir_fd=folder)
+    except FileExistsError:
+        os.unlink(name, dir_fd=folder)
+        return os.open(name, NEW_FILE, mode, dir_fd=folder)
+
+
 def write_at(fd: int, piece: Plain, at: int) -> None:
     written = os.pwrite(fd, piece, at)
     while written < len(piece):
         written += os.pwrite(fd, memoryview(piece)[written:], at + written)
+
+
+def _lie_in(inner: Iterable[tuple[int, int]], outer: list[tuple[int, int]]) -> bool:
+    """Is each of those ranges inside one of these, which are in order and apart?"""
+    starts = [start for start, _ in outer]
+    for start, end in inner:
+        place = bisect_right(starts, start) - 1
+        if place < 0 or end > outer[place][1]:
+            return False
+    return True
 
 
 def _segments(entry: Entry) -> list[tuple[int, int]]:
