@@ -299,7 +299,7 @@ class _Pieces:
 
     def settle(self, task: Task, read: Read, tasks: deque[Task]) -> Iterator[Read]:
         if isinstance(task, Whole):
-            del self._left[read.number]
+            self._left.pop(read.number, None)
         if not isinstance(task, Piece):
             yield read
             return
@@ -339,7 +339,7 @@ class _Worker:
                 case Piece():
                     reads = [reader.piece(task.number, task.start, task.end)]
                 case Whole():
-                    reads = [reader.whole(task.number)]
+                    reads = reader.whole(task.number)
                 case Flush():
                     packs.close()
                     reads = []
@@ -395,9 +395,11 @@ def _pieces(root: bytes, found: Found, number: int) -> list[Piece]:
 def _data(root: bytes, found: Found) -> list[tuple[int, int]]:
     try:
         with open(root + b"/" + found.path, "rb", buffering=0) as file:
-            return list(data_segments(file.fileno(), found.stamp[0]))
+            if not found.others or os.fstat(file.fileno()).st_ino == found.stamp[3]:
+                return list(data_segments(file.fileno(), found.stamp[0]))
     except OSError:
-        return [(0, found.stamp[0])]  # the worker finds out what is the matter
+        pass
+    return [(0, found.stamp[0])]  # the worker finds out what is the matter
 
 
 def _write(fd: int, content: bytes) -> None:

@@ -60,6 +60,8 @@ class Read(NamedTuple):
     xattrs: Xattrs = ()
     status: Status | None = None
     gone: bool = False
+    name: bytes = b""
+    """Of a file with several: the one that this is about, which by now is a file by itself. Empty = all that it has."""
 
 
 new_read = partial(tuple.__new__, Read)
@@ -96,13 +98,13 @@ class FileReader:
         finally:
             os.close(fd)
 
-    def whole(self, number: int) -> Read:
+    def whole(self, number: int) -> list[Read]:
         """A file that moved, of whatever size by now: up to READ_ATTEMPTS readings until it rests."""
         fd = self._open(self._found[number])
         if fd is None:
-            return Read(number, "", (), gone=True)
+            return self._name_by_name(number)
         try:
-            return self._until_it_rests(number, fd)
+            return [self._until_it_rests(number, fd)]
         finally:
             os.close(fd)
 
@@ -133,7 +135,7 @@ class FileReader:
         found = self._found[number]
         fd = self._open(found)
         if fd is None:
-            solid.done.append(Read(number, "", (), gone=True))
+            solid.done += self._name_by_name(number)
             return
         try:
             self._with_holes(number, fd, solid)
@@ -151,6 +153,21 @@ class FileReader:
             solid.done.append(self._until_it_rests(number, fd))
             return
         solid.add(number, bytes_sum(b"".join(piece for _, piece in pieces)), pieces, read_xattrs(fd))
+
+    def _name_by_name(self, number: int) -> list[Read]:
+        """Of what none of its names leads to any more: what each of them leads to by now, if to anything."""
+        found = self._found[number]
+        reads = []
+        for name in (found.path, *found.others):
+            fd = self._open_name(name)
+            if fd is None:
+                reads.append(Read(number, "", (), gone=True, name=name))
+                continue
+            try:
+                reads.append(self._until_it_rests(number, fd)._replace(name=name))
+            finally:
+                os.close(fd)
+        return reads
 
     def _until_it_rests(self, number: int, fd: int) -> Read:
         """A file that only grew is whole as it was: its first bytes, read twice, are the same."""
@@ -192,17 +209,27 @@ class FileReader:
         return places
 
     def _open(self, found: Found) -> int | None:
-        """By any of its names: one of several may be removed while the others stay."""
-        for path in (found.path, *found.others):
-            try:
-                fd = os.open(self._root + b"/" + path, READ_ONLY)
-            except OSError as error:
-                if error.errno in GONE:
-                    continue
-                raise _unreadable(path, error) from None
-            if stat.S_ISREG(os.fstat(fd).st_mode):
+        """What bears its name. One of several may be removed, or lead to another file, while the others stay: then it
+        is the file that the walk met, as long as one of them leads there."""
+        for name in (found.path, *found.others):
+            fd = self._open_name(name)
+            if fd is None:
+                continue
+            if not found.others or os.fstat(fd).st_ino == found.stamp[3]:
                 return fd
             os.close(fd)
+        return None
+
+    def _open_name(self, name: bytes) -> int | None:
+        try:
+            fd = os.open(self._root + b"/" + name, READ_ONLY)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise _unreadable(name, error) from None
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
         return None
 
 

@@ -215,6 +215,8 @@ class _Entries:
         self._files: list[Entry | None] = [None] * len(tree.found)
         self._times_ns, self._inodes = (array(code, bytes(8 * len(tree.found) + 8)) for code in "qQ")
         """Of each file that was read undisturbed; else 0, and 0 in the end."""
+        self._apart: list[Entry] = []
+        """Names that the walk met as those of one file, and that led to several when it was read."""
         self._twins: list[Read] = []
         """Readings of contents that another small file has."""
         for number, found in enumerate(tree.found):
@@ -232,6 +234,8 @@ class _Entries:
 
     def add(self, read: Read) -> None:
         found = self._tree.found[read.number]
+        if read.name:
+            found = found._replace(path=read.name, others=())
         if read.gone:
             self.vanished += [printable(path) for path in (found.path, *found.others)]
             return
@@ -248,9 +252,13 @@ class _Entries:
         status = read.status
         stamp, torn = (found.stamp, False) if status is None else (status.stamp, status.torn)
         mode, mtime_ns, size = status[:3] if status else (found.mode, found.mtime_ns, found.stamp[0])
-        self._files[read.number] = Entry(
+        entry = Entry(
             found.path, "file", mode, mtime_ns, size, read.sum, extents, b"", torn, found.uid, found.gid, read.xattrs
         )
+        if read.name:
+            self._apart.append(entry)
+            return
+        self._files[read.number] = entry
         if stamp:
             _, _, self._times_ns[read.number], self._inodes[read.number] = stamp
 
@@ -260,6 +268,7 @@ class _Entries:
         for read in self._twins:
             self._settle(read, self._tree.found[read.number], self.sums[read.sum])
         root, nobody = self._tree.root, len(self._files)
+        yield from ((entry.path, nobody, entry) for entry in self._apart)
         for number, found in enumerate(self._tree.found):
             if found.kind == "file":
                 if entry := self._files[number]:
