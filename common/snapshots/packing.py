@@ -252,6 +252,8 @@ class _Loop:
                     yield from self._pieces.settle(task, read, self._tasks)
             case ("closed", _):
                 self._workers.idle.add(worker)
+            case ("reads", _):
+                pass  # that it says something is all
 
     def _upload(self, slot: int, name: str, pack: Pack, rows: list[Row]) -> None:
         self.packs[name] = pack
@@ -327,7 +329,7 @@ class _Worker:
         self._found = found
 
     def run(self, packs: PackWriter, chunks: ChunkWriter) -> None:
-        reader = FileReader(self._root, self._found, chunks)
+        reader = FileReader(self._root, self._found, chunks, lambda: self._pipe.send(("reads", None)))
         while (message := self._pipe.recv()) is not None:
             task, chunks.tightly = message
             if packs.holds_small and isinstance(task, Piece) and packs.size >= APART_BYTES:

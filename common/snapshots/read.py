@@ -28,6 +28,9 @@ from common.snapshots.manifest import printable
 from common.snapshots.scan import Found, Stamp, data_segments, stamp
 
 READ_ATTEMPTS = 3
+TELLS_AT_BYTES = 64 << 20
+"""So often a worker says that it still reads: one that moves is read in one go, however large, and nothing else is said
+of it when its chunks are all known."""
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 """The name was removed, or something that is no file took its place."""
@@ -71,10 +74,15 @@ new_read = partial(tuple.__new__, Read)
 class FileReader:
     """Turns files into places in chunks. `found` is the walk, shared with the engine; numbers point into it."""
 
-    def __init__(self, root: bytes, found: Sequence[Found], chunks: ChunkWriter) -> None:
+    def __init__(
+        self, root: bytes, found: Sequence[Found], chunks: ChunkWriter, still_reads: Callable[[], None] = lambda: None
+    ) -> None:
+        """`still_reads` is called for every TELLS_AT_BYTES of large files."""
         self._root = root
         self._found = found
         self._chunks = chunks
+        self._still_reads = still_reads
+        self._untold = 0
         self._window = memoryview(bytearray(WINDOW_BYTES))
 
     def small(self, numbers: Iterable[int]) -> list[Read]:
@@ -202,11 +210,18 @@ class FileReader:
             for start, end in segments:
                 for at, piece in cut(fd, start, end, self._window, grain_of(found.stamp[0])):
                     places.append((at, self._chunks.add(piece), 0, len(piece)))
+                    self._tell(len(piece))
                     if content:
                         content.update(piece)
         except OSError as error:
             raise _unreadable(found.path, error) from None
         return places
+
+    def _tell(self, read_bytes: int) -> None:
+        self._untold += read_bytes
+        if self._untold >= TELLS_AT_BYTES:
+            self._untold = 0
+            self._still_reads()
 
     def _open(self, found: Found) -> int | None:
         """What bears its name. One of several may be removed, or lead to another file, while the others stay: then it

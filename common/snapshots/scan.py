@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -235,11 +236,14 @@ def data_segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
     while end < size:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # else nothing but a hole is left, or the file was cut off between the two
+                yield end, size  # whoever reads it finds out what is the matter
             return
         if start >= size:
             return
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        end = min(end, size)
         if start < end:
             yield start, end
 
