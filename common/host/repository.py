@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     backup = verbs.add_parser("backup", help="a new snapshot of a directory")
     backup.add_argument("dir", type=Path)
     backup.add_argument("url")
-    restore = verbs.add_parser("restore", help="make a directory what a snapshot holds")
+    restore = verbs.add_parser(
+        "restore",
+        help="make a directory what a snapshot holds; what else is there is removed, save what backups leave out",
+    )
     restore.add_argument("url")
     restore.add_argument("dir", type=Path)
     restore.add_argument("--snapshot", metavar="ID", help="as `list` names it; the newest when left out")

@@ -14,6 +14,7 @@ from common.snapshots.chunk import SMALL_FILE_BYTES, SUM_BYTES
 from common.snapshots.keys import Keys
 from common.snapshots.limits import MTIME_NS, PART_PREFIX
 from common.snapshots.manifest import Entry, Extent, Manifest, Pack
+from common.snapshots.scan import NOTHING, Excludes
 from common.snapshots.tree import OWNER_MAY_ALL, Tree, join, part_of
 
 IS_KIND = {"dir": stat.S_ISDIR, "file": stat.S_ISREG, "hardlink": stat.S_ISREG, "symlink": stat.S_ISLNK}
@@ -83,8 +84,11 @@ class Plan:
         return len(self.new_dirs) + len(self.files) + len(self.symlinks)
 
 
-def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
-    """Turns what is there into the manifest's tree; files of the right size are read to see what they hold."""
+def compare(manifest: Manifest, tree: Tree, keys: Keys, leaves_out: Excludes = NOTHING) -> Plan:
+    """Turns what is there into the manifest's tree; files of the right size are read to see what they hold.
+
+    What a snapshot of the tree would leave out stays: no snapshot has it.
+    """
     there = tree.listing()
     plan = Plan(manifest.prefix)
     for path, status in [(b"", tree.status()), *there.items()]:
@@ -92,7 +96,7 @@ def compare(manifest: Manifest, tree: Tree, keys: Keys) -> Plan:
             plan.dirs_there[path] = (stat.S_IMODE(status.st_mode), status.st_mtime_ns)
     wanted = {entry.path: entry for entry in manifest.entries}
     plan.unlock = [b"", *(path for path, status in there.items() if _is_locked_dir(status.st_mode))]
-    _plan_removals(plan, wanted, there)
+    _plan_removals(plan, wanted, there, _kept(wanted, there, leaves_out))
     _Files(plan, manifest, tree, there, keys).all()
     plan.adds_only = not plan.in_the_way and all(file.entry.path not in there for file in plan.files)
     for entry in manifest.entries:
@@ -121,7 +125,23 @@ def older_in(tree: Tree, manifest: Manifest) -> Manifest:
     return replace(manifest, entries=tuple(entries))
 
 
-def _plan_removals(plan: Plan, wanted: dict[bytes, Entry], there: dict[bytes, os.stat_result]) -> None:
+def _kept(wanted: dict[bytes, Entry], there: dict[bytes, os.stat_result], leaves_out: Excludes) -> set[bytes]:
+    """Of the names that the manifest does not have, those that are left out, and the directories that hold them."""
+    kept: set[bytes] = set()
+    for path, status in there.items():
+        if path not in wanted:
+            parent, is_dir = path.rpartition(b"/")[0], stat.S_ISDIR(status.st_mode)
+            if parent in kept or leaves_out.names(path, is_dir):
+                kept.add(path)
+    for path in list(kept):
+        while (path := path.rpartition(b"/")[0]) and path not in kept:
+            kept.add(path)
+    return kept
+
+
+def _plan_removals(
+    plan: Plan, wanted: dict[bytes, Entry], there: dict[bytes, os.stat_result], kept: set[bytes]
+) -> None:
     """What lies below something in the way goes with it; the rest waits for the end."""
     blocked: set[bytes] = set()
     for path, status in there.items():
@@ -131,7 +151,7 @@ def _plan_removals(plan: Plan, wanted: dict[bytes, Entry], there: dict[bytes, os
     for path, status in reversed(there.items()):
         if path in blocked:
             plan.in_the_way.append((path, stat.S_ISDIR(status.st_mode)))
-        elif path not in wanted:
+        elif path not in wanted and path not in kept:
             plan.extra.append((path, stat.S_ISDIR(status.st_mode)))
     for path, _ in plan.in_the_way:
         del there[path]

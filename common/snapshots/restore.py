@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common.errors import DiskFull, SnapshotDamaged, SnapshotError, SnapshotRefused
 from common.snapshots.fetching import Fetching, Line, line
+from common.snapshots.ignore import excludes
 from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import Manifest
@@ -111,7 +112,8 @@ def restore(
     manifest: Manifest | None = None,
     keeps_newer: bool = False,
 ) -> Restored:
-    """Root becomes the snapshot; what it held besides is removed. `clock` gives monotonic seconds.
+    """Root becomes the snapshot; what it held besides is removed, but not what `excludes` of it names: that is in no
+    snapshot. `clock` gives monotonic seconds.
 
     `keeps_newer`: a name that is there with the snapshot's time or a later one stays, and nothing is removed. That is
     for two copies of one machine's files, each of which may hold what the other has not got.
@@ -147,7 +149,8 @@ def finish(
     root, state = begun.root, begun.state
     root.mkdir(parents=True, exist_ok=True)
     with opened(bytes(root)) as tree:
-        plan = compare(older_in(tree, manifest) if keeps_newer else manifest, tree, keys_of(instance_key))
+        wants = older_in(tree, manifest) if keeps_newer else manifest
+        plan = compare(wants, tree, keys_of(instance_key), excludes(root))
         if keeps_newer:
             plan.keep_what_is_there()
         _require_room(plan, root, begun.line.stage)

@@ -183,3 +183,22 @@ def test_caches_and_what_the_ignore_file_names_are_left_out(box: Box) -> None:
     assert sorted(taken["excluded"]) == [".cache/pip", "a.log", "logs"]
     there = sorted(str(path.relative_to(box.copy)) for path in Path(box.copy).rglob("*") if path.is_file())
     assert there == [".cache/model", ".dumontignore", "keep.log", "kept", "lost+found/x"]
+
+
+def test_a_restore_in_place_removes_what_is_new_and_nothing_that_no_snapshot_has(box: Box) -> None:
+    left_out = ("build/a", "build/deep/b", "src/n.log", ".cache/pip/wheel", "only/m.log")
+    for name in ("kept", *left_out):
+        (box.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (box.root / name).write_bytes(b"x")
+    (box.root / ".dumontignore").write_text("build/\n*.log\n")
+    host(box, "backup", box.root, URL)
+    for name in ("new", "src/new", "only/new", "fresh/new"):
+        (box.root / name).parent.mkdir(exist_ok=True)
+        (box.root / name).write_bytes(b"y")
+    (box.root / "fresh/z.log").write_bytes(b"z")
+
+    restored = host(box, "restore", URL, box.root)
+
+    there = sorted(str(path.relative_to(box.root)) for path in box.root.rglob("*") if path.is_file())
+    assert there == sorted([".dumontignore", "kept", "fresh/z.log", *left_out])
+    assert restored["removed"] == 4
