@@ -38,7 +38,7 @@ class Change:
     digest: bytes = b""
     """Of what the receiver has, when that may be the content already."""
     proof: tuple[int, ...] = ()
-    """(inode, size, mtime_ns) of what was found equal to what the receiver has."""
+    """Of what was found equal to what the receiver has; it says nothing of what was written since."""
     tries: int = 0
 
     @property
@@ -93,6 +93,7 @@ class Book:
         change.is_tree |= is_tree
         change.is_echo &= is_echo
         change.digest = digest
+        change.proof = () if has_content else change.proof
         self.put_off(change, now_s if change.is_closed or at_once else self.quiet_at_s(change, now_s))
         return change
 

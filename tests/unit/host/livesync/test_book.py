@@ -91,6 +91,15 @@ def test_what_was_not_sent_after_all_becomes_part_of_what_happened_since() -> No
     assert book.floor == 2
 
 
+def test_what_was_found_equal_is_not_equal_any_more_when_its_content_changes() -> None:
+    book = Book(0)
+    change = book.touch(b"a", 0.0)
+    change.proof = (1, 2, 3)
+
+    assert book.touch(b"a", 1.0, has_content=False).proof
+    assert not book.touch(b"a", 2.0).proof
+
+
 def test_after_giving_up_one_number_stands_for_all_that_was_open() -> None:
     book = Book(0)
     for name in (b"a", b"b"):

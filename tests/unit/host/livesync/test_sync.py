@@ -133,6 +133,27 @@ def test_a_file_that_grew_and_was_changed_before_its_end_is_sent_again(pair: Pai
     mirrored(pair, lambda root: (root / "table").write_bytes(os.urandom(size)), grow_and_change, grow_and_change)
 
 
+def test_a_file_changed_before_its_end_while_its_tail_is_on_its_way_is_sent_again(pair: Pair) -> None:
+    def is_half_sent(sender: Sender) -> bool:
+        change = sender._book.changes.get(b"table")
+        return change is not None and bool(change.proof)
+
+    async def run() -> None:
+        async with pair.syncing() as sender:
+            (pair.gpu / "table").write_bytes(os.urandom(BIG_BYTES))
+            await sender.wait(30)
+            with (pair.gpu / "table").open("ab") as table:
+                table.write(os.urandom(16 << 20))
+            while not is_half_sent(sender):
+                await asyncio.sleep(0)
+            with (pair.gpu / "table").open("r+b") as table:
+                table.write(b"a header that tells the new length")
+            await sender.wait(30)
+            assert pair.is_equal()
+
+    asyncio.run(run())
+
+
 def test_a_barrier_checks_a_log_that_nobody_closed(pair: Pair) -> None:
     async def run() -> None:
         async with pair.syncing() as sender:
