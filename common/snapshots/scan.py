@@ -33,6 +33,8 @@ class Excludes(NamedTuple):
     looks_at_files: bool
     names: Callable[[bytes, bool], bool]
     """names(path, is it a directory?)"""
+    reported: tuple[tuple[str, str], ...] = ()
+    """Of what was to be left out, what is none: (where it stands, why), in a scan's `skipped`."""
 
 
 NOTHING = Excludes(looks_at_files=False, names=lambda _path, _is_dir: False)
@@ -63,7 +65,7 @@ class Scan:
     found: Sequence[Found] = ()
     """A directory stands before what it holds."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """(name, kind) of what no snapshot holds: FIFOs, sockets, devices."""
+    """(name, kind) of what no snapshot holds: FIFOs, sockets, devices; and what the excludes report."""
     excluded: list[bytes] = field(default_factory=list)
 
 
@@ -150,6 +152,8 @@ class Walk:
             raise _unreadable(directory, error) from None
         try:
             self.found.append(_found(directory, "dir", os.fstat(fd), b""))
+            if directory == b"":  # of all that walk one tree, one looks into its root
+                self._skipped += self._excludes.reported
             return self._take_in(fd, directory)
         finally:
             os.close(fd)

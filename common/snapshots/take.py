@@ -54,7 +54,8 @@ class Taken:
     """Uploaded, manifest included."""
     packs_new: tuple[Sent, ...]
     skipped: tuple[tuple[str, str], ...]
-    """(name, kind) of FIFOs, sockets and devices, which no snapshot holds."""
+    """(name, kind) of FIFOs, sockets and devices, which no snapshot holds, and of lines of `.dumontignore` that are no
+    patterns."""
     torn: tuple[str, ...]
     """Files that changed whenever they were read."""
     vanished: tuple[str, ...]

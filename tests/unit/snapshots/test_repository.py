@@ -185,6 +185,31 @@ def test_caches_and_what_the_ignore_file_names_are_left_out(box: Box) -> None:
     assert there == [".cache/model", ".dumontignore", "keep.log", "kept", "lost+found/x"]
 
 
+def test_a_line_of_the_ignore_file_that_is_no_pattern_is_reported_and_the_others_hold(box: Box) -> None:
+    lines = ["\ufeff*.log", "runs[2024-01]/", "[z-a]", "!", "foo\\", "# a word", "", "/tmp/"]
+    for name in ("a.log", "kept", "tmp/x", "runs[2024-01]/x"):
+        path = box.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (box.root / ".dumontignore").write_text("\n".join(lines), encoding="utf-8")
+
+    taken = host(box, "backup", box.root, URL)
+
+    assert sorted(taken["excluded"]) == ["a.log", "tmp"]
+    assert taken["skipped"] == [[f".dumontignore:{number}", "no pattern"] for number in (2, 3, 4, 5)]
+    assert taken["files"] == 3
+
+
+def test_whatever_has_the_ignore_file_s_name_nobody_waits_for_it(box: Box) -> None:
+    (box.root / "kept").touch()
+    os.mkfifo(box.root / ".dumontignore")
+    assert host(box, "backup", box.root, URL)["skipped"] == [[".dumontignore", "fifo"]]
+
+    (box.root / ".dumontignore").unlink()
+    (box.root / ".dumontignore").mkdir()
+    assert host(box, "backup", box.root, URL)["files"] == 1
+
+
 def test_a_restore_in_place_removes_what_is_new_and_nothing_that_no_snapshot_has(box: Box) -> None:
     left_out = ("build/a", "build/deep/b", "src/n.log", ".cache/pip/wheel", "only/m.log")
     for name in ("kept", *left_out):

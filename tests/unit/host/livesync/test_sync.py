@@ -297,6 +297,24 @@ def test_what_snapshots_leave_out_is_left_out_and_left_alone(pair: Pair) -> None
     assert set(tree(pair.mirror)) == {b".cache", b"lost+found", b".dumontignore", b"y"}
 
 
+def test_a_line_of_the_ignore_file_that_is_no_pattern_ends_neither_side(pair: Pair) -> None:
+    lines = b"*.tmp\nruns[2024-01]/\n!\nfoo\\\n*.log\n"
+
+    async def run() -> None:
+        (pair.gpu / ".dumontignore").write_bytes(lines)
+        async with pair.syncing() as sender:
+            await sender.wait(30)
+            (pair.gpu / ".dumontignore").write_bytes(lines + b"[z-a]\n*.out\n")
+            await sender.wait(30)
+            for name in ("x.tmp", "x.log", "x.out", "y"):
+                (pair.gpu / name).write_bytes(b"x")
+            await sender.wait(30, compares=True)
+
+    asyncio.run(run())
+
+    assert set(tree(pair.mirror)) == {b".dumontignore", b"y"}
+
+
 def test_both_sides_prove_with_one_hash_that_they_are_equal(pair: Pair) -> None:
     for number in range(50):
         (pair.gpu / f"d{number % 5}").mkdir(exist_ok=True)
