@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,8 @@ import pytest
 
 from common.adapters.s3 import S3
 from common.snapshots import engine
+from common.snapshots.mapped import let_stores_be_told
+from common.snapshots.state import TICK_NS
 from infra.demo.s3_server import S3Server, s3_server
 
 KEY = b"instance key of thirty-two bytes"
@@ -106,6 +110,21 @@ class WithoutMd5:
 
     def list(self, prefix: str) -> Iterator[Any]:
         return (replace(stored, md5=None) for stored in self._list(prefix))
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Memory that is the file, whose first store its time has told. Skips the test on a disk that tells none."""
+    path.write_bytes(bytes(1 << 20))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        let_stores_be_told(path.parent)
+        before_ns = path.stat().st_mtime_ns
+        time.sleep(2 * TICK_NS / 1e9)
+        memory[:4] = b"told"
+        time.sleep(2 * TICK_NS / 1e9)
+        if path.stat().st_mtime_ns == before_ns:
+            pytest.skip("the file system tells no store to mapped memory")
+        yield memory
 
 
 def tree(root: Path) -> dict[bytes, tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from common.snapshots.manifest import Manifest
 
 TICK_NS = 50_000_000
 """Longest step of a kernel's file clock (and then some): a file changed twice within it can keep its ctime."""
-SEEN = b"DUMONT-SEEN-2 "
+SEEN = b"DUMONT-SEEN-3 "
 
 
 class State:

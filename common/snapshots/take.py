@@ -18,6 +18,7 @@ from common.snapshots.changed import nothing_but
 from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
+from common.snapshots.mapped import let_stores_be_told
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.repack import waste_of, without
@@ -168,6 +169,8 @@ def finish(
         before = {entry.path: before[entry.path] for entry in previous.entries}
     state, tree = begun.state, begun.tree()
     entries = _Entries(tree, previous, before)
+    if entries.unread:  # after the clock, before the first reading; what is not read was once read so
+        let_stores_be_told(tree.root)
     with packing.store(
         tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()
     ) as packed:

@@ -14,16 +14,22 @@ from blake3 import blake3
 from common.host.livesync import frames
 from common.host.livesync.frames import PassBegin, PassDone, PassEnd
 from common.host.livesync.outgoing import Outgoing
+from common.snapshots.mapped import file_clock_ns
 
 REPAIR_EVERY_S, BLIND_EVERY_S = 600.0, 10.0
 """Between two passes; the second while the kernel does not let every directory be watched."""
 PROVE_AFTER_S, PROOFS_MAX = 2.0, 3
 """A pass that found differences is followed by others that may prove that there are none left."""
+UNTOLD_MOST_NS = 60_000_000_000
+"""For how long what is stored to mapped files before the first barrier may have been untold: the kernel writes a page
+back half a minute after it was stored to, when its disk keeps up."""
 
 
 @dataclass
 class Pass:
     number: int
+    told_from_ns: int | None
+    """Everything was written back before it, after the clock stood there (see `mapped`)."""
     waiting: list[bytes] = field(default_factory=lambda: [b""])
     hasher: Any = field(default_factory=blake3)
     is_ended: bool = False
@@ -38,15 +44,23 @@ class Comparison:
         self.begun, self.done, self._unproven = 0, 0, 0
         """Numbers of passes."""
         self._next_s = 0.0
+        self._told_from_ns = file_clock_ns() - UNTOLD_MOST_NS
+        """What is stored to a file is told by its time since then, and was compared as it was then."""
+        self._written_back_ns: int | None = None
+        """As `told_from_ns`, of the pass that is to come."""
         self.root: str | None = None
 
     def start(self, now_s: float) -> None:
         """One that is under way begins anew."""
         assert self._out.stream
         self.begun += 1
-        self._run = Pass(self.begun)
+        self._run = Pass(self.begun, self._written_back_ns)
         self._out.stream.put(PassBegin(self.begun), 0, now_s)
         self._out.news.set()
+
+    def written_back(self, told_from_ns: int) -> None:
+        """The next pass compares by content, too, what may have been stored to without a word."""
+        self._written_back_ns = told_from_ns
 
     def put_off(self, until_s: float) -> None:
         self._next_s = until_s
@@ -65,7 +79,8 @@ class Comparison:
             return False
         if run.waiting:
             path = run.waiting.pop()
-            below, entries = self._out.compare(path, 0, now_s, is_of_pass=True)
+            doubts = None if run.told_from_ns is None else self._told_from_ns
+            below, entries = self._out.compare(path, 0, now_s, is_of_pass=True, doubts_from_ns=doubts)
             run.waiting += reversed(below)
             run.hasher.update(frames.essence(path, entries))
         else:
@@ -81,6 +96,9 @@ class Comparison:
         is_proof = done.root == run.hasher.digest()
         if is_proof:
             self.root = done.root.hex()
+        if run.told_from_ns is not None:
+            self._told_from_ns = run.told_from_ns
+            self._written_back_ns = None if self._written_back_ns == run.told_from_ns else self._written_back_ns
         self._unproven = 0 if is_proof else self._unproven + 1
         self._run, self.done = None, run.number
         is_to_prove = 0 < self._unproven <= PROOFS_MAX

@@ -43,6 +43,8 @@ CHECKED_AT_ONCE_BYTES = 1 << 20
 CHECK_SHARE = 20.0
 """A closed log is compared with what was sent of it no more often than once in so many times what that takes."""
 TORN_MAX = 3
+NO_TIME_NS = -1
+"""No file has it."""
 
 
 class Outgoing:
@@ -57,6 +59,8 @@ class Outgoing:
         self._large: list[tuple[int, int, Change]] = []
         self._order = 0
         self._checks: set[asyncio.Task[None]] = set()
+        self._doubted: set[bytes] = set()
+        """Files that the receiver will ask for, for they are listed without a time."""
         self.folder_times = FolderTimes()
         self.news = asyncio.Event()
         """Something was put back that may be sent."""
@@ -87,8 +91,13 @@ class Outgoing:
         else:
             self._put(Folder(change.path, entry.dress), change, entry)
 
-    def compare(self, path: bytes, seq: int, since_s: float, *, is_of_pass: bool) -> tuple[list[bytes], list[Entry]]:
-        """Puts a directory's listing into the stream, watched from before it was read; its directories, and all."""
+    def compare(
+        self, path: bytes, seq: int, since_s: float, *, is_of_pass: bool, doubts_from_ns: int | None = None
+    ) -> tuple[list[bytes], list[Entry]]:
+        """Puts a directory's listing into the stream, watched from before it was read; its directories, and all.
+
+        The time of a file is not believed that is of `doubts_from_ns` or later.
+        """
         assert self.stream
         folder = self.source.open_folder(path)
         if folder is None:
@@ -98,7 +107,8 @@ class Outgoing:
             entries = self.source.entries(path, folder)
         finally:
             os.close(folder)
-        for listing in frames.listings(path, entries, is_of_pass=is_of_pass):
+        listed = entries if doubts_from_ns is None else [self._doubting(path, each, doubts_from_ns) for each in entries]
+        for listing in frames.listings(path, listed, is_of_pass=is_of_pass):
             self.stream.put(listing, seq, since_s, is_tree=True)
         return [join(path, entry.name) for entry in entries if entry.kind == b"d"], entries
 
@@ -136,12 +146,14 @@ class Outgoing:
         is_news = False
         for name, digest in wants.names:
             path = join(wants.path, name)
+            is_doubted = path in self._doubted
+            self._doubted.discard(path)
             if path in self._held or path in self.stream.placed:  # it may have been read before it was listed
-                self.book.touch(path, now_s, has_content=False)
+                self.book.touch(path, now_s, has_content=is_doubted)
                 continue
             if self.stream.last_of.get(path, 0) > wants.at:
                 continue
-            is_news |= path not in self.book.changes
+            is_news |= path not in self.book.changes and not is_doubted
             self.tails.pop(path, None)
             known_seq = found.seq if found and found.seq else seq
             self.book.touch(path, now_s, is_tree=True, seq=known_seq, digest=digest)
@@ -214,12 +226,20 @@ class Outgoing:
         self._large.clear()
         self.tails.clear()
         self.unchecked.clear()
+        self._doubted.clear()
 
     @property
     def held(self) -> Iterable[Change]:
         return self._held.values()
 
     # --- steps
+
+    def _doubting(self, path: bytes, entry: Entry, from_ns: int) -> Entry:
+        """Without its time, whoever has it asks for it, and says what he has: only the content tells then."""
+        if entry.kind != b"f" or entry.dress.mtime_ns < from_ns:
+            return entry
+        self._doubted.add(join(path, entry.name))
+        return entry._replace(dress=entry.dress._replace(mtime_ns=NO_TIME_NS))
 
     def _send_tree(self, change: Change, entry: Entry) -> None:
         seq, path = change.seq, change.path

@@ -6,7 +6,6 @@ removed is first moved there: to put a batch in place takes a few renames, howev
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import shutil
@@ -34,6 +33,7 @@ from common.host.livesync.frames import (
 )
 from common.host.livesync.look import KINDS, entry_of, is_same, names
 from common.snapshots.limits import PART_PREFIX
+from common.snapshots.mapped import write_back
 from common.snapshots.scan import DIRECTORY
 from common.snapshots.tree import NEW_FILE, join, write_at
 
@@ -56,7 +56,6 @@ class Place:
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.is_left_out = is_left_out
         self._folders: dict[bytes, int] = {}
-        self._libc = ctypes.CDLL(None, use_errno=True)
         self._may_chown = os.geteuid() == 0
         self._numbers = itertools.count(1)
         self._gone: list[bytes] = []
@@ -121,7 +120,7 @@ class Place:
     def sync_parts(self, parts: list[bytes]) -> None:
         """Durable, all of them."""
         if len(parts) > SYNCED_SINGLY_MAX:
-            self._sync_all()
+            write_back(self._root)
             return
         for part in parts:
             fd = os.open(part, READ_FILE, dir_fd=self._parts)
@@ -169,7 +168,7 @@ class Place:
     def settle(self) -> None:
         """Everything that was put is durable, names included."""
         if len(self._touched_files) + len(self._touched_folders) > SYNCED_SINGLY_MAX:
-            self._sync_all()
+            write_back(self._root)
         else:
             for fd in self._touched_files:
                 os.fsync(fd)
@@ -375,10 +374,6 @@ class Place:
 
     def _touch(self, path: bytes) -> None:
         self._touched_folders.add(path.rpartition(b"/")[0])
-
-    def _sync_all(self) -> None:
-        if self._libc.syncfs(self._root):
-            raise OSError(ctypes.get_errno(), "syncfs")
 
     def _forget_below(self, path: bytes) -> None:
         inside = path + b"/"

@@ -43,6 +43,7 @@ from common.host.livesync.seqs import Seqs
 from common.host.livesync.stream import OnItsWay, Stream
 from common.host.livesync.watch import HALF_MOVE_S, Happening, Moved, Overflowed, Touched, Watches
 from common.snapshots.ignore import IGNORE_FILE, excludes
+from common.snapshots.mapped import let_stores_be_told
 
 LOOK_EVERY_S = 1.0
 """At the role on the disk."""
@@ -311,13 +312,16 @@ class Sender:
         """Until everything that had changed before this call is on the attached standby, durable; the number of it.
 
         The kernel tells no write to memory that a file is mapped to, nor, of a file with several names, the names that
-        it was not written by: `compares` waits for a pass over everything too, which finds these.
+        it was not written by: `compares` waits for a pass over everything too, which finds these. What is mapped is
+        written back before it, and compared by content where its time may not tell.
         Raises `NotInSync` when no standby is attached, or not within `timeout_s`.
         """
         self._require_mirror()
-        number = self._comparison.begun + 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                if compares:
+                    self._comparison.written_back(await asyncio.to_thread(let_stores_be_told, self._workspace))
+                number = self._comparison.begun + 1
                 while compares and self._comparison.done < number:
                     self._comparison.put_off(self._clock())
                     if self._comparison.begun < number and self._out.stream:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from common.errors import SnapshotError
 from common.snapshots import chunk, fetching, packing, stage, workers
 from common.snapshots.chunk import COARSE, FINE, FINE_BELOW_BYTES, LONG, Grain
-from tests.snapshots_fixtures import Box, tree
+from tests.snapshots_fixtures import Box, mapped, tree
 
 ZOO = [
     b"plain",
@@ -210,6 +210,17 @@ def test_an_edit_that_hides_its_time_is_found(box: Box) -> None:
     box.restore(second.manifest_key)
 
     assert (box.copy / "a").read_bytes() == b"after!"
+
+
+def test_what_is_stored_to_mapped_memory_between_two_snapshots_is_in_the_second(box: Box) -> None:
+    with mapped(box.root / "state") as memory:
+        first = box.take()
+        memory[:4] = b"more"  # to the page that was dirty when the first one read it
+
+        second = box.take(2, first.manifest)
+        box.restore(second.manifest_key)
+
+        assert (box.copy / "state").read_bytes()[:4] == b"more"
 
 
 def test_what_no_snapshot_holds_is_reported(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from common.host.livesync.inotify import READ_BYTES
 from common.host.livesync.send import Sender
 from common.host.livesync.stream import OnItsWay
 from tests.livesync_pair import GPU, STANDBY, Pair, save, tree, until
+from tests.snapshots_fixtures import mapped
 
 BIG_BYTES = 3 << 20
 
@@ -330,6 +331,25 @@ def test_both_sides_prove_with_one_hash_that_they_are_equal(pair: Pair) -> None:
             assert role.is_whole and role.version.seq == receiver.standing.seq >= sender.standing.seq > 0
 
     asyncio.run(run())
+
+
+def test_a_comparing_barrier_finds_what_was_stored_to_mapped_memory_without_a_word(pair: Pair) -> None:
+    async def run() -> None:
+        async with pair.syncing() as sender:
+            await sender.wait(30)
+            for turn in (b"one1", b"two2"):
+                memory[:4] = turn
+                await sender.wait(30, compares=True)
+                assert tree(pair.mirror) == tree(pair.gpu)
+                was_whole.append(sender.standing.is_whole)
+            there = (pair.mirror / "state").stat().st_ino
+            await sender.wait(30, compares=True)
+            assert (pair.mirror / "state").stat().st_ino == there  # nothing was stored since: nothing is sent
+
+    was_whole: list[bool] = []
+    with mapped(pair.gpu / "state") as memory:
+        asyncio.run(run())
+    assert all(was_whole)
 
 
 def test_a_pass_finds_what_no_event_told(pair: Pair) -> None:
