@@ -1,12 +1,16 @@
 """The agent on a GPU host: report, obey the record's words, never act on time passing alone.
 
 One loop. Engine work runs in a child process, so that the heartbeat never waits for a snapshot and a killed engine
-is only a failed order. What must survive a restart of the agent stands in `state.json`, written atomically.
+is only a failed order. What must survive a restart of the agent stands in `state.json`, written atomically. Where the
+user has filled the disk beyond the ballast, it waits in memory; only what is promised on the strength of it (that the
+machine is frozen, or has begun to write in an epoch) is then not promised.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -30,14 +34,16 @@ from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
 from common.host import pair
 from common.host.around import Control, Refused, Unanswered, Writers
-from common.host.atomic import write_atomically
+from common.host.atomic import is_full, keep_ballast, write_atomically
 from common.host.epoch import Epoch
 from common.host.hearing import claim_of, hear, is_guest
 from common.host.memory import Place, Remembered, remembered
 from common.host.programs import Alone, Programs
 from common.host.samples import Looks
 from common.host.seen import Seen
-from common.host.work import Work, end_of, start_work
+from common.host.work import Work, end_of, not_done, start_work
+
+log = logging.getLogger("dumont.agent")
 
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
@@ -95,6 +101,8 @@ class Agent:
     told_of_pair: tuple[object, ...] = ()
     """What the last report said of its pair that was answered."""
     dead_man: DeadMan = DeadMan.ARMED
+    is_written_down: bool = True
+    """False: the disk was too full for what is remembered."""
 
     def __post_init__(self) -> None:
         self.memory = remembered(self.home)
@@ -102,9 +110,9 @@ class Agent:
         self.epoch = self.role_kept_by(self.home, self.label)
         self._keep(starts=self.memory.starts + 1)
         if self.epoch.read().is_filling:
-            self.epoch.fill(is_on=False)  # what was under way ended with the agent before
+            self._end_filling()  # what was under way ended with the agent before
         if kept := pair.read(self.home):
-            self.programs.follow(kept)
+            self._follow(kept)
         if self.memory.frozen:
             self.writers.freeze()
             self.phase = HostPhase.FROZEN
@@ -115,6 +123,9 @@ class Agent:
     def step(self, now: datetime) -> bool:
         """Do what is due; False = told to stop and stopped."""
         self.heard_at = self.heard_at or now
+        keep_ballast(self.home)
+        if not self.is_written_down:
+            self._keep()
         if self.next_sample_at is None or now >= self.next_sample_at:
             self._sample(now)
         if self.work and self.work.finished():
@@ -181,7 +192,11 @@ class Agent:
         self.told_of_pair = said_of_pair
         self.next_beat_at = now + timedelta(seconds=reply.next_in_s)
         if reply.rev >= self.memory.rev:
-            self._obey(reply, now)
+            try:
+                self._obey(reply, now)
+            except OSError as error:  # what could not be written down is not done: the next reply asks for it again
+                log.warning("not obeyed: %s", error)
+                self.next_beat_at = now + timedelta(seconds=min(RETRY_AFTER_S, reply.next_in_s))
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
         memory, self.beats = self.memory, self.beats + 1
@@ -227,14 +242,14 @@ class Agent:
     # --- obeying
 
     def _obey(self, reply: Reply, now: datetime) -> None:
-        """Act on the record's words; the same words again change nothing."""
+        """Act on the record's words; the same words again change nothing. Raises OSError."""
+        if reply.phase_wanted is Wanted.STOP:
+            self._stop()
+            return
         self._keep(token=reply.token, rev=reply.rev, dead_man_s=reply.dead_man_s)
         if kept := hear(self.epoch, self.home, self.label, reply):
-            self.programs.follow(kept)
+            self._follow(kept)
         match reply.phase_wanted:
-            case Wanted.STOP:
-                self._stop()
-                return
             case Wanted.HOLD:
                 self._freeze(None)
                 self.phase = HostPhase.HELD
@@ -246,12 +261,15 @@ class Agent:
             case Wanted.WAIT if is_guest(self.epoch) and self.phase in (HostPhase.FROZEN, HostPhase.SERVING):
                 self._thaw()
         for order in reply.orders:
-            self._carry_out(order, reply, now)
+            if order.kind == "keep":
+                self._go_on(reply.epoch)
+                continue
+            try:
+                self._carry_out(order, reply, now)
+            except OSError as error:
+                self._give_up(order, error)
 
     def _carry_out(self, order: Order, reply: Reply, now: datetime) -> None:
-        if order.kind == "keep":
-            self._go_on(reply.epoch)
-            return
         if self.work or (self.memory.last and self.memory.last.id == order.id):
             return
         if order.kind == "copy" and self._holds(order):
@@ -281,7 +299,8 @@ class Agent:
         """In a new epoch, with what is there: nothing is fetched and nothing dropped."""
         if self.memory.started_epoch == epoch:
             return
-        self._keep(started_epoch=epoch, seq=max(self.memory.seq, self.epoch.read().version.seq))
+        seq = max(self.memory.seq, self.epoch.read().version.seq)
+        self._keep(started_epoch=epoch, seq=seq, durably=True)
         self.epoch.wrote(Version(epoch=epoch, seq=0))
         if not self.memory.frozen:
             self.phase = HostPhase.SERVING
@@ -307,16 +326,43 @@ class Agent:
         }
         self.work = self.spawn({**task, "order": order.model_dump(mode="json")}, self.home)
 
+    def _give_up(self, order: Order, error: OSError) -> OrderResult:
+        """It could not be begun, or what came of it not be written down: it has failed."""
+        failed = not_done(order, error)
+        if order.kind in FILLS:
+            self._end_filling()
+        self._keep(last=failed)
+        self.next_beat_at = None
+        return failed
+
+    def _end_filling(self) -> None:
+        """Should it not be written down, the next order to fill this machine begins with it."""
+        with suppress(OSError):
+            self.epoch.fill(is_on=False)
+
+    def _follow(self, kept: pair.Kept) -> None:
+        """What it lacks the room for is done after the next reply."""
+        try:
+            self.programs.follow(kept)
+        except OSError as error:
+            log.warning("the programs of the pair wait: %s", error)
+
     def _take_in(self, work: Work) -> OrderResult:
         """An order ended: what it says is written down before it is reported."""
+        try:
+            return self._written_down(work)
+        except OSError as error:
+            return self._give_up(work.order, error)
+
+    def _written_down(self, work: Work) -> OrderResult:
         result, order = work.result(), work.order
         ended = end_of(order, result)
-        traffic = {
+        traffic: dict[str, Any] = {
             "uploaded_bytes": self.memory.uploaded_bytes + int(result.get("uploaded_bytes", 0)),
             "downloaded_bytes": self.memory.downloaded_bytes + int(result.get("downloaded_bytes", 0)),
         }
         if not ended.ok and order.kind in FILLS:
-            self.epoch.fill(is_on=False)
+            self._end_filling()
         if ended.ok and order.kind == "snapshot":
             report = SnapshotReport.model_validate(result["snapshot"])
             self._keep(last=ended, snapshot=report, seq=report.seq, **traffic)
@@ -333,9 +379,9 @@ class Agent:
             self._keep(last=ended, snapshot=apart or self.memory.snapshot, **traffic)
         elif ended.ok:
             seq = int(order.args.get("seq") or 0)
-            self._keep(last=ended, started_epoch=work.epoch, seq=seq, **traffic)
             if order.args.get("manifest_key") and pair.read(self.home):
                 self.epoch.restored(Version(epoch=int(order.args.get("epoch") or work.epoch), seq=seq))
+            self._keep(last=ended, started_epoch=work.epoch, seq=seq, durably=True, **traffic)
             self.phase = self._phase_at_work()
         else:
             self._keep(last=ended, **traffic)
@@ -346,10 +392,16 @@ class Agent:
         if not self.memory.frozen:
             self._keep(vetoes=self.seen.reasons_to_stay_up(now, is_serving=self._is_serving))
 
-    def _freeze(self, nonce: str | None) -> None:
+    def _freeze(self, nonce: str | None, *, is_promised: bool = True) -> None:
+        """A promise outlives a restart of the agent. Raises OSError when it cannot be given: nothing is frozen then."""
         if self.memory.fz != nonce or self.phase is not HostPhase.FROZEN:
             self.writers.freeze()
-            self._keep(frozen=True, fz=nonce)
+            try:
+                self._keep(frozen=True, fz=nonce, durably=is_promised)
+            except OSError:
+                if not self.memory.frozen:
+                    self.writers.thaw()
+                raise
             self.phase = HostPhase.FROZEN
 
     def _thaw(self) -> None:
@@ -376,7 +428,7 @@ class Agent:
             return
         match self.dead_man:
             case DeadMan.ARMED:
-                self._freeze(self.memory.fz)
+                self._freeze(self.memory.fz, is_promised=False)
                 self.dead_man = DeadMan.SAVING
                 self._save_what_there_is()
             case DeadMan.SAVING:
@@ -391,10 +443,25 @@ class Agent:
             order = Order(
                 id=f"dead-man-{epoch}-{self.memory.seq}", kind="snapshot", args={**args, "fz": self.memory.fz}
             )
-            self._start(order, epoch, place.credentials)
+            try:
+                self._start(order, epoch, place.credentials)
+            except OSError as error:
+                self._give_up(order, error)
 
-    def _keep(self, **changes: Any) -> None:
+    def _keep(self, *, durably: bool = False, **changes: Any) -> None:
+        """Remembered, and written down: at a later step when the disk is full, unless it is to be `durably`. That
+        raises OSError, and nothing has changed.
+        """
         updated = self.memory.model_copy(update=changes)
-        if updated != self.memory:
+        if updated == self.memory and self.is_written_down:
+            return
+        try:
             write_atomically(self.home / "state.json", updated.model_dump_json().encode())
-            self.memory = updated
+            self.is_written_down = True
+        except OSError as error:
+            if durably or not is_full(error):
+                raise
+            if self.is_written_down:
+                log.warning("the disk is full: what the agent has to remember waits in memory")
+            self.is_written_down = False
+        self.memory = updated

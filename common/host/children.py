@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.host.atomic import write_atomically
+
 FOLDER = "programs"
 AGAIN_S, AGAIN_MAX_S = 0.2, 10.0
 """Until a program that ended is started again; doubled each time, and forgotten once it ran for the longer of them."""
@@ -130,15 +132,18 @@ class Children:
                     words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
                 )
         except OSError as error:
-            log.write_text(f"{words[0]}: {error}\n")
+            with contextlib.suppress(OSError):
+                log.write_text(f"{words[0]}: {error}\n")
             self._later(name, now_s)
             return
         began = started(popen.pid)
         self._running[name] = running = Running(popen.pid, began or 0, words, now_s, popen)
-        new = self._folder / f"{name}.new"
-        new.write_text(json.dumps({"pid": running.pid, "started": running.started, "words": words}))
-        new.chmod(0o600)
-        new.replace(self._folder / f"{name}.json")
+        kept = {"pid": running.pid, "started": running.started, "words": words}
+        try:
+            write_atomically(self._folder / f"{name}.json", json.dumps(kept).encode())
+        except OSError:  # the next keeper would not find it, and start another one beside it
+            self._end(name, running, now_s)
+            self._later(name, now_s)
 
     def _ended(self, name: str, running: Running, now_s: float) -> None:
         del self._running[name]

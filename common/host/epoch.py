@@ -16,6 +16,7 @@ from pathlib import Path
 
 from common.domain.role import Claim, Role, View
 from common.domain.version import Version
+from common.host.atomic import write_atomically
 
 FILE, LOCK, SEALED = "role.json", "role.lock", "role.sealed"
 
@@ -111,12 +112,7 @@ class Epoch:
             yield
 
     def _write(self, role: Role) -> None:
-        new = self._folder / (FILE + ".new")
-        with open(new, "wb") as out:
-            out.write(json.dumps(asdict(role)).encode())
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(self._folder / FILE)
+        write_atomically(self._folder / FILE, json.dumps(asdict(role)).encode())
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)

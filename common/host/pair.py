@@ -6,12 +6,13 @@ Of the standard library alone, and read by short programs: the watchdog and the 
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from common.host.atomic import write_atomically
 
 LEAVE = signal.SIGUSR1
 """Ends the heartbeat by the record's word."""
@@ -43,12 +44,7 @@ def keep(home: Path, kept: Kept) -> None:
     before = read(home)
     if before is not None and (kept.rev < before.rev or kept == before):
         return
-    new = home / (FILE + ".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump(asdict(kept), out)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(home / FILE)
+    write_atomically(home / FILE, json.dumps(asdict(kept)).encode())
 
 
 def read(home: Path) -> Kept | None:

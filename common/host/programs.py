@@ -177,8 +177,8 @@ class GpuPrograms:
             return
         config = self.home / "sshd_config"
         port, keys = self.ports.ssh.gpu_port, self.keys
-        config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=port, home=self.home, keys=keys))
         try:
+            config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=port, home=self.home, keys=keys))
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
             words = [tunnel.program("sshd"), "-f", str(config), "-E", str(self.home / "sshd.log")]
             subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SSHD_S)

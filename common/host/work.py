@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common.domain.host import Order, OrderResult
+from common.errors import DiskFull
+from common.host.atomic import is_full, write_atomically
 
 DETAIL_CHARS_MAX = 500
 
@@ -45,12 +47,11 @@ class Work:
 
 
 def start_work(task: dict[str, Any], home: Path) -> Work:
-    """Start `agent --task <folder>` (or this interpreter's own module, when not in a bundle)."""
+    """Start `agent --task <folder>` (or this interpreter's own module, when not in a bundle). Raises OSError."""
     folder = home / "work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "task.json").write_text(json.dumps({**task, "agent_pid": os.getpid()}))
-    (folder / "task.json").chmod(0o600)
+    write_atomically(folder / "task.json", json.dumps({**task, "agent_pid": os.getpid()}).encode())
     frozen = getattr(sys, "frozen", False)
     program = [sys.executable] if frozen else [sys.executable, "-m", "common.host.main"]
     child = subprocess.Popen([*program, "--task", str(folder)], start_new_session=False)
@@ -66,6 +67,12 @@ def end_of(order: Order, result: dict[str, Any]) -> OrderResult:
         detail=str(result.get("detail", ""))[:DETAIL_CHARS_MAX],
         chunk=result.get("chunk"),
     )
+
+
+def not_done(order: Order, error: OSError) -> OrderResult:
+    """What is reported of an order that could not be begun, or written down."""
+    code = DiskFull.code if is_full(error) else "os_error"
+    return OrderResult(id=order.id, ok=False, error=code, detail=str(error)[:DETAIL_CHARS_MAX])
 
 
 def _read(path: Path) -> dict[str, Any]:

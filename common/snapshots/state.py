@@ -6,6 +6,7 @@ that manifest as it is stored, `stage` holds packs that a restore has fetched.
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,12 @@ class State:
         (self.folder / "seen").unlink(missing_ok=True)
 
     def _write(self, name: str, content: bytes) -> None:
+        """Unless the disk is full: a snapshot of what fills it is worth more than the time of the next one."""
         new = self.folder / f"{name}.new"
-        new.write_bytes(content)
-        new.replace(self.folder / name)
+        try:
+            new.write_bytes(content)
+            new.replace(self.folder / name)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise

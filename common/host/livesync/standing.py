@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,16 @@ MARGIN_S = 2.0
 
 
 async def write_standing(home: Path, standing: Callable[[], Sync]) -> None:
-    """For ever, whenever it has changed; whole or not at all."""
+    """For ever, whenever it has changed; whole or not at all. What a full disk does not take is told a little later."""
     told: Sync | None = None
     while True:
         now = standing()
         if now != told:
-            new = home / (STANDING_FILE + ".new")
-            new.write_text(now.model_dump_json())
-            new.replace(home / STANDING_FILE)
-            told = now
+            with contextlib.suppress(OSError):
+                new = home / (STANDING_FILE + ".new")
+                new.write_text(now.model_dump_json())
+                new.replace(home / STANDING_FILE)
+                told = now
         await asyncio.sleep(TELL_EVERY_S)
 
 
