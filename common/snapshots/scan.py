@@ -228,10 +228,14 @@ def _found(path: bytes, kind: Kind, status: os.stat_result, target: bytes) -> Fo
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    mtime_ns = status.st_mtime_ns
-    if not -MTIME_NS <= mtime_ns <= MTIME_NS:
-        mtime_ns = MTIME_NS if mtime_ns > 0 else -MTIME_NS
-    return (status.st_size, mtime_ns, status.st_ctime_ns, status.st_ino)
+    return (status.st_size, near_ns(status.st_mtime_ns), status.st_ctime_ns, status.st_ino)
+
+
+def near_ns(mtime_ns: int) -> int:
+    """The nearest time that a manifest, or a frame of the live sync, holds."""
+    if -MTIME_NS <= mtime_ns <= MTIME_NS:
+        return mtime_ns
+    return MTIME_NS if mtime_ns > 0 else -MTIME_NS
 
 
 def data_segments(fd: int, size: int) -> Iterator[tuple[int, int]]:

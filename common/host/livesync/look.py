@@ -6,6 +6,7 @@ import os
 import stat
 
 from common.host.livesync.frames import Dress, Entry
+from common.snapshots.scan import near_ns
 
 KINDS = {stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l"}
 """Of what is mirrored; sockets, pipes and devices are not."""
@@ -17,7 +18,8 @@ def entry_of(name: bytes, kind: bytes, status: os.stat_result, target: bytes) ->
 
 
 def dress_of(status: os.stat_result) -> Dress:
-    return Dress(stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_uid, status.st_gid)
+    """With a time that every frame holds."""
+    return Dress(stat.S_IMODE(status.st_mode), near_ns(status.st_mtime_ns), status.st_uid, status.st_gid)
 
 
 def names(folder: int) -> list[bytes]:

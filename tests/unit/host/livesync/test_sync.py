@@ -16,6 +16,7 @@ from common.host.livesync.errors import NotInSync
 from common.host.livesync.inotify import READ_BYTES
 from common.host.livesync.send import Sender
 from common.host.livesync.stream import OnItsWay
+from common.snapshots.limits import MTIME_NS
 from tests.livesync_pair import GPU, STANDBY, Pair, save, tree, until
 from tests.snapshots_fixtures import mapped
 
@@ -73,6 +74,26 @@ def test_every_kind_of_change_is_brought_over(pair: Pair) -> None:
         lambda root: (root / "saved").write_bytes(b"written through one of its names"),
         lambda root: (root / "same").unlink(),
     )
+
+
+@pytest.mark.parametrize("year", [2200, 2300])
+def test_a_file_dated_far_away_ends_no_stream(pair: Pair, year: int) -> None:
+    """It is on the mirror with the nearest time that a frame holds, is sent once, and others follow."""
+    far_s = (year - 1970) * 31_556_952
+    (pair.gpu / "before").write_bytes(b"x")
+    os.utime(pair.gpu / "before", (far_s, far_s))
+
+    async def run() -> None:
+        async with pair.syncing() as sender:
+            await sender.wait(30)
+            (pair.gpu / "after").write_bytes(b"y")
+            os.utime(pair.gpu / "after", (far_s, far_s))
+            await sender.wait(30, compares=True)
+
+    asyncio.run(run())
+    for name, content in (("before", b"x"), ("after", b"y")):
+        assert (pair.mirror / name).read_bytes() == content
+        assert (pair.mirror / name).stat().st_mtime_ns == MTIME_NS
 
 
 def test_an_unpacked_tree_that_moves_in_and_out_is_followed(pair: Pair, tmp_path: Path) -> None:
