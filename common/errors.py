@@ -193,6 +193,10 @@ class MarketUnknown(MarketError):
     status = 503
 
 
+class MarketSilent(MarketUnknown):
+    """The same after its whole timeout had passed: who goes on asking waits as long again for each call."""
+
+
 class ObjectStoreError(DumontError):
     """The object store refused or failed; the outcome of a write is unknown."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -327,7 +328,7 @@ class Market(Protocol):
     """One marketplace account. No method retries.
 
     Every method may raise `Throttled`, `MarketKeyRefused`, `QuotaExceeded` (definite: nothing was done)
-    or `MarketUnknown` (no information: it may or may not have worked).
+    or `MarketUnknown` (no information: it may or may not have worked), after a timeout as `MarketSilent`.
     """
 
     name: str
@@ -620,6 +621,8 @@ class App:
     """nudge(instance key): have another invocation follow the instance for a while. A hint: it may be lost."""
     nudge_outbox: Callable[[], None] = lambda: None
     """The same for the outbox."""
+    silences: Counter[str] | None = None
+    """How often each market let a call of this run time out (`pacing.patient`); None = nobody counts."""
 
     @property
     def sellers(self) -> tuple[str, ...]:

@@ -100,6 +100,9 @@ class _Job(TypedDict):
 _JOB: _Job = {"public": False, "cpu": "0.5", "max_instances": 1}
 """Half a CPU: a job mostly waits for others. One instance: two runs of one job never overlap."""
 
+_RECONCILE_S = 540
+"""A whole listing of the largest account takes 300 (`sweep.RENTALS_MAX`); a market that hangs, 30 for each call."""
+
 _RUN = ("store", "market", "objects")
 """Whatever rents machines or looks at markets."""
 _ADVANCE = (*_RUN, "standby")
@@ -113,7 +116,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("failover", "functions", "/failover", 60, 512, 16, _ADVANCE, public=True),
     Function("slack", "functions", "/slack", 60, 512, 16, _ALL, public=True),
     Function("metrics", "functions", "/metrics", 60, 512, 16, ("store",), public=True),
-    Function("reconcile", "jobs", "/jobs/reconcile", 120, 512, 1, _ALL, **_JOB),
+    Function("reconcile", "jobs", "/jobs/reconcile", _RECONCILE_S, 512, 1, _ALL, **_JOB),
     Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),
     Function("poll_prices", "jobs", "/jobs/poll_prices", 120, 512, 1, _RUN, **_JOB),
@@ -122,7 +125,7 @@ FUNCTIONS: tuple[Function, ...] = (
 )
 
 SCHEDULES: tuple[Schedule, ...] = (
-    Schedule("reconcile", "* * * * *", 120, period="reconcile_every_s"),
+    Schedule("reconcile", "* * * * *", _RECONCILE_S, period="reconcile_every_s"),
     Schedule("hibernate_idle", "* * * * *", 120),
     Schedule("refill_warm_pool", "* * * * *", 120),
     Schedule("poll_prices", "*/5 * * * *", 120, period="market_every_s"),

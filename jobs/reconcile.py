@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import functions_framework
@@ -18,14 +19,18 @@ from common.errors import DumontError
 from common.ports import App, Where, every
 from common.records import Kept, dump, load, read, restless_rentals, unsettled_rentals
 from common.web import schedule
-from common.workflows import addresses, budgets, hibernate, lifecycle, outbox, settle, sweep
+from common.workflows import addresses, budgets, hibernate, lifecycle, outbox, pacing, settle, sweep
 from common.workflows.terminate import keys_due_for_purge
 
 ALL_RENTALS_RUNS = 10
 ALL_INSTANCES_RUNS = 60
 """After so many runs all rentals that may cost money, all active instances are looked at, whether or not something
 seems due. Between them: what is restless, what the listing or a silence says something about, and what hosts report,
-who say their news again until it was heeded. A run that does not come to its end has looked at nothing."""
+who say their news again until it was heeded. A run that does not come to its end has looked at nothing; one whose time
+did not suffice for all instances is gone on with by the next."""
+ADVANCE_FOR = timedelta(seconds=75)
+"""After so long of one run no further instance is begun: what two calls of a market that hangs take, and a quarter of
+a minute for everybody else. Bills, the note and the outbox come after them, and the next listing after those."""
 LOOKS = "reconcile-looks"
 OWED_FOR = timedelta(minutes=30)
 """A look at all rentals that a market did not answer is tried again every minute for so long: a machine that ended in
@@ -41,6 +46,21 @@ class Looks(Model):
     """Markets that did not answer the last look at all rentals, ..."""
     unanswered_since: datetime | None = None
     """... and since when."""
+    stopped_at: str = ""
+    """The key with which the last run's time was over, or with which it gave a market up: the next begins behind it."""
+    round_at: datetime | None = None
+    """When the look at all active instances began that is not at its end yet."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What became of one run's instances."""
+
+    failed: int
+    stopped_at: str
+    """As in `Looks`; empty = all were advanced, and no market was given up."""
+    is_whole: bool
+    """Is everybody advanced who was due, with the runs before it that this one goes on with?"""
 
 
 @functions_framework.http
@@ -50,7 +70,7 @@ def reconcile(request: Request) -> ResponseReturnValue:
 
 def run(app: App) -> dict[str, object]:
     """One pass; a part that fails is logged and the others go on."""
-    began_at, looks = app.clock(), _looks(app)
+    app, began_at, looks = pacing.patient(app), app.clock(), _looks(app)
     has_all = _is_due(app, looks.rentals_at, ALL_RENTALS_RUNS) or _is_owed(app, looks)
     has_all_instances = _is_due(app, looks.instances_at, ALL_INSTANCES_RUNS)
     before = unsettled_rentals(app) if has_all else restless_rentals(app)
@@ -58,16 +78,19 @@ def run(app: App) -> dict[str, object]:
     doomed = lifecycle.save_credit(app, [kept.value for kept in before.values()] if has_all else None)
     stopped = _enforce_budgets(app)
     keys = _keys(app, swept, before, has_all=has_all_instances)
-    failed = [key for key in keys if not _advanced(app, key)]
+    is_fresh = has_all_instances and looks.round_at is None
+    done = _advance(pacing.patient(app), keys, "" if is_fresh else looks.stopped_at)
     settled = settle.run(app, before.values(), app.clock())
     freed = addresses.sweep(app, app.clock()) if has_all else []
-    if has_all or has_all_instances:
-        _note(app, looks, began_at, swept.unknown, rentals=has_all, instances=has_all_instances)
+    noted: dict[str, object] = {"stopped_at": done.stopped_at}
+    noted |= _looked_at_rentals(looks, began_at, swept.unknown) if has_all else {}
+    noted |= _looked_at_instances(looks, began_at, done) if has_all_instances else {}
+    _note(app, looks, looks.model_copy(update=noted))
     told = outbox.drain(app, app.clock(), {**outbox.WEBHOOKS, TARGET: _to_slack})
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()
     counts: dict[str, object] = {"addresses": freed} if freed else {}
-    counts |= {"instances": len(keys), "failed": len(failed), "settled": settled, "out_of_credit": len(doomed)}
+    counts |= {"instances": len(keys), "failed": done.failed, "settled": settled, "out_of_credit": len(doomed)}
     return {**swept.__dict__, **counts, "over_budget": stopped, **told}
 
 
@@ -107,13 +130,21 @@ def _is_owed(app: App, looks: Looks) -> bool:
     return bool(looks.unanswered) and since is not None and app.clock() - since <= OWED_FOR
 
 
-def _note(app: App, looks: Looks, at: datetime, unanswered: list[str], *, rentals: bool, instances: bool) -> None:
+def _looked_at_rentals(looks: Looks, at: datetime, unanswered: list[str]) -> dict[str, object]:
+    since = looks.unanswered_since if looks.unanswered == tuple(unanswered) else at
+    return {"rentals_at": at, "unanswered": tuple(unanswered), "unanswered_since": since if unanswered else None}
+
+
+def _looked_at_instances(looks: Looks, at: datetime, done: Round) -> dict[str, object]:
+    """A look is as old as its first run."""
+    since = looks.round_at or at
+    return {"instances_at": since, "round_at": None} if done.is_whole else {"round_at": since}
+
+
+def _note(app: App, before: Looks, looks: Looks) -> None:
     """Blind: should a run beside this one undo it, the next look at all comes sooner, or in its turn."""
-    new: dict[str, object] = {"instances_at": at} if instances else {}
-    if rentals:
-        since = looks.unanswered_since if looks.unanswered == tuple(unanswered) else at
-        new |= {"rentals_at": at, "unanswered": tuple(unanswered), "unanswered_since": since if unanswered else None}
-    app.store.put("runs", LOOKS, dump(looks.model_copy(update=new)))
+    if looks != before:
+        app.store.put("runs", LOOKS, dump(looks))
 
 
 def _keys(app: App, swept: sweep.Summary, before: Mapping[str, Kept[Rental]], *, has_all: bool) -> list[str]:
@@ -136,6 +167,21 @@ def _is_odd(rental: Rental) -> bool:
     return rental.state is not RentalState.RELEASED and (
         rental.state is not RentalState.SERVING or rental.unreachable_at is not None
     )
+
+
+def _advance(app: App, keys: Collection[str], after: str) -> Round:
+    """Round the circle of keys from behind `after`, as far as the time goes: nobody is passed over twice, and the first
+    one, for whom every market is asked, is another one in each run that does not reach them all."""
+    until, failed, last, given_up_at = app.clock() + ADVANCE_FOR, 0, after, ""
+    for key in sorted(keys, key=lambda key: (key <= after, key)):
+        if app.clock() > until:
+            app.log("advance_cut_short", instances=len(keys), after=after, stopped_at=last)
+            return Round(failed, given_up_at or last, is_whole=(given_up_at or last) <= after)
+        failed += not _advanced(app, key)
+        last = key
+        if not given_up_at and pacing.given_up(app):
+            given_up_at = key
+    return Round(failed, given_up_at, is_whole=True)
 
 
 def _advanced(app: App, key: str) -> bool:

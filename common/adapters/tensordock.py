@@ -20,7 +20,7 @@ import httpx
 from common.domain.offer import HOURS_PER_MONTH, Offer, Survey, Wanted, exact_price, exact_rate
 from common.domain.pacing import Limit, Limits
 from common.domain.region import country_of
-from common.errors import MarketKeyRefused, MarketRefused, MarketUnknown, NoCredit, OfferGone, Throttled
+from common.errors import MarketKeyRefused, MarketRefused, MarketSilent, MarketUnknown, NoCredit, OfferGone, Throttled
 from common.ports import Charge, Launch, Listed, MachineStatus, Told, untold
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -215,7 +215,8 @@ class TensorDock:
         try:
             answer = self._http.request(method, f"/api/v2{path}", json=body)
         except httpx.HTTPError as error:
-            raise MarketUnknown(f"tensordock did not answer {method} {path}: {type(error).__name__}") from error
+            unknown = MarketSilent if isinstance(error, httpx.TimeoutException) else MarketUnknown
+            raise unknown(f"tensordock did not answer {method} {path}: {type(error).__name__}") from error
         if answer.status_code == 429:
             raise Throttled("tensordock: too many requests", _retry_after_s(answer))
         parsed = _parsed(answer)

@@ -22,6 +22,7 @@ from common.errors import (
     BadRequest,
     MarketKeyRefused,
     MarketRefused,
+    MarketSilent,
     MarketUnknown,
     NoCredit,
     OfferGone,
@@ -246,7 +247,8 @@ class Vast:
         try:
             answer = self._http.request(method, path, json=body, params=query)
         except httpx.HTTPError as error:
-            raise MarketUnknown(f"vast.ai did not answer {method} {path}: {type(error).__name__}") from error
+            unknown = MarketSilent if isinstance(error, httpx.TimeoutException) else MarketUnknown
+            raise unknown(f"vast.ai did not answer {method} {path}: {type(error).__name__}") from error
         parsed = _parsed(answer)
         if answer.status_code == 429:
             raise _throttled(answer, parsed)

@@ -6,20 +6,26 @@ who has no turn writes down when it asks again, and a later step does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 from common.domain.offer import Offer, Survey, Wanted
 from common.domain.pacing import Bucket, Call, Limit, Priority
-from common.errors import Exists, NotFound, SettingError, Stale, Throttled
+from common.errors import Exists, MarketSilent, NotFound, SettingError, Stale, Throttled
 from common.ports import Announcing, App, Charge, Doc, Launch, Listed, Market
 from common.records import dump, record_of
 
 T = TypeVar("T")
 WRITE_ATTEMPTS = 5
 CONTENDED_RETRY_S = 1.0
+SILENCES_MAX = 2
+"""So many calls of one run a market may let time out; a single one may have been an accident of the way."""
+SILENT_RETRY_S = 55.0
+"""Longer than another invocation follows an instance, which would only wait in vain for the same market; shorter than
+the minute after which the next run asks again."""
 
 
 def market(app: App, provider: str, priority: Priority, *, who: str) -> Paced:
@@ -27,6 +33,16 @@ def market(app: App, provider: str, priority: Priority, *, who: str) -> Paced:
     if provider not in app.sellers:
         raise SettingError(f"no credentials for {provider}: set {provider.upper()}_API_KEY")
     return Paced(app, app.seller(provider), priority, who)
+
+
+def patient(app: App) -> App:
+    """The app for one run through many instances: a market that hangs costs it SILENCES_MAX timeouts, not one each."""
+    return replace(app, silences=Counter())
+
+
+def given_up(app: App) -> set[str]:
+    """Markets that this run calls no more. Nothing follows from that but that they gave no information."""
+    return {name for name, times in (app.silences or {}).items() if times >= SILENCES_MAX}
 
 
 def announcing(app: App, provider: str) -> Announcing:
@@ -77,7 +93,10 @@ class Paced:
         return self._heeded("destroy", lambda: self.market.destroy(provider_id))
 
     def take_turn(self, call: Call) -> None:
-        """A token for one call; raises `Throttled` when there is none: the call must not be made."""
+        """A token for one call; raises `Throttled` when there is none, or the run gave the market up: the call must not
+        be made."""
+        if self.name in given_up(self.app):
+            raise Throttled(f"{self.name} does not answer: {call} is left to a later run", SILENT_RETRY_S)
         limit = self.market.limits.get(call)
         if limit is None:
             return
@@ -93,6 +112,10 @@ class Paced:
         """The vendor's own refusal counts more than our tokens."""
         try:
             return ask()
+        except MarketSilent:
+            if self.app.silences is not None:
+                self.app.silences[self.name] += 1
+            raise
         except Throttled as refused:
             if limit := self.market.limits.get(call):
                 retry_after_s = refused.retry_after_s

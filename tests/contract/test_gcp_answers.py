@@ -16,6 +16,7 @@ from common.errors import (
     MarketError,
     MarketKeyRefused,
     MarketRefused,
+    MarketSilent,
     MarketUnknown,
     NoCredit,
     OfferGone,
@@ -142,7 +143,8 @@ def test_an_answer_without_information_is_never_absence_or_success(alone: Rig, a
     ended = _ends(alone.answering(NOTHING[answer]))
 
     definite = ("list", "create", "operations", "addresses") if answer == "404 of another thing" else ()
-    assert ended == {call: MarketRefused if call in definite else MarketUnknown for call in CALLS}
+    unknown = MarketSilent if answer == "timeout" else MarketUnknown
+    assert ended == {call: MarketRefused if call in definite else unknown for call in CALLS}
 
 
 def _ends(market: Standbys) -> dict[str, type[MarketError] | None]:

@@ -13,6 +13,7 @@ from common.errors import (
     MarketError,
     MarketKeyRefused,
     MarketRefused,
+    MarketSilent,
     MarketUnknown,
     Throttled,
 )
@@ -87,6 +88,14 @@ NOTHING: dict[str, Answers] = {
 @pytest.mark.parametrize("answer", NOTHING)
 def test_an_answer_without_information_is_never_absence_or_success(alone: Rig, answer: str, call: str) -> None:
     _raises(alone, call, alone.answering(NOTHING[answer]), MarketUnknown)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("slow", [httpx.ReadTimeout("slow"), httpx.ConnectTimeout("slow")], ids=["answer", "way"])
+def test_only_who_was_waited_for_in_vain_is_silent(alone: Rig, slow: httpx.HTTPError, call: str) -> None:
+    _raises(alone, call, alone.answering(_raise(slow)), MarketSilent)
+    refused = _raises(alone, call, alone.answering(NOTHING["refused"]), MarketUnknown)
+    assert not isinstance(refused, MarketSilent)
 
 
 @pytest.mark.parametrize("answer", NOTHING)

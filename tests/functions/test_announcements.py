@@ -188,8 +188,8 @@ def test_a_dry_run_names_what_the_sweep_would_destroy_and_touches_nothing(world:
     assert Api(world, key_for(world, "tenant", Role.ADMIN)).get("/markets/sweep").status_code == 403
 
 
-@pytest.mark.parametrize(("rentals", "bound_s"), [(0, 180), (1500, 180), (3000, 360), (5000, 600)])
-def test_the_orphan_bound_is_three_minutes_up_to_1500_rentals_and_ten_at_most(rentals: int, bound_s: float) -> None:
+@pytest.mark.parametrize(("rentals", "bound_s"), [(0, 180), (1000, 180), (3000, 540), (5000, 900)])
+def test_the_orphan_bound_is_three_minutes_up_to_1000_rentals_and_fifteen_at_most(rentals: int, bound_s: float) -> None:
     assert sweep.orphan_bound_s(rentals) == bound_s
 
 

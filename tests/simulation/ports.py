@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from greenlet import getcurrent
 
 from common.domain.offer import Offer, Wanted
-from common.errors import DumontError, MarketUnknown, ObjectStoreError, StoreError, StoreUnavailable, Throttled
+from common.errors import DumontError, MarketSilent, ObjectStoreError, StoreError, StoreUnavailable, Throttled
 from common.ports import (
     MAX_QUERY_LIMIT,
     Address,
@@ -325,7 +325,7 @@ class FaultyMarket:
             do,
             about=about,
             mutates=mutates,
-            unknown=MarketUnknown,
+            unknown=MarketSilent,
             refused=lambda why: Throttled(why, 5.0),
             again=again,
         )

@@ -12,6 +12,7 @@ from common.errors import (
     MarketError,
     MarketKeyRefused,
     MarketRefused,
+    MarketSilent,
     MarketUnknown,
     NoCredit,
     OfferGone,
@@ -74,7 +75,8 @@ def answers(asked: str, *, missing: str | None = None) -> Iterator[None]:
     except GoogleAuthError as error:
         raise MarketKeyRefused(f"google takes no credentials of ours for {asked}: {error}") from error
     except (requests.RequestException, ParseError, ValueError, TypeError, AttributeError) as error:
-        raise MarketUnknown(f"google did not answer {asked} with information: {type(error).__name__}") from error
+        unknown = MarketSilent if isinstance(error, requests.Timeout) else MarketUnknown
+        raise unknown(f"google did not answer {asked} with information: {type(error).__name__}") from error
 
 
 def _refusal(error: Any, asked: str, missing: str | None) -> MarketError:
