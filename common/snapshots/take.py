@@ -18,7 +18,7 @@ from common.snapshots.changed import nothing_but
 from common.snapshots.chunk import SMALL_FILE_BYTES
 from common.snapshots.ignore import excludes
 from common.snapshots.manifest import Chunk, Entry, Extent, Manifest, Pack, pack_key, printable
-from common.snapshots.mapped import let_stores_be_told
+from common.snapshots.mapped import mapped_inodes
 from common.snapshots.packing import Counts, Line, Packed, Progress
 from common.snapshots.read import Read, read_xattrs
 from common.snapshots.repack import waste_of, without
@@ -169,8 +169,8 @@ def finish(
         before = {entry.path: before[entry.path] for entry in previous.entries}
     state, tree = begun.state, begun.tree()
     entries = _Entries(tree, previous, before)
-    if entries.unread:  # after the clock, before the first reading; what is not read was once read so
-        let_stores_be_told(tree.root)
+    if entries.unread:  # after the clock, before the first reading
+        entries.mapped = mapped_inodes()
     with packing.store(
         tree, entries.unread, prefix, instance_key, previous, entries.sums, begun.line, progress, counts or Counts()
     ) as packed:
@@ -215,6 +215,8 @@ class _Entries:
         """Places in the walk of the files that have to be read."""
         self.sums: dict[str, tuple[Extent, ...]] = {}
         """Where the bytes of each small file's content are, by its sum."""
+        self.mapped: set[int] = set()
+        """Inodes that are read, and whose times will not tell whether they changed since."""
         self._tree = tree
         self._files: list[Entry | None] = [None] * len(tree.found)
         self._times_ns, self._inodes = (array(code, bytes(8 * len(tree.found) + 8)) for code in "qQ")
@@ -263,7 +265,7 @@ class _Entries:
             self._apart.append(entry)
             return
         self._files[read.number] = entry
-        if stamp:
+        if stamp and stamp[3] not in self.mapped:
             _, _, self._times_ns[read.number], self._inodes[read.number] = stamp
 
     def all(self) -> Iterator[tuple[bytes, int, Entry]]:
