@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class DumontError(Exception):
     """Base of all. `code` is stable (API, CLI and docs use it); `status` is its HTTP status; str() is a sentence."""
@@ -274,3 +276,8 @@ class DiskFull(SnapshotError):
     """The destination has too little room; nothing was changed."""
 
     code = "disk_full"
+
+
+def is_full(error: OSError) -> bool:
+    """No room, on the disk or for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

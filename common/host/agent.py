@@ -32,9 +32,10 @@ from common.domain.host import (
 )
 from common.domain.idle import SAMPLE_EVERY_S
 from common.domain.version import Version
+from common.errors import is_full
 from common.host import pair
 from common.host.around import Control, Refused, Unanswered, Writers
-from common.host.atomic import is_full, keep_ballast, write_atomically
+from common.host.atomic import keep_ballast, write_atomically
 from common.host.epoch import Epoch
 from common.host.hearing import claim_of, hear, is_guest
 from common.host.memory import Place, Remembered, remembered

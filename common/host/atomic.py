@@ -7,11 +7,12 @@ who finds none.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+
+from common.errors import is_full
 
 BALLAST = "ballast"
 BALLAST_BYTES = 2 << 20
@@ -30,11 +31,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         for folder in path.parents[:2]:
             (folder / BALLAST).unlink(missing_ok=True)
         _write(path, data)
-
-
-def is_full(error: OSError) -> bool:
-    """No room, on the disk or for this user."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def keep_ballast(home: Path) -> None:

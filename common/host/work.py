@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common.domain.host import Order, OrderResult
-from common.errors import DiskFull
-from common.host.atomic import is_full, write_atomically
+from common.errors import DiskFull, is_full
+from common.host.atomic import write_atomically
 
 DETAIL_CHARS_MAX = 500
 

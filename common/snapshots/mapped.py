@@ -35,7 +35,7 @@ def mapped_inodes() -> set[int]:
 def write_back(folder: int) -> None:
     """Everything of the file system that this descriptor lies on; it is durable then. Raises OSError."""
     if _libc.syncfs(folder):
-        raise OSError(ctypes.get_errno(), "syncfs")
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def file_clock_ns() -> int:

@@ -11,20 +11,19 @@ before the first is written, which costs a second reading of the packs.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import DiskFull, SnapshotDamaged, SnapshotError, SnapshotRefused
+from common.errors import DiskFull, SnapshotDamaged, SnapshotError, SnapshotRefused, is_full
 from common.snapshots.fetching import Fetching, Line, line
 from common.snapshots.ignore import excludes
 from common.snapshots.keys import keys_of
 from common.snapshots.limits import MAX_CHUNK_BYTES
 from common.snapshots.manifest import Manifest
+from common.snapshots.mapped import write_back
 from common.snapshots.packing import Counts, Progress
 from common.snapshots.plan import Plan, compare, older_in
 from common.snapshots.scan import Stamp
@@ -264,8 +263,7 @@ def _flush(root: Path) -> None:
     """On disk before we say so: one syncfs for all, which also tells of failed writes."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        write_back(fd)
     finally:
         os.close(fd)
 
@@ -275,6 +273,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise DiskFull(f"the disk filled up while restoring: {error}") from None
         raise SnapshotError(f"the restore stopped: {error}") from error

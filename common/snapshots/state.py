@@ -6,12 +6,11 @@ that manifest as it is stored, `stage` holds packs that a restore has fetched.
 
 from __future__ import annotations
 
-import errno
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import SnapshotError
+from common.errors import SnapshotError, is_full
 from common.snapshots.manifest import Manifest
 
 TICK_NS = 50_000_000
@@ -83,5 +82,5 @@ class State:
             new.replace(self.folder / name)
         except OSError as error:
             new.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from common.domain.version import Version
-from common.errors import DiskFull, SnapshotError, SnapshotRefused
+from common.errors import DiskFull, SnapshotError, SnapshotRefused, is_full
 from common.snapshots import packing
 from common.snapshots.changed import nothing_but
 from common.snapshots.chunk import SMALL_FILE_BYTES
@@ -351,6 +350,6 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise DiskFull("the disk of the state directory has no room to stage packs") from None
         raise
