@@ -87,10 +87,6 @@ class StoreCalls(Calls):
     def cas(self, doc: Any, data: Any) -> Any:
         return self._around(_changes(Cas(doc, data)), lambda: self._port.cas(doc, data))
 
-    def create(self, collection: str, id: str, data: Any) -> Any:
-        made = [collection] if collection == "ledger" else []
-        return self._around(made, lambda: self._port.create(collection, id, data))
-
     def _around(self, changes: Sequence[str], write: Callable[[], Any]) -> Any:
         for change in changes:
             self._killer.reach(f"{change}:before")
@@ -101,7 +97,9 @@ class StoreCalls(Calls):
 
 
 def _changes(write: Any) -> list[str]:
-    """`rental.serving` and the like, when the write moves a record to another state."""
+    """`rental.serving` and the like, when the write moves a record to another state; `ledger` of a new entry."""
+    if isinstance(write, Create) and write.collection == "ledger":
+        return ["ledger"]
     collection = write.doc.collection if isinstance(write, Cas) else getattr(write, "collection", "")
     if collection not in STATES or not isinstance(write, (Cas, Create)):
         return []

@@ -104,7 +104,8 @@ def test_an_interrupted_verb_says_so_in_one_line_and_leaves_no_process(box: Box)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = os.environ | dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DUMONT_SNAPSHOT_KEY"), "x")
         env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        words = [sys.executable, "-m", "common.host.repository", "backup", str(box.root), URL, "--json"]
+        words = ["env", "--default-signal=INT"]  # who was started in the background ignores it, and so do the children
+        words += [sys.executable, "-m", "common.host.repository", "backup", str(box.root), URL, "--json"]
         words += ["--home", str(box.base / "home")]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(words, env=env, text=True, start_new_session=True, **pipes) as run:
