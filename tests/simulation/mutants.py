@@ -543,7 +543,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.instance.Instance.conflicts_anew",
         planted_pair.says(lambda instance: instance.conflicts),
         "C",
-        frozenset({"false_alarm", "cut_pair", "asks_hand_back", "frames_slow", "second_death"}),
+        frozenset({"false_alarm", "cut_pair", "asks_failover", "asks_hand_back", "frames_slow", "second_death"}),
         is_long=True,
     ),
     Mutant(
