@@ -61,7 +61,8 @@ class Money:
         for entry in (doc.data for doc in docs.get("ledger", {}).values() if doc.data["kind"] != ADDRESS):
             rental = docs["rentals"][entry["label"]].data
             owners[entry["label"]] += entry["micro_usd"] if entry["account"] == rental["account"] else 0
-            if not hour_of(rental["created_at"]) <= entry["hour"] <= rental["at"]:
+            last_heard = max(rental["at"], rental["destroy_called_at"] or rental["at"])  # it may outlive a destroy
+            if not hour_of(rental["created_at"]) <= entry["hour"] <= last_heard:
                 self._violate(f"{entry['label']} pays for {entry['hour']:%H}h, in which it was not")
         for label, rental in ((id, doc.data) for id, doc in docs.get("rentals", {}).items()):
             if rental["booked_micro_usd"] != owners[label]:
