@@ -123,7 +123,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.workflows.restore._manifest_is_bad",
         planted.falls_back_for_anything,
         "R5",
-        frozenset({"cut_objects", "objects_throttled", "outbid"}),
+        frozenset({"cut_objects", "engine_dies", "flip", "outbid"}),
     ),
     Mutant(
         "always discards",
