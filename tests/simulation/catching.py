@@ -10,7 +10,7 @@ from tests.simulation.known import Known, known_first
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.runs import Run, disk, do, forked
 
-SEEDS = 150
+SEEDS = 300
 _stories: list[Run] = []
 """Of the sweep over the sound product: the numbers of its calls."""
 _known: dict[str, int] = {}
