@@ -16,7 +16,7 @@ Cell = tuple[str, str]
 FEW = 5
 """Of 2,000 random seeds: a cell that fewer hit gets a directed run of its own."""
 SEEDS_OF_FEW = 2000
-DIRECTED_SEEDS = 40
+DIRECTED_SEEDS = 100
 """Tries of a directed run, each with another seed, until the cell is hit."""
 
 OF_PAIRS_WORDS = ("frames_slow", "claim_lost", "claim_late", "claim_twice")
