@@ -7,7 +7,6 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from common.chatops.grammar import minutes_of
 from common.cli import session
@@ -19,7 +18,6 @@ snapshots = typer.Typer(no_args_is_help=True, help="What your instances have kep
 Id = Annotated[str, typer.Argument(help="Of the instance.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 MIB = 1 << 20
-err = Console(stderr=True)
 
 
 @snapshots.command("list")

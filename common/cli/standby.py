@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from common.cli import session
 from common.cli.fleet import Json
@@ -20,7 +19,6 @@ POLL_S = 0.5
 SHOWN = ("instance_id", "part", "in_sync", "lag_s", "zone", "address", "estimated_rtt_ms", "usd_per_month", "why")
 standby = typer.Typer(add_completion=False, no_args_is_help=True)
 failover = typer.Typer(add_completion=False, no_args_is_help=True)
-err = Console(stderr=True)
 
 
 @standby.command("list")

@@ -108,7 +108,7 @@ def test_the_ledger_of_a_market_without_a_bill_says_that_it_is_computed_and_is_r
     (rental,) = rentals(both, id)
     contract = both.dock_sim.all_contracts()[0]
     bill = both.dock_sim.billed(contract.id, both.now)
-    entries = [doc.data for doc in both.store.query("ledger", [("instance_key", "==", f"{ACCOUNT}.{id}")])]
+    entries = [doc.data for doc in both.store.query("ledger", [("label", "==", rental.label)])]
     assert rental.settled
     assert {entry["source"] for entry in entries} == {"computed"}
     assert len({entry["hour"] for entry in entries}) == 2

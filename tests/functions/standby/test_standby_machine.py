@@ -93,7 +93,7 @@ def test_what_an_address_costs_while_no_machine_holds_it_is_in_the_ledger_once(w
     world.until(lambda: world.standbys.addresses()[0].used_by, within_s=7200, step_s=5)
     world.pass_time(1200, step_s=5)
 
-    entries = ledger(world, id, name)
+    entries = ledger(world, name)
     entered = sum((to_usd(entry.micro_usd) for entry in entries), Decimal(0))
     billed = world.google.charges(world.now)[name]["address"]
     assert billed > Decimal("0.0145")
@@ -162,15 +162,15 @@ def test_a_standby_that_never_came_up_is_in_the_ledger_until_it_is_destroyed(wor
     world.until(lambda: label not in world.machines, step_s=5)
     world.pass_time(1200, step_s=5)
 
-    entered = sum((to_usd(entry.micro_usd) for entry in ledger(world, id, label) if entry.kind == "gpu"), Decimal(0))
+    entered = sum((to_usd(entry.micro_usd) for entry in ledger(world, label) if entry.kind == "gpu"), Decimal(0))
     bill = world.google.charges(world.now)[label]
     billed = bill["gpu"] + bill["address"]  # which we enter together
     assert billed * Decimal("0.9") < entered < billed * Decimal("1.1")
 
 
-def ledger(world: World, id: str, label: str) -> list[LedgerEntry]:
-    found = every(world.app.store, "ledger", [("instance_key", "==", of(world, id).key)])
-    return [entry for entry in map(LedgerEntry.model_validate, (doc.data for doc in found)) if entry.label == label]
+def ledger(world: World, label: str) -> list[LedgerEntry]:
+    found = every(world.app.store, "ledger", [("label", "==", label)])
+    return [LedgerEntry.model_validate(doc.data) for doc in found]
 
 
 def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: World) -> None:

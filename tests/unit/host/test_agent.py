@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,18 +119,22 @@ def reply(**changes: Any) -> Reply:
     return Reply(**{**plain, **changes})
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def serving(home: Path) -> Host:
     """A host that serves epoch 1 and is busy."""
-    (tmp_path / "token").write_text(json.dumps({"token": "t"}))
+    (home / "token").write_text(json.dumps({"token": "t"}))
     order = Order(id="restore-1", kind="restore", args=ORDER_ARGS)
-    made = Host(tmp_path, Control(reply(orders=[order], storage_credentials=PLACE)))
+    made = Host(home, Control(reply(orders=[order], storage_credentials=PLACE)))
     made.gpu(90)
     made.start()
     made.pass_time(3)
     made.control.reply = reply()
     assert made.agent.phase is HostPhase.SERVING
-    yield made
+    return made
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return serving(tmp_path)
 
 
 def test_a_host_whose_window_is_over_says_so_at_once_and_that_it_is_busy_again_too(host: Host) -> None:

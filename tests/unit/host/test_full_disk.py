@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from common.host.memory import remembered
 from common.host.work import start_work
 from infra.demo.s3_server import s3_server
 from tests.snapshots_fixtures import Box, endpoint, s3
-from tests.unit.host.test_agent import ORDER_ARGS, PLACE, Control, Host, reply
+from tests.unit.host.test_agent import ORDER_ARGS, PLACE, Host, reply, serving
 
 DISK_BYTES = 4 * BALLAST_FROM_BYTES
 
@@ -47,16 +46,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def host(disk: Path) -> Host:
-    """It serves epoch 1, and its home is on the small disk."""
-    (disk / "token").write_text(json.dumps({"token": "t"}))
-    order = Order(id="restore-1", kind="restore", args=ORDER_ARGS)
-    made = Host(disk, Control(reply(orders=[order], storage_credentials=PLACE)))
-    made.gpu(90)
-    made.start()
-    made.pass_time(3)
-    made.control.reply = reply()
-    assert made.agent.phase is HostPhase.SERVING
-    return made
+    """Its home is on the small disk."""
+    return serving(disk)
 
 
 def fill(disk: Path, *, ballast: bool = False) -> None:
