@@ -167,6 +167,7 @@ INDEXES: tuple[Index, ...] = (
     Index("api_keys", equal=("account",)),
     Index("snapshots", equal=("instance_key",), order="taken_at", newest_first=True),
     Index("ledger", equal=("label",)),
+    Index("ledger", equal=("instance_key",)),  # the books of one instance: infra/demo reads them beside the bills
     Index("events", equal=("instance_key",), order="at", newest_first=True),
     Index("operations", equal=("instance_key",)),
     Index("outbox", order="next_at"),
