@@ -10,22 +10,37 @@ import httpx
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 SETTLED = frozenset({"succeeded", "failed"})
+TURNS_MAX = 4
+"""So often a call is made again for which a marketplace has no turn: a definite refusal, nothing was done."""
+TURN_WITHIN_S = 30
+"""Who is told to wait longer is told so, and decides."""
 PATH = re.compile(r"(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]*)+")
 """Of the API: an id with other characters is nobody's, and must not lead to another path."""
 
 
 class ApiProblem(Exception):
-    """The API said no; `code` is stable, str() is a sentence. `status` 0 = nobody answered."""
+    """The API said no; `code` is stable, str() is a sentence. `status` 0 = nobody answered; `turn_in_s` 0 = it has no
+    turn at a marketplace to wait for."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, turn_in_s: float = 0.0) -> None:
         super().__init__(detail)
-        self.status, self.code = status, code
+        self.status, self.code, self.turn_in_s = status, code, turn_in_s
 
 
 class Client:
-    def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
-        """Raises `ApiProblem` for an address or a token that cannot be one."""
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        wait: Callable[[float], None] | None = None,
+    ) -> None:
+        """`wait` = so many seconds, for a turn at a marketplace; None = be told of it at once.
+
+        Raises `ApiProblem` for an address or a token that cannot be one.
+        """
+        self._url, self._wait = url, wait
         try:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=TIMEOUT, transport=transport)
@@ -75,6 +90,16 @@ class Client:
     def _call(self, method: str, path: str, **more: Any) -> Any:
         if not PATH.fullmatch(path):
             raise ApiProblem(404, "not_found", f"there is no {path.lstrip('/')}")
+        for _ in range(TURNS_MAX):
+            try:
+                return self._once(method, path, **more)
+            except ApiProblem as problem:
+                if self._wait is None or not 0 < problem.turn_in_s <= TURN_WITHIN_S:
+                    raise
+                self._wait(problem.turn_in_s)
+        return self._once(method, path, **more)
+
+    def _once(self, method: str, path: str, **more: Any) -> Any:
         try:
             answer = self._http.request(method, path, **more)
         except httpx.HTTPError as error:
@@ -89,4 +114,6 @@ class Client:
             ) from None
         if answer.is_success:
             return body
-        raise ApiProblem(answer.status_code, body.get("code", "problem"), body.get("detail", answer.reason_phrase))
+        code, pause = body.get("code", "problem"), answer.headers.get("Retry-After", "")
+        turn_in_s = float(pause) if code == "throttled" and pause.isdecimal() else 0.0
+        raise ApiProblem(answer.status_code, code, body.get("detail", answer.reason_phrase), turn_in_s)

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from common import bootstrap
 from common.ports import App
 from common.web import schedule
-from common.workflows import warm_pool
+from common.workflows import pacing, warm_pool
 
 
 @functions_framework.http
@@ -20,6 +20,6 @@ def refill_warm_pool(request: Request) -> ResponseReturnValue:
 
 
 def run(app: App) -> dict[str, Any]:
-    """One pass over the pool."""
+    """One pass over the pool, which ends also while a market hangs."""
     now = app.clock()
-    return warm_pool.run(app, now)
+    return warm_pool.run(pacing.patient(app), now)

@@ -168,6 +168,7 @@ def _about_one(verb: Verb, words: list[str]) -> Ask | Confused:
 def _lease(verb: Verb, words: list[str]) -> Ask | Confused:
     """`[instance] [for] [how long]`, in either order; `keep-alive` takes days, and `off` for the end of a lease."""
     least, most, example = LEASES[verb]
+    words = _spans_joined(words)
     spans = {word: minutes for word in words if (minutes := _lease_minutes(verb, word)) is not None}
     names = [word for word in words if word not in spans and word.lower() != "for"]
     if len(names) > 1 or len(spans) > 1:
@@ -198,9 +199,24 @@ def _lease_minutes(verb: Verb, word: str) -> int | None:
     return int(days[1]) * 24 * 60 if days else minutes_of(word)
 
 
+def _spans_joined(words: list[str]) -> list[str]:
+    """`2 hours`, `10 min`, `3 days` become one word each, as `2hours` is."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].isdecimal() and word.lower() in UNITS:
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
+
+
+UNITS = frozenset(["m", "min", "mins", "minute", "minutes", "h", "hr", "hrs", "hour", "hours", "d", "day", "days"])
+"""Of time, as people write them apart from their number."""
+
+
 def minutes_of(word: str) -> int | None:
     """`90`, `45m`, `2h`, `1h30m`, `45min`; None = not a span of time. At most 4 digits each."""
-    match = re.fullmatch(r"(?:(\d{1,4})h(?:ours?|rs?)?)?(?:(\d{1,4})(?:m(?:in(?:utes?)?)?)?)?", word.lower())
+    match = re.fullmatch(r"(?:(\d{1,4})h(?:ours?|rs?)?)?(?:(\d{1,4})(?:m(?:in(?:s|utes?)?)?)?)?", word.lower())
     if not match or not word.isascii() or not any(match.groups()):
         return None
     return int(match[1] or 0) * 60 + int(match[2] or 0)
@@ -222,7 +238,7 @@ def _wish(verb: Verb, words: list[str]) -> Ask | Confused:
     spec: dict[str, Any] = {}
     left: list[str] = []
     options: list[str] = []
-    words = [part for word in words for part in _option(word)]
+    words = _spans_joined([part for word in words for part in _option(word)])
     while words:
         word = words.pop(0)
         option = OPTIONS.get(word.lower().lstrip("-").replace("-", "_"))

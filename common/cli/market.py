@@ -22,7 +22,9 @@ def spot_market(
         session.out(found)
         return
     if not found["items"]:
-        print("nothing is recorded yet: the market is looked at every few minutes")
+        asked = " ".join(filter(None, (gpu, region, provider)))
+        of = f" of {asked}; left out, they show all that is" if asked else " yet"
+        print(f"nothing is recorded{of}: the market is looked at every few minutes")
         return
     session.table([_outlook(row) for row in found["items"]], *OUTLOOK_COLUMNS)
     best = found["rent_now"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ WIDE_CHARS = 400
 
 transport: httpx.BaseTransport | None = None
 """Another way to the API than the network: what a test mounts."""
+sleep: Callable[[float], None] = time.sleep
+"""Another clock, likewise."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,13 @@ def keep(url: str, token: str) -> None:
 def client(who: Signed | None = None) -> Iterator[Client]:
     """The API for one verb, as whoever is signed in; a problem ends it with one sentence and its exit code."""
     who = who or signed()
-    with problems_said(), closing(Client(who.url, who.token, transport)) as made:
+    with problems_said(), closing(Client(who.url, who.token, transport, wait=_wait_for_a_turn)) as made:
         yield made
+
+
+def _wait_for_a_turn(wait_s: float) -> None:
+    print(f"dumont: the marketplace takes few calls; this one is made again in {wait_s:.0f} s", file=sys.stderr)
+    sleep(wait_s)
 
 
 @contextmanager

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import httpx
 import pytest
 import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
 from common.cli import account, fleet, main, session
+from common.client import TURNS_MAX
 from common.domain.account import Role
 from common.web import rest
 from tests.functions.conftest import PASSWORD, key_for
@@ -75,6 +78,48 @@ def test_an_error_is_a_sentence_and_its_exit_code(signed_in: World, app: typer.T
 
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
+
+
+def looks_at_the_market(times: int) -> list[Result]:
+    """Each another look, so that none is answered by the one before."""
+    return [run.invoke(fleet.gpus, ["list", "--gpu", "H100 SXM", "--disk-gb", str(40 + n)]) for n in range(times)]
+
+
+def test_a_verb_waits_for_its_turn_at_the_market_and_says_so(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def sleep(wait_s: float) -> None:
+        waited.append(wait_s)
+        signed_in.now += timedelta(seconds=wait_s)
+
+    monkeypatch.setattr(session, "sleep", sleep)
+    found = looks_at_the_market(6)
+
+    assert [result.exit_code for result in found] == [session.OK] * 6
+    assert waited
+    assert f"made again in {waited[-1]:.0f} s" in found[-1].stderr
+
+
+def test_a_verb_does_not_wait_for_ever_for_a_turn(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(session, "sleep", waited.append)  # and the time stands still
+    found = looks_at_the_market(6)[-1]
+
+    assert found.exit_code == session.MARKET
+    assert len(waited) == 2 * TURNS_MAX, "of the fifth look and of the sixth"
+
+
+def test_a_long_wait_for_a_turn_is_the_users_decision(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(session, "sleep", waited.append)
+    assert looks_at_the_market(1)[0].exit_code == session.OK
+    bucket = signed_in.store.get("pacing", "vast.search")
+    assert bucket
+    signed_in.store.put("pacing", "vast.search", bucket.data | {"tokens": -1000.0})
+    (found,) = looks_at_the_market(2)[1:]
+
+    assert (found.exit_code, waited) == (session.MARKET, [])
+    assert "waits for its turn, about" in found.stderr
 
 
 def test_without_credentials_it_says_how_to_sign_in(signed_in: World, monkeypatch: pytest.MonkeyPatch) -> None:

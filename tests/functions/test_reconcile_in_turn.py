@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -11,11 +13,13 @@ import pytest
 
 from common import topology
 from common.domain.instance import State
+from common.domain.pool import PoolTerms
 from common.domain.rental import Rental, RentalState
 from common.ports import App
 from common.records import load
+from common.views import pool as view
 from common.workflows import lifecycle, outbox, sweep, terminate
-from jobs import reconcile
+from jobs import reconcile, refill_warm_pool
 from tests.functions.test_story_by_hand import rentals, running, write
 from tests.hand_cranked import ACCOUNT, World
 
@@ -248,3 +252,18 @@ def test_a_market_that_hangs_confirms_no_destroy_by_not_being_asked(world: World
     reconcile.run(world.app)
 
     assert len(releasing(world, ids)) == 4
+
+
+def test_while_a_market_hangs_a_pass_over_the_warm_pool_reaches_its_end(world: World, market: Hanging) -> None:
+    """Four machines are to be destroyed; their calls would take two minutes."""
+    terms = PoolTerms(size=4, gpu="H100 SXM", budget_usd_per_hour=Decimal(20))
+    world.app = replace(world.app, settings=world.app.settings.model_copy(update={"pool": terms}))
+    world.until(lambda: view.show(world.app, world.now).ready == 4)
+    nothing = terms.model_copy(update={"size": 0})
+    world.app = replace(world.app, settings=world.app.settings.model_copy(update={"pool": nothing}))
+    market.hangs = True
+    for _ in range(3):
+        world.now += MINUTE
+        market.calls = 0
+        refill_warm_pool.run(world.app)
+        assert market.calls <= 2

@@ -287,10 +287,12 @@ def test_the_command_line_shows_it(signed_in: World) -> None:
     shown = run.invoke(fleet.gpus, ["market", "--gpu", GPU], env={"COLUMNS": "240"})
     as_json = json.loads(run.invoke(fleet.gpus, ["market", "--json"]).stdout)
     unknown = run.invoke(fleet.gpus, ["market", "--gpu", "RTX 1"])
+    nowhere = run.invoke(fleet.gpus, ["market", "--provider", "nope"])
 
     assert "rent now: RTX 4090 in" in shown.stdout
     assert as_json["rent_now"]["gpu"] == GPU
     assert unknown.exit_code == session.MARKET
+    assert "nothing is recorded of nope" in nowhere.stdout
 
 
 def test_slack_shows_offers_and_the_outlook(world: World) -> None:
