@@ -294,7 +294,10 @@ class Instance(Model):
         return self.model_copy(update={"phase": phase, "at": at})
 
     def taken_by(self, result: RaceResult, *, at: datetime) -> Self:
-        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1)."""
+        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1).
+
+        What was asked of the pair before it, to move there or back, is not asked of this one.
+        """
         return self.to(Phase.UP, at=at).having(
             epoch=self.epoch + 1,
             writer=result.winner,
@@ -304,6 +307,9 @@ class Instance(Model):
             start="restore",
             failure=None,
             fz=None,
+            called=False,
+            hand_back=False,
+            hand_back_at=None,
             conflicts=self.conflicts_anew,
         )
 

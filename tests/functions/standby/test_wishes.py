@@ -1,0 +1,68 @@
+"""What was asked of a pair ends with it, and what was sought for it, too."""
+
+from __future__ import annotations
+
+from common.domain.instance import Phase, Protection, State
+from common.workflows import hibernate, mirror, restore
+from tests.hand_cranked import World
+from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, wish
+
+
+def hibernated(world: World, id: str) -> None:
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+
+def woken(world: World, id: str) -> None:
+    wish(world, id, lambda loaded: restore.request_wake(world.app, loaded, world.now))
+
+
+def asked_to_move(world: World, id: str) -> None:
+    """To a standby that does not hear it."""
+    standby(world, id).cut = True
+    wish(world, id, lambda loaded: mirror.request_failover(world.app, loaded, now=world.now))
+
+
+def test_who_asked_to_move_and_hibernated_before_wakes_on_a_gpu_and_stays_there(world: World) -> None:
+    id = mirrored(world)
+    asked_to_move(world, id)
+    hibernated(world, id)
+    standby(world, id).cut = False
+
+    woken(world, id)
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+    world.pass_time(60)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def test_a_move_that_was_asked_of_a_pair_that_died_is_not_made_by_the_next_one(world: World) -> None:
+    id = mirrored(world)
+    asked_to_move(world, id)
+    lose_gpu(world, id)
+    lose_standby(world, id)
+
+    world.until(lambda: of(world, id).phase is Phase.BOOT)
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+    world.pass_time(60)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def test_a_hand_back_that_was_announced_before_a_hibernation_is_announced_anew(world: World) -> None:
+    id = mirrored(world)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    wish(world, id, lambda loaded: mirror.request_hand_back(world.app, loaded, now=world.now))
+    world.until(lambda: of(world, id).hand_back_at is not None)
+    hibernated(world, id)
+    woken(world, id)
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED)
+
+    standby(world, id).signs = ("somebody is logged in",)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: of(world, id).cand is not None)
+    world.pass_time(120)
+
+    assert of(world, id).phase is Phase.STANDBY
