@@ -43,14 +43,17 @@ def request(
 
 
 def begin(app: App, world: World, now: datetime) -> bool:
-    """down -> boot, when the user wants it up and nothing of an earlier life is live."""
+    """down -> boot, when the user wants it up and nothing of an earlier life is live.
+
+    The user said so: however its last writer went, this is a wake, which may fail, and no recovery any more.
+    """
     kept, instance = world.instance, world.instance.value
     if instance.want is not Want.UP:
         return False
     if any(r.value.is_live and r.value.label != instance.held for r in world.rentals.values()):
         return False
     booting = instance.to(Phase.BOOT, at=now).having(
-        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore"
+        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore", recovering=False
     )  # fmt: skip
     app.store.commit([kept.becomes(booting), event(app, instance, "boot", "looking for a machine", now)])
     return True

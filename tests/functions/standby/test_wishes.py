@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from common.domain.instance import Phase, Protection, State
 from common.workflows import hibernate, mirror, restore
 from tests.hand_cranked import World
@@ -66,3 +68,15 @@ def test_a_hand_back_that_was_announced_before_a_hibernation_is_announced_anew(w
     world.pass_time(120)
 
     assert of(world, id).phase is Phase.STANDBY
+
+
+def test_a_wake_from_a_hibernation_on_the_standby_may_fail_and_says_so(world: World, monkeypatch: Any) -> None:
+    id = mirrored(world)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    hibernated(world, id)
+    monkeypatch.setattr(world.market, "search", lambda _wanted: [])
+
+    woken(world, id)
+
+    world.until(lambda: world.show(id).state is State.FAILED, step_s=5)
