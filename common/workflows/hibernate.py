@@ -19,7 +19,7 @@ from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Write
 from common.records import World, dump, event
 from common.workflows import conflicts
-from common.workflows.history import End, retire
+from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce, tell
 from common.workflows.proof import verified
 
@@ -114,14 +114,20 @@ def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datet
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
-    """up -> freezing, with a nonce that only this freeze can answer."""
+    """up|standby -> freezing, with a nonce that only this freeze can answer.
+
+    On the standby the GPUs to go back to are let go: they bill, however long the last snapshot takes.
+    """
     instance = world.instance.value
     if instance.want is Want.UP or not instance.is_served:
         return False
-    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
-    app.store.commit(
-        [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
-    )  # fmt: skip
+    frozen = instance.to(Phase.FREEZING, at=now).having(
+        fz=app.ids(), snapshot_not_before=None, cand=None, race=(), hand_back_at=None
+    )
+    sought = [kept for label, kept in world.rentals.items() if label in (instance.cand, *instance.race)]
+    writes = retire(app, ends(sought, Outcome.CANCELLED, "it is no longer wanted up"), now)
+    told = event(app, instance, "freeze", f"freezing: {instance.reason}", now)
+    app.store.commit([*writes, world.instance.becomes(frozen), told])
     return True
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from common.domain.instance import Phase, Protection, State
+from common.domain.rental import RentalState
 from common.workflows import hibernate, mirror, restore
 from tests.hand_cranked import World
-from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, wish
+from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, states, wish
 
 
 def hibernated(world: World, id: str) -> None:
@@ -23,6 +24,14 @@ def asked_to_move(world: World, id: str) -> None:
     """To a standby that does not hear it."""
     standby(world, id).cut = True
     wish(world, id, lambda loaded: mirror.request_failover(world.app, loaded, now=world.now))
+
+
+def at_work_with_a_candidate(world: World, id: str) -> None:
+    """On the standby, because the GPU died; another one follows it, and nobody wants to go back yet."""
+    standby(world, id).signs = ("somebody is logged in",)
+    lose_gpu(world, id)
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: of(world, id).cand is not None)
 
 
 def test_who_asked_to_move_and_hibernated_before_wakes_on_a_gpu_and_stays_there(world: World) -> None:
@@ -61,13 +70,37 @@ def test_a_hand_back_that_was_announced_before_a_hibernation_is_announced_anew(w
     woken(world, id)
     world.until(lambda: world.show(id).protection is Protection.MIRRORED)
 
-    standby(world, id).signs = ("somebody is logged in",)
-    lose_gpu(world, id)
-    world.until(lambda: world.show(id).state is State.ON_STANDBY)
-    world.until(lambda: of(world, id).cand is not None)
+    at_work_with_a_candidate(world, id)
     world.pass_time(120)
 
     assert of(world, id).phase is Phase.STANDBY
+
+
+def test_who_hibernates_on_the_standby_pays_no_gpu_until_the_last_snapshot_is_in(world: World) -> None:
+    id = mirrored(world)
+    at_work_with_a_candidate(world, id)
+    candidate = of(world, id).cand
+    standby(world, id).cut = True
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+
+    world.until(lambda: states(world, id).get(candidate) in (None, RentalState.RELEASED), within_s=180)
+
+    assert of(world, id).phase is Phase.FREEZING
+    standby(world, id).cut = False
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+
+def test_who_changes_their_mind_while_the_standby_freezes_gets_another_gpu(world: World) -> None:
+    id = mirrored(world)
+    at_work_with_a_candidate(world, id)
+    standby(world, id).cut = True
+    wish(world, id, lambda loaded: hibernate.request(world.app, loaded, reason="asked", now=world.now))
+    world.pass_time(60)
+    standby(world, id).cut = False
+    woken(world, id)
+
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
+    world.until(lambda: of(world, id).cand is not None)
 
 
 def test_a_wake_from_a_hibernation_on_the_standby_may_fail_and_says_so(world: World, monkeypatch: Any) -> None:
