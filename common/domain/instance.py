@@ -212,7 +212,7 @@ class Instance(Model):
     standby_not_before: datetime | None = None
     """The next one is rented then."""
     called: bool = False
-    """The user, or a drill, wants the standby to take over although the GPU lives."""
+    """The standby is to take over although it hears the GPU: the user wants it, or the GPU no longer reaches us."""
     hand_back: bool = False
     """The user agrees to go back to a GPU as soon as one is equal."""
     hand_back_at: datetime | None = None

@@ -292,13 +292,17 @@ def _failed(instance: Instance, why: str, now: datetime) -> Instance:
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:
-    """freezing -> down without a last snapshot, only when the host was silent for the whole dead man's time."""
+    """freezing -> down without a last snapshot, only when the host was silent for the whole dead man's time.
+
+    What its mirror took was promised: that one is asked to take over instead (`mirror.call_on`), and has the time it
+    needs. So has a standby that writes: its machine is kept, and whatever it has, it still has when it answers.
+    """
     instance, host = world.instance.value, world.writer_host
     limit = timedelta(seconds=app.settings.timing.dead_man_s)
     if now - instance.at < limit or (host and host.silent_for_s(now) < limit.total_seconds()):
         return False
-    if instance.is_on_standby:
-        return False  # its machine is kept: whatever it has, it still has when it answers
+    if world.is_guarded():
+        return False
     down = _without_machines(instance, now)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)

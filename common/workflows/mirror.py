@@ -17,7 +17,7 @@ from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
 from common.errors import IllegalMove, NotFound
 from common.ports import App, Write
-from common.records import World, event
+from common.records import World, event, heard_of, overlaid
 from common.workflows import conflicts
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
@@ -67,6 +67,26 @@ def end_drain(app: App, world: World, now: datetime) -> bool:
 
 
 # --- the GPU dies
+
+
+def call_on(app: App, world: World, now: datetime) -> bool:
+    """up|freezing: the GPU has not reached us for the dead man's time, and its mirror hears it all the same.
+
+    Its agent should have stopped it (rule R10). Where that one is gone, the programs of the pair live on, and nobody
+    saves, freezes or hibernates a machine that bills: the mirror, which has the next word, is asked to take over.
+    """
+    instance, host, limit_s = world.instance.value, world.writer_host, app.settings.timing.dead_man_s
+    if instance.mirror is None or instance.called or rules.is_lost(world.standby.value if world.standby else None):
+        return False
+    if host is None or host.silent_for_s(now) < limit_s:
+        return False
+    heard = overlaid(host, heard_of(app, now)) or host  # asked only now: one that is settled is rarely written down
+    if heard.silent_for_s(now) < limit_s:
+        return False
+    text = f"the GPU's host has been silent for {heard.silent_for_s(now):.0f} s: the standby is asked to take over"
+    called = world.instance.becomes(instance.having(called=True))
+    app.store.commit([called, *world.still_silent(), event(app, instance, "failover", text, now)])
+    return True
 
 
 def take_over(app: App, world: World, now: datetime) -> bool:
