@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from common.domain.backoff import pause_s
 from common.domain.host import ClaimReport, HostPhase, HostRecord, Pair
 from common.domain.instance import Instance, Phase, Want
 from common.domain.rental import Rental, RentalState
@@ -86,7 +87,7 @@ def is_lost(rental: Rental | None) -> bool:
 
 
 def next_try_at(instance: Instance, now: datetime) -> datetime:
-    return now + timedelta(seconds=min(TRIES_PAUSE_S * 2**instance.standby_tries, TRIES_PAUSE_MAX_S))
+    return now + timedelta(seconds=pause_s(TRIES_PAUSE_S, instance.standby_tries, max_s=TRIES_PAUSE_MAX_S))
 
 
 def pair_of(instance: Instance, label: str, *, key: bytes, ssh_host_key: str, now: datetime) -> Pair | None:

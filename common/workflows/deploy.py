@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import attempt
+from common.domain.backoff import pause_s
 from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Want
 from common.domain.outbox import Kind
@@ -270,7 +271,8 @@ def _is_hopeless(instance: Instance) -> bool:
 
 def _next_round(app: App, instance: Instance, now: datetime) -> datetime:
     timing = app.settings.timing
-    return now + timedelta(seconds=min(timing.round_backoff_s * 2**instance.rounds, timing.round_backoff_max_s))
+    wait_s = pause_s(timing.round_backoff_s, instance.rounds, max_s=timing.round_backoff_max_s)
+    return now + timedelta(seconds=wait_s)
 
 
 def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import conflict
+from common.domain.backoff import pause_s
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
@@ -278,7 +279,7 @@ def _failed(instance: Instance, why: str, now: datetime) -> Instance:
     termination is not: only the user can say that what no snapshot holds may go.
     """
     failures = instance.snapshot_failures + 1
-    again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
+    again = pause_s(SNAPSHOT_RETRY_S, failures - 1, max_s=SNAPSHOT_RETRY_MAX_S)
     failed = instance.having(
         snapshot_attempt=instance.snapshot_attempt + 1,
         snapshot_failures=failures,
