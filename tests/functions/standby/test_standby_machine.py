@@ -18,6 +18,8 @@ from common.domain.standby_price import ADDRESS_USD_PER_HOUR
 from common.errors import SnapshotRefused
 from common.ports import every
 from common.records import load
+from common.views.instances import events
+from common.views.standbys import standbys
 from common.workflows import addresses, hibernate, terminate
 from common.workflows import standby as standby_steps
 from tests.hand_cranked import ACCOUNT, World
@@ -175,6 +177,21 @@ def test_a_standby_that_never_came_up_is_in_the_ledger_until_it_is_destroyed(wor
 def ledger(world: World, label: str) -> list[LedgerEntry]:
     found = every(world.app.store, "ledger", [("label", "==", label)])
     return [LedgerEntry.model_validate(doc.data) for doc in found]
+
+
+def test_an_address_that_google_refuses_is_said_and_asked_for_later_each_time(world: World) -> None:
+    world.google.quota_addresses = 0
+    asked = Mock(side_effect=world.standbys.reserve)
+    world.standbys.reserve = asked
+    id = world.provision()
+
+    world.pass_time(1800, step_s=2)
+
+    assert "the next is rented at" in standbys(world.app, ACCOUNT, world.now)[0].why
+    assert "STATIC_ADDRESSES" in "".join(line.text for line in events(world.app, ACCOUNT, id))
+    assert asked.call_count < 10
+    world.google.quota_addresses = None
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
 
 
 def test_a_standby_that_could_not_be_had_for_weeks_is_tried_again_every_hour(world: World) -> None:
