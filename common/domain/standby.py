@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from common.domain.backoff import pause_s
 from common.domain.host import ClaimReport, HostPhase, HostRecord, Pair
 from common.domain.instance import Instance, Phase, Want
+from common.domain.liveness import UNWRITTEN_TIMES
 from common.domain.rental import Rental, RentalState
 from common.domain.version import Version
 
@@ -84,6 +85,13 @@ def wants_back(instance: Instance, standby: HostRecord | None, *, idle_for_s: fl
 
 def is_lost(rental: Rental | None) -> bool:
     return rental is None or not rental.is_live or rental.state is RentalState.LOST
+
+
+def is_reached(rental: Rental | None, standby: HostRecord | None, *, silent_after_s: float, now: datetime) -> bool:
+    """Could it take over now? Not while Google has stopped it, nor when it has not been heard for long."""
+    if rental is None or is_lost(rental) or rental.stopped_at is not None or standby is None:
+        return False
+    return standby.silent_for_s(now) <= silent_after_s * UNWRITTEN_TIMES
 
 
 def next_try_at(instance: Instance, now: datetime) -> datetime:
