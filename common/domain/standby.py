@@ -83,6 +83,11 @@ def wants_back(instance: Instance, standby: HostRecord | None, *, idle_for_s: fl
     return instance.hand_back or (since is not None and now - since >= timedelta(seconds=idle_for_s))
 
 
+def is_mute(instance: Instance, writer: HostRecord | None, *, for_s: float, now: datetime) -> bool:
+    """The standby writes and was not heard for `for_s`: nothing can be handed back, and a GPU bills for nothing."""
+    return instance.is_on_standby and writer is not None and writer.silent_for_s(now) > for_s
+
+
 def is_lost(rental: Rental | None) -> bool:
     return rental is None or not rental.is_live or rental.state is RentalState.LOST
 

@@ -169,6 +169,8 @@ DEAF = "the standby has everything and hears no heartbeat of its GPU: is its por
 
 UNHEARD = "the standby has not been heard for long: unprotected until it is. `dumont standby off` and `on` replace it"
 
+MUTE = "the standby has your newest files and has not been heard for long: no GPU is rented until it is"
+
 
 def _is_deaf(part: Part, host: HostRecord | None) -> bool:
     return part is Part.SYNCING and host is not None and host.sync.is_whole and not host.sync.hears
@@ -180,6 +182,8 @@ def _why(app: App, world: World, part: Part, now: datetime) -> str:
         return DEAF
     if part is Part.MIRROR and not _is_reached(app, world, now):
         return UNHEARD
+    if rules.is_mute(instance, world.writer_host, for_s=app.settings.timing.dead_man_s, now=now):
+        return MUTE
     if part is not Part.NONE:
         return _SENTENCES[part]
     if app.standbys is None:

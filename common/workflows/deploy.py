@@ -15,6 +15,7 @@ from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.spec import Spec
+from common.domain.standby import is_mute
 from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
@@ -185,11 +186,12 @@ def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: dateti
     )
 
 
-def due_at(world: World) -> datetime | None:
+def due_at(app: App, world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
     is_sought = instance.phase is Phase.BOOT or (instance.phase is Phase.STANDBY and instance.cand is None)
-    if not is_sought or any(world.hosts[label].value.phase for label in instance.race if label in world.hosts):
+    is_won = any(world.hosts[label].value.phase for label in instance.race if label in world.hosts)
+    if not is_sought or is_won or _is_in_vain(app, world, app.clock()):
         return None
     waiting = [
         kept.value.not_before
@@ -199,10 +201,15 @@ def due_at(world: World) -> datetime | None:
     return min(waiting, default=None) if instance.race else instance.not_before
 
 
+def _is_in_vain(app: App, world: World, now: datetime) -> bool:
+    """The standby that it would be handed back from is silent."""
+    return is_mute(world.instance.value, world.writer_host, for_s=app.settings.timing.dead_man_s, now=now)
+
+
 def plan_round(app: App, world: World, now: datetime) -> bool:
     """Nobody is racing: search afresh and record the next round, or give up."""
     instance = world.instance.value
-    if instance.race or instance.cand is not None or instance.want is not Want.UP:
+    if instance.race or instance.cand is not None or instance.want is not Want.UP or _is_in_vain(app, world, now):
         return False
     is_next_due = instance.not_before is None or now >= instance.not_before
     if not instance.recovering and (_is_hopeless(instance) or (is_next_due and instance.rounds >= ROUNDS_MAX)):

@@ -288,7 +288,7 @@ def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
 
 def due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
-    times = [deploy.due_at(world), standby.due_at(world), mirror.hand_back_due_at(world)]
+    times = [deploy.due_at(app, world), standby.due_at(world), mirror.hand_back_due_at(world)]
     if world.instance.value.phase in (Phase.BOOT, Phase.STANDBY):
         times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
     retired = [kept.value for kept in world.machines if kept.value.state is RentalState.RELEASING]

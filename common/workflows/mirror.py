@@ -213,6 +213,8 @@ def _unfit(app: App, world: World, now: datetime) -> tuple[Outcome, str] | None:
     kept, host = world.rental(instance.cand), world.host(instance.cand)
     if instance.want is not Want.UP:
         return Outcome.CANCELLED, "it is no longer wanted up"
+    if rules.is_mute(instance, world.writer_host, for_s=timing.dead_man_s, now=now):
+        return Outcome.CANCELLED, "the standby is silent: nothing can be handed back until it is heard"
     if kept is None or kept.value.state is not RentalState.SERVING:
         return Outcome.LOST, "the candidate is lost"
     if host is None or host.silent_for_s(now) > timing.silent_after_s:

@@ -6,8 +6,9 @@ from typing import Any
 
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
+from common.views.standbys import MUTE, standbys
 from common.workflows import hibernate, mirror, restore
-from tests.hand_cranked import World
+from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import lose_gpu, lose_standby, mirrored, of, standby, states, wish
 
 
@@ -101,6 +102,24 @@ def test_who_changes_their_mind_while_the_standby_freezes_gets_another_gpu(world
 
     world.until(lambda: world.show(id).state is State.ON_STANDBY)
     world.until(lambda: of(world, id).cand is not None)
+
+
+def test_no_gpu_is_paid_for_while_nothing_can_be_handed_back_for_the_standby_is_silent(world: World) -> None:
+    id = mirrored(world)
+    at_work_with_a_candidate(world, id)
+    standby(world, id).cut = True
+
+    world.pass_time(2100, step_s=5)
+    rented = of(world, id).n
+    world.pass_time(2 * 3600, step_s=10)
+
+    assert (of(world, id).cand, of(world, id).n) == (None, rented)
+    assert [label for label, state in states(world, id).items() if state is RentalState.SERVING] == []
+    assert world.followed[f"{ACCOUNT}.{id}"] < world.now, "nothing is due"
+    assert standbys(world.app, ACCOUNT, world.now)[0].why == MUTE
+    standby(world, id).cut = False
+    wish(world, id, lambda loaded: mirror.request_hand_back(world.app, loaded, now=world.now))
+    world.until(lambda: world.show(id).state is State.RUNNING)
 
 
 def test_a_wake_from_a_hibernation_on_the_standby_may_fail_and_says_so(world: World, monkeypatch: Any) -> None:
