@@ -76,8 +76,11 @@ def call_on(app: App, world: World, now: datetime) -> bool:
     saves, freezes or hibernates a machine that bills: the mirror, which has the next word, is asked to take over.
     """
     instance, host, limit_s = world.instance.value, world.writer_host, app.settings.timing.dead_man_s
-    if instance.mirror is None or instance.called or rules.is_lost(world.standby.value if world.standby else None):
+    kept, mirror, silent_after_s = world.standby, world.host(instance.mirror), app.settings.timing.silent_after_s
+    if instance.mirror is None or instance.called:
         return False
+    if not rules.is_reached(kept.value if kept else None, mirror, silent_after_s=silent_after_s, now=now):
+        return False  # it would act on this much later, when the GPU may have come back
     if host is None or host.silent_for_s(now) < limit_s:
         return False
     heard = overlaid(host, heard_of(app, now)) or host  # asked only now: one that is settled is rarely written down

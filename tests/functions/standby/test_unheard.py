@@ -62,3 +62,14 @@ def test_it_can_be_terminated(world: World, discard: bool) -> None:
     world.until(lambda: world.show(id).state is State.TERMINATED, within_s=2400, step_s=5)
 
     assert (of(world, id).pointer is None) == discard
+
+
+def test_a_standby_that_is_not_there_is_not_asked_before_it_is(world: World) -> None:
+    id = unheard(world)
+    standby(world, id).cut = True
+
+    world.pass_time(3600, step_s=10)
+
+    assert not of(world, id).called
+    standby(world, id).cut = False
+    world.until(lambda: world.show(id).state is State.ON_STANDBY)
