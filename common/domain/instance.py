@@ -250,6 +250,8 @@ class Instance(Model):
     restored_older: RestoredOlder | None = None
     fenced: int = 0
     """The epoch whose writer was held last."""
+    is_taken_over: bool = False
+    """By its standby, from the writer that was held last: what it had confirmed is not the held machine's alone."""
     save_tries: int = 0
     """Of the machine that is held: so many of its saves did not stand up to their verification, or failed before."""
     conflicts_of: int = 0

@@ -51,7 +51,8 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
     writes += [writer.becomes(held), *world.still_silent()]
-    fenced = _without_writer(instance, now).having(held=writer.value.label, fenced=instance.epoch, save_tries=0)
+    told = {"fenced": instance.epoch, "is_taken_over": False, "save_tries": 0}
+    fenced = _without_writer(instance, now).having(held=writer.value.label, **told)
     _commit(app, world, fenced, writes, why, now)
     return True
 

@@ -108,6 +108,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         mirror=None,
         held=instance.writer,
         fenced=instance.epoch,
+        is_taken_over=True,
         save_tries=0,
         conflicts=instance.conflicts_anew,
         start="keep",
