@@ -14,7 +14,9 @@ from common import auth
 from common.domain.host import HostRecord
 from common.domain.instance import Instance
 from common.domain.liveness import REFRESH_TIMES
+from common.domain.orders import is_rewind_failed
 from common.domain.rental import LIVE, Rental, RentalState
+from common.domain.standby import is_lost
 from common.errors import KeyLost, NotFound
 from common.ports import App, Cas, Check, Create, Doc, Store, Where, Write, every, expiring
 
@@ -105,6 +107,17 @@ class World:
     def host(self, label: str | None) -> HostRecord | None:
         kept = self.hosts.get(label) if label else None
         return kept.value if kept else None
+
+    def is_guarded(self) -> bool:
+        """A mirror that is not lost has the next word: the role is never taken from its GPU behind its back (rule W2).
+
+        Of a standby that writes itself, `mirror` decides. One that lacks what the pointer holds, and cannot get it, has
+        nothing to say.
+        """
+        instance, mirror = self.instance.value, self.rental(self.instance.value.mirror)
+        if is_rewind_failed(instance, self.host(instance.mirror)):
+            return False
+        return instance.is_on_standby or not is_lost(mirror.value if mirror else None)
 
     def still_silent(self) -> list[Check]:
         """For a commit that rests on the writer's silence: it fails when its host has been heard meanwhile."""

@@ -37,7 +37,8 @@ def unsaved(instance: Instance, label: str, host: HostRecord | None) -> int | No
 
 def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order | None:
     """To a machine that may alone have something. `anew`: the save before did not come about or did not stand up to its
-    verification, perhaps for what `previous` counts on; so nothing is counted on."""
+    verification, perhaps for what `previous` counts on; so nothing is counted on. `mirrored`: what its standby has
+    confirmed lives on there. One that did not take over is filled from the snapshot again, whatever it has."""
     epoch = unsaved(instance, label, host)
     if epoch is None:
         return None
@@ -48,6 +49,7 @@ def save_order(instance: Instance, label: str, host: HostRecord | None) -> Order
         return None
     previous = instance.pointer.manifest_key if instance.pointer else None
     args = {"previous": previous, "anew": tries > 0, "of": epoch, "max_s": SAVE_MAX_S}
+    args["mirrored"] = label == instance.held and instance.is_taken_over
     return Order(id=save_id(epoch, tries), kind="save", args=args)
 
 

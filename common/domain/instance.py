@@ -212,7 +212,7 @@ class Instance(Model):
     standby_not_before: datetime | None = None
     """The next one is rented then."""
     called: bool = False
-    """The user, or a drill, wants the standby to take over although the GPU lives."""
+    """The standby is to take over although it hears the GPU: the user wants it, or the GPU no longer reaches us."""
     hand_back: bool = False
     """The user agrees to go back to a GPU as soon as one is equal."""
     hand_back_at: datetime | None = None
@@ -250,6 +250,8 @@ class Instance(Model):
     restored_older: RestoredOlder | None = None
     fenced: int = 0
     """The epoch whose writer was held last."""
+    is_taken_over: bool = False
+    """By its standby, from the writer that was held last: what it had confirmed is not the held machine's alone."""
     save_tries: int = 0
     """Of the machine that is held: so many of its saves did not stand up to their verification, or failed before."""
     conflicts_of: int = 0
@@ -294,7 +296,10 @@ class Instance(Model):
         return self.model_copy(update={"phase": phase, "at": at})
 
     def taken_by(self, result: RaceResult, *, at: datetime) -> Self:
-        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1)."""
+        """boot -> up: the winner becomes the writer of a new epoch and restores the pointer (rule W1).
+
+        What was asked of the pair before it, to move there or back, is not asked of this one.
+        """
         return self.to(Phase.UP, at=at).having(
             epoch=self.epoch + 1,
             writer=result.winner,
@@ -304,6 +309,9 @@ class Instance(Model):
             start="restore",
             failure=None,
             fz=None,
+            called=False,
+            hand_back=False,
+            hand_back_at=None,
             conflicts=self.conflicts_anew,
         )
 

@@ -32,6 +32,8 @@ DURABLE_PART = 3 / 4
 one report behind the process that gave it, so 120 s are usual where two processes take turns."""
 REFRESH_TIMES = 5
 """`silent_after_s` so many times: a host's own document is never older. Production: 15 minutes."""
+UNWRITTEN_TIMES = REFRESH_TIMES + 1
+"""`silent_after_s` so many times: whose own document is older has not been heard, whatever a process's memory holds."""
 COMPANY_MIN = 3
 """A time waits in memory only while so many other hosts are due before the next write; fewer might all stay away."""
 LABELS_MAX = 5_000

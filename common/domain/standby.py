@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from common.domain.backoff import pause_s
 from common.domain.host import ClaimReport, HostPhase, HostRecord, Pair
 from common.domain.instance import Instance, Phase, Want
+from common.domain.liveness import UNWRITTEN_TIMES
 from common.domain.rental import Rental, RentalState
 from common.domain.version import Version
 
@@ -81,12 +83,24 @@ def wants_back(instance: Instance, standby: HostRecord | None, *, idle_for_s: fl
     return instance.hand_back or (since is not None and now - since >= timedelta(seconds=idle_for_s))
 
 
+def is_mute(instance: Instance, writer: HostRecord | None, *, for_s: float, now: datetime) -> bool:
+    """The standby writes and was not heard for `for_s`: nothing can be handed back, and a GPU bills for nothing."""
+    return instance.is_on_standby and writer is not None and writer.silent_for_s(now) > for_s
+
+
 def is_lost(rental: Rental | None) -> bool:
     return rental is None or not rental.is_live or rental.state is RentalState.LOST
 
 
+def is_reached(rental: Rental | None, standby: HostRecord | None, *, silent_after_s: float, now: datetime) -> bool:
+    """Could it take over now? Not while Google has stopped it, nor when it has not been heard for long."""
+    if rental is None or is_lost(rental) or rental.stopped_at is not None or standby is None:
+        return False
+    return standby.silent_for_s(now) <= silent_after_s * UNWRITTEN_TIMES
+
+
 def next_try_at(instance: Instance, now: datetime) -> datetime:
-    return now + timedelta(seconds=min(TRIES_PAUSE_S * 2**instance.standby_tries, TRIES_PAUSE_MAX_S))
+    return now + timedelta(seconds=pause_s(TRIES_PAUSE_S, instance.standby_tries, max_s=TRIES_PAUSE_MAX_S))
 
 
 def pair_of(instance: Instance, label: str, *, key: bytes, ssh_host_key: str, now: datetime) -> Pair | None:

@@ -65,8 +65,11 @@ def _save(task: dict[str, Any], folder: Path, now: datetime) -> dict[str, Any]:
     from common.snapshots import engine
 
     home, role = Path(task["home"]), Epoch(Path(task["home"]), "")
-    since_ns = role.sealed_at_ns() if role.read().refused is not None else confirmed_until_ns(home)
     workspace, args = Path(task["workspace"]), task["args"]
+    if role.read().refused is not None:
+        since_ns = role.sealed_at_ns()
+    else:
+        since_ns = confirmed_until_ns(home) if args.get("mirrored") else None
     names = engine.changed_since(workspace, _compared_with(task), since_ns)
     if not names:
         return {"ok": True}

@@ -19,7 +19,6 @@ from common.domain.instance import (
     RestoredOlder,
     State,
     Want,
-    protection_of,
     state_of,
 )
 from common.domain.ledger import to_usd
@@ -33,6 +32,7 @@ from common.domain.verdict import Verdict, verdict
 from common.errors import NotFound
 from common.ports import App, Where, every
 from common.records import World, heard_of, load, overlaid, read, record_of
+from common.views.standbys import protection
 
 COPY = "copy"
 """An operation's kind: files of an older snapshot are wanted."""
@@ -313,7 +313,7 @@ def _out(app: App, world: World, now: datetime) -> InstanceOut:
         created_at=instance.created_at,
         spec=instance.spec,
         address=_address(world),
-        protection=protection_of(instance),
+        protection=protection(app, world, now),
         epoch=instance.epoch,
         snapshot=instance.pointer,
         restored_older=instance.restored_older,

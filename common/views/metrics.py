@@ -46,7 +46,7 @@ def exposition(app: App, account: str, now: datetime) -> str:
     worlds = [load(app, doc.id) for doc in docs if doc.data["ended_at"] is None]
     instances = [world.instance.value for world in worlds]
     families = [*_states(worlds), *_snapshots(instances, now), *_orders(worlds)]
-    families += _standbys(worlds)
+    families += _standbys(app, worlds, now)
     families += [*_removed(app, instances), *_drills(app, instances, now)]
     if account == operator_of(app.store):
         families += _schedules(app, now)
@@ -72,12 +72,12 @@ def _snapshots(instances: list[Instance], now: datetime) -> Iterator[Family]:
     yield Family("dumont_snapshot_failures", "gauge", "Snapshots that failed in a row.", failures)
 
 
-def _standbys(worlds: list[World]) -> Iterator[Family]:
+def _standbys(app: App, worlds: list[World], now: datetime) -> Iterator[Family]:
     """Of every instance that wants one, also while it has none: what is not told is not taken for well."""
     wanted = [world for world in worlds if world.instance.value.spec.standby]
     labels = [{"instance": world.instance.value.id} for world in wanted]
-    equal = [float(is_in_sync(world.instance.value)) for world in wanted]
-    help = "1 = the standby is proven equal to the GPU; 0 = unprotected, or not in sync yet."
+    equal = [float(is_in_sync(app, world, now)) for world in wanted]
+    help = "1 = the standby is there and proven equal to the GPU; 0 = unprotected, or not in sync yet."
     yield Family("dumont_standby_in_sync", "gauge", help, [*zip(labels, equal, strict=True)])
     lags = [(label, sync_of(world).lag_s) for label, world in zip(labels, wanted, strict=True)]
     help = "Age of the oldest change that the other side had not confirmed, as the writer last told it."

@@ -4,6 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from common.domain import standby as rules
 from common.domain.host import HostRecord, Sync
 from common.domain.instance import Instance, Phase, Protection, Want, protection_of
 from common.domain.model import Model
@@ -41,7 +42,8 @@ class StandbyOut(Model):
     part: Part
     protection: Protection
     in_sync: bool
-    """Proven by both sides, in the present epoch. Where it is false, the loss is at most the snapshot interval."""
+    """Proven by both sides, in the present epoch, and the standby is there. Where it is false, the loss is at most the
+    snapshot interval."""
     why: str
     """In a sentence, what the user should know."""
     epoch: int
@@ -88,9 +90,9 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
         instance_id=instance.id,
         name=instance.name,
         part=part,
-        protection=protection_of(instance),
-        in_sync=is_in_sync(instance),
-        why=DEAF if _is_deaf(part, host) else _why(app, instance, part, now),
+        protection=protection(app, world, now),
+        in_sync=is_in_sync(app, world, now),
+        why=_why(app, world, part, now),
         epoch=instance.epoch,
         address=instance.address,
         lag_s=sync.lag_s,
@@ -107,9 +109,21 @@ def show(app: App, world: World, now: datetime) -> StandbyOut:
     return base.model_copy(update=_machine(kept.value, place))
 
 
-def is_in_sync(instance: Instance) -> bool:
-    """Proven by both sides, in the present epoch."""
-    return instance.mirror is not None and instance.drain is None
+def protection(app: App, world: World, now: datetime) -> Protection:
+    """By the record; but a mirror that is not there protects nobody until it is."""
+    recorded = protection_of(world.instance.value)
+    is_absent = recorded is Protection.MIRRORED and not _is_reached(app, world, now)
+    return Protection.UNPROTECTED if is_absent else recorded
+
+
+def is_in_sync(app: App, world: World, now: datetime) -> bool:
+    """Proven by both sides, in the present epoch, and the standby is there."""
+    return protection(app, world, now) is Protection.MIRRORED
+
+
+def _is_reached(app: App, world: World, now: datetime) -> bool:
+    rental, host = world.standby.value if world.standby else None, world.host(world.instance.value.standby)
+    return rules.is_reached(rental, host, silent_after_s=app.settings.timing.silent_after_s, now=now)
 
 
 def sync_of(world: World) -> Sync:
@@ -153,11 +167,23 @@ _SENTENCES = {
 DEAF = "the standby has everything and hears no heartbeat of its GPU: is its port 7946 (tcp and udp) let in?"
 
 
+UNHEARD = "the standby has not been heard for long: unprotected until it is. `dumont standby off` and `on` replace it"
+
+MUTE = "the standby has your newest files and has not been heard for long: no GPU is rented until it is"
+
+
 def _is_deaf(part: Part, host: HostRecord | None) -> bool:
     return part is Part.SYNCING and host is not None and host.sync.is_whole and not host.sync.hears
 
 
-def _why(app: App, instance: Instance, part: Part, now: datetime) -> str:
+def _why(app: App, world: World, part: Part, now: datetime) -> str:
+    instance = world.instance.value
+    if _is_deaf(part, world.host(instance.standby)):
+        return DEAF
+    if part is Part.MIRROR and not _is_reached(app, world, now):
+        return UNHEARD
+    if rules.is_mute(instance, world.writer_host, for_s=app.settings.timing.dead_man_s, now=now):
+        return MUTE
     if part is not Part.NONE:
         return _SENTENCES[part]
     if app.standbys is None:

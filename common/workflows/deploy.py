@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import attempt
+from common.domain.backoff import pause_s
 from common.domain.boot import boot_times, hedge_due
 from common.domain.instance import Failure, Instance, Phase, RaceResult, Want
 from common.domain.outbox import Kind
@@ -14,6 +15,7 @@ from common.domain.ranking import BYTES_PER_GB, IMAGE_GB, Load, Ranked, rank
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.spec import Spec
+from common.domain.standby import is_mute
 from common.domain.strategy import HEDGED, choose, choose_hedge
 from common.errors import MarketError, MarketKeyRefused, NoCredit, NoOffer, OfferGone, QuotaExceeded, Throttled
 from common.ports import App, Create, Write
@@ -43,14 +45,17 @@ def request(
 
 
 def begin(app: App, world: World, now: datetime) -> bool:
-    """down -> boot, when the user wants it up and nothing of an earlier life is live."""
+    """down -> boot, when the user wants it up and nothing of an earlier life is live.
+
+    The user said so: however its last writer went, this is a wake, which may fail, and no recovery any more.
+    """
     kept, instance = world.instance, world.instance.value
     if instance.want is not Want.UP:
         return False
     if any(r.value.is_live and r.value.label != instance.held for r in world.rentals.values()):
         return False
     booting = instance.to(Phase.BOOT, at=now).having(
-        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore"
+        rounds=0, tried=(), without_credit=(), not_before=None, failure=None, start="restore", recovering=False
     )  # fmt: skip
     app.store.commit([kept.becomes(booting), event(app, instance, "boot", "looking for a machine", now)])
     return True
@@ -181,11 +186,12 @@ def _is_slow(app: App, instance: Instance, racing: Sequence[Rental], now: dateti
     )
 
 
-def due_at(world: World) -> datetime | None:
+def due_at(app: App, world: World) -> datetime | None:
     """When the next attempt may be made, or the next round planned."""
     instance = world.instance.value
     is_sought = instance.phase is Phase.BOOT or (instance.phase is Phase.STANDBY and instance.cand is None)
-    if not is_sought or any(world.hosts[label].value.phase for label in instance.race if label in world.hosts):
+    is_won = any(world.hosts[label].value.phase for label in instance.race if label in world.hosts)
+    if not is_sought or is_won or _is_in_vain(app, world, app.clock()):
         return None
     waiting = [
         kept.value.not_before
@@ -195,10 +201,15 @@ def due_at(world: World) -> datetime | None:
     return min(waiting, default=None) if instance.race else instance.not_before
 
 
+def _is_in_vain(app: App, world: World, now: datetime) -> bool:
+    """The standby that it would be handed back from is silent."""
+    return is_mute(world.instance.value, world.writer_host, for_s=app.settings.timing.dead_man_s, now=now)
+
+
 def plan_round(app: App, world: World, now: datetime) -> bool:
     """Nobody is racing: search afresh and record the next round, or give up."""
     instance = world.instance.value
-    if instance.race or instance.cand is not None or instance.want is not Want.UP:
+    if instance.race or instance.cand is not None or instance.want is not Want.UP or _is_in_vain(app, world, now):
         return False
     is_next_due = instance.not_before is None or now >= instance.not_before
     if not instance.recovering and (_is_hopeless(instance) or (is_next_due and instance.rounds >= ROUNDS_MAX)):
@@ -267,7 +278,8 @@ def _is_hopeless(instance: Instance) -> bool:
 
 def _next_round(app: App, instance: Instance, now: datetime) -> datetime:
     timing = app.settings.timing
-    return now + timedelta(seconds=min(timing.round_backoff_s * 2**instance.rounds, timing.round_backoff_max_s))
+    wait_s = pause_s(timing.round_backoff_s, instance.rounds, max_s=timing.round_backoff_max_s)
+    return now + timedelta(seconds=wait_s)
 
 
 def _give_up(app: App, world: World, instance: Instance, why: str, now: datetime) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from common.domain import standby
 from common.domain.instance import Instance, Phase, Want
-from common.domain.orders import failed_restore, is_rewind_failed
+from common.domain.orders import failed_restore
 from common.domain.outbox import Kind
 from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
@@ -27,7 +26,7 @@ FROM_THE_MARKET = {
 def replace_lost(app: App, world: World, now: datetime) -> bool:
     """up|freezing -> boot (or down): the market confirmed that the writer's machine is gone or taken (rule W5)."""
     writer = world.writer
-    if writer is None or writer.value.state is not RentalState.LOST or _is_guarded(world):
+    if writer is None or writer.value.state is not RentalState.LOST or world.is_guarded():
         return False
     why = FROM_THE_MARKET[writer.value.loss or "gone"]
     writes = retire(app, ends([writer], Outcome.LOST, why), now)
@@ -42,7 +41,7 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     """
     instance, writer = world.instance.value, world.writer
     is_frozen_first = instance.want is not Want.UP and instance.is_running
-    if writer is None or is_frozen_first or writer.value.unreachable_at is None or _is_guarded(world):
+    if writer is None or is_frozen_first or writer.value.unreachable_at is None or world.is_guarded():
         return False
     host = overlaid(world.writer_host, heard_of(app, now))
     if host and host.silent_for_s(now) <= app.settings.timing.silent_after_s:
@@ -52,7 +51,8 @@ def fence_silent(app: App, world: World, now: datetime) -> bool:
     writes = retire(app, [End(kept, Outcome.SILENT, "a newer machine is held") for kept in older], now)
     held = writer.value.to(RentalState.HELD, at=now, message=why)
     writes += [writer.becomes(held), *world.still_silent()]
-    fenced = _without_writer(instance, now).having(held=writer.value.label, fenced=instance.epoch, save_tries=0)
+    told = {"fenced": instance.epoch, "is_taken_over": False, "save_tries": 0}
+    fenced = _without_writer(instance, now).having(held=writer.value.label, **told)
     _commit(app, world, fenced, writes, why, now)
     return True
 
@@ -91,18 +91,6 @@ def replace_unfit(app: App, world: World, now: datetime) -> bool:
     writes = retire(app, [End(world.writer, outcome, why)], now)
     _commit(app, world, instance, writes, why, now)
     return True
-
-
-def _is_guarded(world: World) -> bool:
-    """A mirror that is not lost has the next word: the role is never taken from its GPU behind its back (rule W2).
-
-    Of a standby that writes itself, `standby` decides. One that lacks what the pointer holds, and cannot get it, has
-    nothing to say.
-    """
-    instance, mirror = world.instance.value, world.rental(world.instance.value.mirror)
-    if is_rewind_failed(instance, world.host(instance.mirror)):
-        return False
-    return instance.is_on_standby or not standby.is_lost(mirror.value if mirror else None)
 
 
 def _without_writer(instance: Instance, now: datetime) -> Instance:

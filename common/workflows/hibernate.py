@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain import conflict
+from common.domain.backoff import pause_s
 from common.domain.host import HostRecord, SnapshotReport
 from common.domain.instance import Failure, Instance, Phase, Pointer, Want
 from common.domain.orders import failed_snapshot, snapshot_id
@@ -19,7 +20,7 @@ from common.errors import IllegalMove, ObjectMissing, SnapshotError
 from common.ports import App, Create, Write
 from common.records import World, dump, event
 from common.workflows import conflicts
-from common.workflows.history import End, retire
+from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce, tell
 from common.workflows.proof import verified
 
@@ -114,14 +115,20 @@ def wants_hibernation(app: App, instance: Instance, host: HostRecord, now: datet
 
 
 def freeze(app: App, world: World, now: datetime) -> bool:
-    """up -> freezing, with a nonce that only this freeze can answer."""
+    """up|standby -> freezing, with a nonce that only this freeze can answer.
+
+    On the standby the GPUs to go back to are let go: they bill, however long the last snapshot takes.
+    """
     instance = world.instance.value
     if instance.want is Want.UP or not instance.is_served:
         return False
-    frozen = instance.to(Phase.FREEZING, at=now).having(fz=app.ids(), snapshot_not_before=None)
-    app.store.commit(
-        [world.instance.becomes(frozen), event(app, instance, "freeze", f"freezing: {instance.reason}", now)]
-    )  # fmt: skip
+    frozen = instance.to(Phase.FREEZING, at=now).having(
+        fz=app.ids(), snapshot_not_before=None, cand=None, race=(), hand_back_at=None
+    )
+    sought = [kept for label, kept in world.rentals.items() if label in (instance.cand, *instance.race)]
+    writes = retire(app, ends(sought, Outcome.CANCELLED, "it is no longer wanted up"), now)
+    told = event(app, instance, "freeze", f"freezing: {instance.reason}", now)
+    app.store.commit([*writes, world.instance.becomes(frozen), told])
     return True
 
 
@@ -272,7 +279,7 @@ def _failed(instance: Instance, why: str, now: datetime) -> Instance:
     termination is not: only the user can say that what no snapshot holds may go.
     """
     failures = instance.snapshot_failures + 1
-    again = min(SNAPSHOT_RETRY_S * 2 ** (failures - 1), SNAPSHOT_RETRY_MAX_S)
+    again = pause_s(SNAPSHOT_RETRY_S, failures - 1, max_s=SNAPSHOT_RETRY_MAX_S)
     failed = instance.having(
         snapshot_attempt=instance.snapshot_attempt + 1,
         snapshot_failures=failures,
@@ -286,13 +293,17 @@ def _failed(instance: Instance, why: str, now: datetime) -> Instance:
 
 
 def give_up_freezing(app: App, world: World, now: datetime) -> bool:
-    """freezing -> down without a last snapshot, only when the host was silent for the whole dead man's time."""
+    """freezing -> down without a last snapshot, only when the host was silent for the whole dead man's time.
+
+    What its mirror took was promised: that one is asked to take over instead (`mirror.call_on`), and has the time it
+    needs. So has a standby that writes: its machine is kept, and whatever it has, it still has when it answers.
+    """
     instance, host = world.instance.value, world.writer_host
     limit = timedelta(seconds=app.settings.timing.dead_man_s)
     if now - instance.at < limit or (host and host.silent_for_s(now) < limit.total_seconds()):
         return False
-    if instance.is_on_standby:
-        return False  # its machine is kept: whatever it has, it still has when it answers
+    if world.is_guarded():
+        return False
     down = _without_machines(instance, now)
     why = f"the host was silent for {limit}; the newest verified snapshot stands"
     writes = retire(app, [End(world.writer, Outcome.SILENT, why)] if world.writer else [], now)

@@ -79,6 +79,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         conflicts.release,
         bring.note_brought,
         failover.drop_lost_held,
+        mirror.call_on,
         mirror.drain,
         mirror.end_drain,
         mirror.attach,
@@ -95,6 +96,7 @@ STEPS: Mapping[Phase, tuple[Step, ...]] = {
         hibernate.look_again,
         hibernate.accept_snapshot,
         hibernate.retry_failed,
+        mirror.call_on,
         hibernate.give_up_freezing,
         conflicts.accept,
         conflicts.release,
@@ -286,7 +288,7 @@ def follow(app: App, key: str, wait: Callable[[float], None]) -> None:
 
 def due(app: App, world: World) -> datetime | None:
     """When the clock alone makes the next step due; None = it waits for a host, a market or the user."""
-    times = [deploy.due_at(world), standby.due_at(world), mirror.hand_back_due_at(world)]
+    times = [deploy.due_at(app, world), standby.due_at(world), mirror.hand_back_due_at(world)]
     if world.instance.value.phase in (Phase.BOOT, Phase.STANDBY):
         times += [rentals.look_due_at(kept.value) for kept in world.in_state(RentalState.CREATING)]
     retired = [kept.value for kept in world.machines if kept.value.state is RentalState.RELEASING]

@@ -17,7 +17,7 @@ from common.domain.reliability import OF_THE_HOST, Outcome
 from common.domain.rental import RentalState
 from common.errors import IllegalMove, NotFound
 from common.ports import App, Write
-from common.records import World, event
+from common.records import World, event, heard_of, overlaid
 from common.workflows import conflicts
 from common.workflows.history import End, ends, retire
 from common.workflows.outbox import announce
@@ -69,6 +69,29 @@ def end_drain(app: App, world: World, now: datetime) -> bool:
 # --- the GPU dies
 
 
+def call_on(app: App, world: World, now: datetime) -> bool:
+    """up|freezing: the GPU has not reached us for the dead man's time, and its mirror hears it all the same.
+
+    Its agent should have stopped it (rule R10). Where that one is gone, the programs of the pair live on, and nobody
+    saves, freezes or hibernates a machine that bills: the mirror, which has the next word, is asked to take over.
+    """
+    instance, host, limit_s = world.instance.value, world.writer_host, app.settings.timing.dead_man_s
+    kept, mirror, silent_after_s = world.standby, world.host(instance.mirror), app.settings.timing.silent_after_s
+    if instance.mirror is None or instance.called:
+        return False
+    if not rules.is_reached(kept.value if kept else None, mirror, silent_after_s=silent_after_s, now=now):
+        return False  # it would act on this much later, when the GPU may have come back
+    if host is None or host.silent_for_s(now) < limit_s:
+        return False
+    heard = overlaid(host, heard_of(app, now)) or host  # asked only now: one that is settled is rarely written down
+    if heard.silent_for_s(now) < limit_s:
+        return False
+    text = f"the GPU's host has been silent for {heard.silent_for_s(now):.0f} s: the standby is asked to take over"
+    called = world.instance.becomes(instance.having(called=True))
+    app.store.commit([called, *world.still_silent(), event(app, instance, "failover", text, now)])
+    return True
+
+
 def take_over(app: App, world: World, now: datetime) -> bool:
     """up|freezing: the standby's claim makes it the writer, and the GPU held (rule W2)."""
     instance, kept, host = world.instance.value, world.standby, world.host(world.instance.value.standby)
@@ -85,6 +108,7 @@ def take_over(app: App, world: World, now: datetime) -> bool:
         mirror=None,
         held=instance.writer,
         fenced=instance.epoch,
+        is_taken_over=True,
         save_tries=0,
         conflicts=instance.conflicts_anew,
         start="keep",
@@ -193,6 +217,8 @@ def _unfit(app: App, world: World, now: datetime) -> tuple[Outcome, str] | None:
     kept, host = world.rental(instance.cand), world.host(instance.cand)
     if instance.want is not Want.UP:
         return Outcome.CANCELLED, "it is no longer wanted up"
+    if rules.is_mute(instance, world.writer_host, for_s=timing.dead_man_s, now=now):
+        return Outcome.CANCELLED, "the standby is silent: nothing can be handed back until it is heard"
     if kept is None or kept.value.state is not RentalState.SERVING:
         return Outcome.LOST, "the candidate is lost"
     if host is None or host.silent_for_s(now) > timing.silent_after_s:

@@ -19,15 +19,17 @@ from common.domain.region import place_of_machine, region_of
 from common.domain.reliability import Outcome
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import offers_in, standby_offers
-from common.errors import Exists, MarketError
+from common.errors import Exists, MarketError, MarketKeyRefused, MarketRefused, NoCredit, QuotaExceeded
 from common.ports import App, Write
-from common.records import World, dump, event
+from common.records import Kept, World, dump, event
 from common.workflows import conflicts, rentals
 from common.workflows.history import ends, retire
 from common.workflows.outbox import announce
 
 ADDRESS_AGAIN_S = 5.0
-"""An address that is still being reserved, or was refused, is asked for again."""
+"""An address that is still being reserved, or about which nothing was said, is asked for again."""
+NO_ADDRESS = (NoCredit, MarketRefused, MarketKeyRefused, QuotaExceeded)
+"""Refusals of an address that do not pass within seconds."""
 START_AGAIN_S = 60.0
 
 
@@ -72,6 +74,9 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
     _write_down(app, name, instance)
     try:
         address = app.standbys.reserve(name, instance.address_region)
+    except NO_ADDRESS as refused:
+        _refuse(app, instance, kept, refused, now)
+        return True
     except MarketError as error:
         app.log("reserve_failed", instance=instance.id, error=str(error))
         address = None
@@ -81,6 +86,12 @@ def reserve_address(app: App, world: World, now: datetime) -> bool:
     else:
         app.store.commit([world.instance.becomes(instance.having(address=address.ip))])
     return True
+
+
+def _refuse(app: App, instance: Instance, kept: Kept[Rental], why: MarketError, now: datetime) -> None:
+    """Without an address it is never created: as after a refused create, the next one is planned later each time."""
+    refused = kept.value.to(RentalState.RELEASING, at=now, message=f"{why.code}: {why}")
+    app.store.commit([kept.becomes(refused), event(app, instance, "refused", str(why), now)])
 
 
 def _write_down(app: App, name: str, instance: Instance) -> None:

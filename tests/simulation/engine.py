@@ -128,7 +128,7 @@ class SimWork:
         """What only this machine has, which is its content unless the mirror has that too."""
         machine, link = self.machine, self.machine.link
         before = machine.world.taken.get(self.task["args"]["previous"] or "")
-        is_mirrored = link is not None and link.sent is machine.content
+        is_mirrored = self.task["args"]["mirrored"] and link is not None and link.sent is machine.content
         if machine.content is None or is_mirrored or (before and before.holds(machine.content)):
             machine.world.conflicts.had_nothing(machine)
             return {"ok": True}

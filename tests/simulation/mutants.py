@@ -320,7 +320,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "guarded by a mirror that is lost",
-        "common.workflows.failover._is_guarded",
+        "common.records.World.is_guarded",
         planted_pair.guarded_by_the_dead,
         "W5",
         frozenset({"lost", "standby_lost", "region_down"}),
@@ -369,7 +369,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "restored while a mirror lives",
-        "common.workflows.failover._is_guarded",
+        "common.records.World.is_guarded",
         planted.constant(False),
         "W2",
         frozenset({"gpu_dies_unheard", "lost"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from common.adapters.s3 import S3
 from common.domain.conflict import SAVE_MAX_S
-from common.domain.host import is_last_save
+from common.domain.host import Sync, is_last_save
 from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
+from common.host.livesync.standing import STANDING_FILE
 from common.host.work import Work
 from common.views import instances as view
 from common.workflows import hibernate, mirror, prune, restore
@@ -97,6 +99,33 @@ def test_a_silent_gpu_without_a_standby_gives_what_its_snapshots_lack_when_it_an
     assert found.read_text() == "after the last snapshot\n"
     world.until(lambda: first not in world.machines)
     world.close()
+
+
+def test_what_only_a_standby_that_never_took_over_has_confirmed_is_saved_by_the_held_gpu(world: World) -> None:
+    id = world.provision()
+    world.until(lambda: of(world, id).standby in world.links)
+    world.links[of(world, id).standby or ""].is_deaf = True  # and so is no mirror
+    world.until(lambda: of(world, id).pointer is not None, within_s=2400)
+    write(world, id, "later.txt", "after the last snapshot\n")
+    world.pass_time(5)
+    first, epoch, gpu = of(world, id).writer or "", of(world, id).epoch, world.writer(id)
+    confirmed(gpu.agent.home)
+    gpu.cut = True
+    world.until(lambda: states(world, id).get(first) is RentalState.HELD)
+    gpu.cut = False
+
+    world.until(lambda: world.show(id).state is State.RUNNING)
+    found = world.workspace(id) / "conflicts" / str(epoch) / "later.txt"
+    world.until(found.exists)
+
+    assert found.read_text() == "after the last snapshot\n"
+
+
+def confirmed(home: Path) -> None:
+    """The sender says there that the standby has all that was ever written."""
+    (home / STANDING_FILE).write_text(Sync(is_whole=True, lag_s=0.0).model_dump_json())
+    later_ns = (home / STANDING_FILE).stat().st_mtime_ns + int(60e9)
+    os.utime(home / STANDING_FILE, ns=(later_ns, later_ns))
 
 
 def test_a_held_gpu_that_answers_and_never_saves_is_kept_for_ten_minutes_and_no_longer(world: World) -> None:

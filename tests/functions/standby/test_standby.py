@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from common.adapters.s3 import S3
@@ -12,7 +13,8 @@ from common.domain.instance import Phase, Protection, State
 from common.domain.rental import RentalState
 from common.domain.watch import FIRST_BEAT_S
 from common.records import load
-from common.views.standbys import DEAF, standbys
+from common.views.metrics import exposition
+from common.views.standbys import DEAF, UNHEARD, standbys
 from common.workflows import budgets, hibernate, mirror, restore
 from infra.demo.s3_server import S3Server
 from tests.functions.conftest import Api, key_for
@@ -279,6 +281,46 @@ def test_a_standby_that_was_cut_off_for_hours_is_still_heard_and_takes_over(worl
 
     world.until(lambda: world.show(id).state is State.ON_STANDBY)
     assert (world.workspace(id) / "kept.txt").read_text() == "on both\n"
+
+
+def shown(world: World, id: str) -> tuple[bool, Protection, str]:
+    (row,) = standbys(world.app, ACCOUNT, world.now)
+    assert row.protection is world.show(id).protection
+    assert f'dumont_standby_in_sync{{instance="{id}"}} {float(row.in_sync)}' in exposition(
+        world.app, ACCOUNT, world.now
+    )
+    return row.in_sync, row.protection, row.why
+
+
+def test_a_standby_that_google_has_stopped_is_not_said_to_protect(world: World) -> None:
+    id = mirrored(world)
+    label = of(world, id).standby or ""
+    world.google.stockout((world.google.contract_of(label) or "").partition("/")[0], world.now + timedelta(seconds=400))
+    world.google.preempt(label, world.now)
+    world.pass_time(200)
+
+    in_sync, protection, why = shown(world, id)
+
+    assert (in_sync, protection) == (False, Protection.UNPROTECTED)
+    assert "unprotected" in why
+    world.until(lambda: shown(world, id)[0])
+    assert of(world, id).standby == label
+
+
+def test_a_standby_that_is_not_heard_is_not_said_to_protect_and_can_be_replaced(world: World) -> None:
+    id = mirrored(world)
+    label = of(world, id).standby or ""
+    world.pass_time(1200, step_s=5)
+    assert shown(world, id)[:2] == (True, Protection.MIRRORED)
+    standby(world, id).cut = True
+    world.pass_time(1200, step_s=5)
+
+    assert shown(world, id) == (False, Protection.UNPROTECTED, UNHEARD)
+    for wanted in (False, True):
+        wish(world, id, lambda loaded, w=wanted: mirror.request_standby(world.app, loaded, wanted=w, now=world.now))
+        world.pass_time(120)
+    world.until(lambda: shown(world, id)[0])
+    assert of(world, id).standby != label
 
 
 def test_a_standby_that_vanishes_while_it_writes_is_missed_within_minutes(world: World) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from unittest.mock import Mock
+
+import pytest
 
 from common.domain import standby as rules
 from common.domain.address import address_name
@@ -12,9 +15,12 @@ from common.domain.ledger import LedgerEntry, to_usd
 from common.domain.region import region_of
 from common.domain.rental import Rental, RentalState
 from common.domain.standby_price import ADDRESS_USD_PER_HOUR
+from common.errors import SnapshotRefused
 from common.ports import every
 from common.records import load
-from common.workflows import addresses, terminate
+from common.views.instances import events
+from common.views.standbys import standbys
+from common.workflows import addresses, hibernate, terminate
 from common.workflows import standby as standby_steps
 from tests.hand_cranked import ACCOUNT, World
 from tests.standby_story import lose_standby, mirrored, of, states, wish
@@ -171,6 +177,52 @@ def test_a_standby_that_never_came_up_is_in_the_ledger_until_it_is_destroyed(wor
 def ledger(world: World, label: str) -> list[LedgerEntry]:
     found = every(world.app.store, "ledger", [("label", "==", label)])
     return [LedgerEntry.model_validate(doc.data) for doc in found]
+
+
+def test_an_address_that_google_refuses_is_said_and_asked_for_later_each_time(world: World) -> None:
+    world.google.quota_addresses = 0
+    asked = Mock(side_effect=world.standbys.reserve)
+    world.standbys.reserve = asked
+    id = world.provision()
+
+    world.pass_time(1800, step_s=2)
+
+    assert "the next is rented at" in standbys(world.app, ACCOUNT, world.now)[0].why
+    assert "STATIC_ADDRESSES" in "".join(line.text for line in events(world.app, ACCOUNT, id))
+    assert asked.call_count < 10
+    world.google.quota_addresses = None
+    world.until(lambda: world.show(id).protection is Protection.MIRRORED, within_s=3600)
+
+
+def test_a_standby_that_could_not_be_had_for_weeks_is_tried_again_every_hour(world: World) -> None:
+    id = mirrored(world)
+    tried(world, id, standby_tries=1024)
+    lose_standby(world, id)
+
+    world.until(lambda: of(world, id).standby_tries == 1025, within_s=2400)
+
+    not_before = of(world, id).standby_not_before
+    assert not_before is not None
+    assert (not_before - world.now).total_seconds() == rules.TRIES_PAUSE_MAX_S
+
+
+def test_snapshots_that_failed_for_days_are_tried_again_and_the_host_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = mirrored(world)
+    tried(world, id, snapshot_failures=1024)
+    refusing = Mock(side_effect=SnapshotRefused("the bucket is full"))
+    monkeypatch.setattr(hibernate, "verified", refusing)
+
+    world.until(lambda: of(world, id).snapshot_failures == 1026, within_s=3600)
+
+    assert world.show(id).state is State.RUNNING
+
+
+def tried(world: World, id: str, **changes: object) -> None:
+    """As after so many tries in a row."""
+    kept = load(world.app, f"{ACCOUNT}.{id}").instance
+    world.app.store.commit([kept.becomes(kept.value.having(**changes))])
 
 
 def test_a_gpu_far_from_the_address_has_a_standby_where_the_address_is(world: World) -> None:
