@@ -61,6 +61,8 @@ class Round:
     """As in `Looks`; empty = all were advanced, and no market was given up."""
     is_whole: bool
     """Is everybody advanced who was due, with the runs before it that this one goes on with?"""
+    unforeseen: Exception | None = None
+    """What no instance should end with. The run raises it when everybody else has had their turn."""
 
 
 @functions_framework.http
@@ -89,6 +91,8 @@ def run(app: App) -> dict[str, object]:
     told = outbox.drain(app, app.clock(), {**outbox.WEBHOOKS, TARGET: _to_slack})
     if outbox.next_due(app, app.clock() + timedelta(seconds=outbox.FOLLOW_S)):
         app.nudge_outbox()
+    if done.unforeseen:
+        raise done.unforeseen
     counts: dict[str, object] = {"addresses": freed} if freed else {}
     counts |= {"instances": len(keys), "failed": done.failed, "settled": settled, "out_of_credit": len(doomed)}
     return {**swept.__dict__, **counts, "over_budget": stopped, **told}
@@ -173,21 +177,27 @@ def _advance(app: App, keys: Collection[str], after: str) -> Round:
     """Round the circle of keys from behind `after`, as far as the time goes: nobody is passed over twice, and the first
     one, for whom every market is asked, is another one in each run that does not reach them all."""
     until, failed, last, given_up_at = app.clock() + ADVANCE_FOR, 0, after, ""
+    unforeseen: Exception | None = None
     for key in sorted(keys, key=lambda key: (key <= after, key)):
         if app.clock() > until:
             app.log("advance_cut_short", instances=len(keys), after=after, stopped_at=last)
-            return Round(failed, given_up_at or last, is_whole=(given_up_at or last) <= after)
-        failed += not _advanced(app, key)
+            stopped_at = given_up_at or last
+            return Round(failed, stopped_at, is_whole=stopped_at <= after, unforeseen=unforeseen)
+        error = _advanced(app, key)
+        failed += error is not None
+        if not isinstance(error, DumontError):
+            unforeseen = unforeseen or error
         last = key
         if not given_up_at and pacing.given_up(app):
             given_up_at = key
-    return Round(failed, given_up_at, is_whole=True)
+    return Round(failed, given_up_at, is_whole=True, unforeseen=unforeseen)
 
 
-def _advanced(app: App, key: str) -> bool:
+def _advanced(app: App, key: str) -> Exception | None:
+    """What it failed with."""
     try:
         lifecycle.push(app, key)
-    except DumontError as error:
-        app.log("advance_failed", key=key, error=str(error))
-        return False
-    return True
+    except Exception as error:  # noqa: BLE001 - one instance's is not everybody's: they bill, and wait for their turn
+        app.log("advance_failed", key=key, error=str(error) if isinstance(error, DumontError) else repr(error))
+        return error
+    return None

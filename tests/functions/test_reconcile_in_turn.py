@@ -226,6 +226,23 @@ def test_a_run_that_learns_nothing_new_of_itself_writes_no_note(world: World, st
     assert again.rev == doc.rev
 
 
+def test_an_instance_that_breaks_stops_nobody_else_and_the_run_says_so(world: World, steps: Steps) -> None:
+    steps.takes_s = 0.1
+    broken = min(steps.of_a_run())
+
+    def breaks(_app: App, key: str) -> None:
+        if key == broken:
+            raise OverflowError("its times are beyond all bounds")
+
+    steps.also = breaks
+    with pytest.raises(OverflowError):
+        steps.of_a_run()
+
+    assert len(steps.begun) == 6
+    assert ("advance_failed", broken) in [(event, fields.get("key")) for event, fields in world.log]
+    assert looks(world).stopped_at == ""
+
+
 def test_the_function_has_time_for_the_largest_listing_and_for_a_market_that_hangs_after_it() -> None:
     listing_s = sweep.RENTALS_MAX / sweep.LISTED_PER_MINUTE * 60
     last_instance_s = lifecycle.BUDGET_S + CALL_S
