@@ -85,6 +85,18 @@ def test_a_viewer_may_look_and_not_touch(world: World) -> None:
     assert world.show(id).state is State.RUNNING
 
 
+def test_a_key_that_may_do_less_than_its_user_links_nobody_as_that_user(world: World) -> None:
+    id = running(world)
+    eve, admin = Somebody(world), Api(world, key_for(world, "acme", Role.ADMIN))
+    leaked = Api(world, admin.post("/api-keys", {"name": "dashboard", "role": "viewer"}).json["key"])
+    code = eve.types("link")["blocks"][0]["text"]["text"].split("link ")[1].strip("`")
+
+    assert leaked.post("/slack/link", {"code": code}).json["code"] == "forbidden"
+
+    assert "dumont slack link" in text_of(eve.types(f"hibernate {id}"))
+    assert admin.post("/slack/link", {"code": code}).status_code == 201
+
+
 def test_another_accounts_instances_do_not_exist(world: World, ada: Somebody) -> None:
     id = running(world)
     eve = Somebody(world, "U0EVE00001").is_linked("evil")
