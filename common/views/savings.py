@@ -1,4 +1,4 @@
-"""What an account spent, and which hours were not billed because its instances were hibernated."""
+"""What an account spent, and in which hours no GPU was billed because its instances were hibernated."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 
 class SpanOut(Model):
-    """Nothing was rented for the instance from `start` to `end`."""
+    """No GPU was rented for the instance from `start` to `end`."""
 
     start: datetime
     end: datetime
