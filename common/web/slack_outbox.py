@@ -201,8 +201,8 @@ class Work:
 
 
 def _list(work: Work) -> Done:
-    found = instances.list_instances(work.call(query=instances.PageQuery(limit=LISTED_MAX)))
-    return render.instances([_plain(item) for item in found.items], work.seed), None
+    found = view.living(work.app, work.caller.account, limit=LISTED_MAX, now=work.app.clock())
+    return render.instances([_plain(item) for item in found], work.seed), None
 
 
 def _show(work: Work) -> Done:

@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 
 from common.domain.account import Role
-from common.domain.instance import State
+from common.domain.instance import Instance, Phase, State, Want
+from common.domain.spec import Spec
+from common.records import dump
 from infra.demo.slack import CHANNEL, buttons
 from tests.functions.conftest import Api, key_for
 from tests.functions.slack_people import Somebody, ada, another_admin, text_of
@@ -199,6 +201,22 @@ def test_an_instance_is_known_by_its_name_and_a_wrong_one_gets_a_suggestion(worl
 
     assert "My Trainer" in text_of(ada.asks('show "my trainer"').content)
     assert "did you mean My Trainer" in text_of(ada.asks("show 'My Trainr'").content)
+
+
+def ended(world: World, id: str, name: str = "") -> None:
+    """An instance of long ago."""
+    spec = Spec(gpu="H100 SXM")
+    made = Instance(id=id, account="acme", name=name, spec=spec, at=world.now, created_at=world.now)
+    over = made.to(Phase.ENDED, at=world.now).having(want=Want.GONE, ended_at=world.now, purged_at=world.now)
+    world.store.create("instances", over.key, dump(over))
+
+
+def test_an_instance_is_listed_however_many_have_ended(world: World, ada: Somebody) -> None:
+    id = running(world)
+    for n in range(60):
+        ended(world, f"0{n:011d}")
+
+    assert id in text_of(ada.asks("list").content)
 
 
 def test_the_market_and_an_unknown_gpu(world: World, ada: Somebody) -> None:
