@@ -10,7 +10,7 @@ import pytest
 from common.domain.account import Role
 from common.domain.instance import Instance, Phase, State, Want
 from common.domain.spec import Spec
-from common.records import dump
+from common.records import dump, load
 from infra.demo.slack import CHANNEL, buttons
 from tests.functions.conftest import Api, key_for
 from tests.functions.slack_people import Somebody, ada, another_admin, text_of
@@ -217,6 +217,17 @@ def test_an_instance_is_listed_however_many_have_ended(world: World, ada: Somebo
         ended(world, f"0{n:011d}")
 
     assert id in text_of(ada.asks("list").content)
+
+
+def test_a_name_is_that_of_the_instance_that_lives(world: World, ada: Somebody) -> None:
+    ended(world, "abc", name="trainer")
+    id = running(world)
+    kept = load(world.app, f"acme.{id}").instance
+    world.store.commit([kept.becomes(kept.value.having(name="Trainer"))])
+
+    ada.asks("hibernate trainer")
+
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
 
 
 def test_the_market_and_an_unknown_gpu(world: World, ada: Somebody) -> None:
