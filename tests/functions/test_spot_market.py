@@ -294,6 +294,17 @@ def test_nothing_recorded_is_an_empty_answer(world: World, admin: Api) -> None:
     assert (found["items"], found["rent_now"], found["as_of"]) == ([], None, None)
 
 
+def test_a_price_is_one_of_now_until_its_model_has_missed_twelve_turns(world: World, admin: Api) -> None:
+    look(world, turns=5)
+    turn = timedelta(minutes=25)
+    world.now += 11 * turn
+    before = admin.get("/spot/market?gpu=RTX%204090").json["rent_now"]
+    world.now += 2 * turn
+
+    assert before is not None
+    assert admin.get("/spot/market?gpu=RTX%204090").json["rent_now"] is None
+
+
 def test_a_price_of_yesterday_is_not_shown_as_one_of_now(world: World, admin: Api) -> None:
     hours(world, 5)
     world.now += timedelta(days=1)
