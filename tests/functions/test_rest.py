@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 from openapi_spec_validator import validate
 
 from common.domain.account import Role
-from common.domain.instance import State
+from common.domain.instance import Instance, Phase, State
 from common.domain.outbox import Kind
 from common.domain.slack import Person
+from common.domain.spec import Spec
 from common.ports import Store, Write
+from common.records import dump
 from common.web import rest
 from common.web.rest import PARTS, application, part_of, routes, specification
 from common.workflows import outbox, slack, users
+from tests.bench.bench_cost import Counting
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
 
@@ -290,6 +294,26 @@ def test_lists_come_in_pages(world: World, admin: Api) -> None:
     assert len(set(ids)) == 3
     assert second["next_cursor"] is None
     problem(admin.get("/instances?limit=0"), 422, "invalid_input")
+
+
+@pytest.mark.parametrize("path", ["/savings", "/standby"])
+def test_what_ended_long_ago_is_passed_over_with_one_read(world: World, admin: Api, path: str) -> None:
+    world.provision()
+    store = Counting(world.store)
+    looking = Api(SimpleNamespace(app=dataclasses.replace(world.app, store=store)), None)  # type: ignore[arg-type]
+    looking.headers = admin.headers
+
+    def reads() -> int:
+        before = store.counts["reads"]
+        assert looking.get(path).status_code == 200
+        return store.counts["reads"] - before
+
+    alone, spec, long_ago = reads(), Spec(gpu="H100 SXM"), world.now - timedelta(days=40)
+    for n in range(20):
+        made = Instance(id=f"0{n}", account="acme", spec=spec, at=long_ago, created_at=long_ago)
+        world.store.create("instances", made.key, dump(made.to(Phase.ENDED, at=long_ago).having(ended_at=long_ago)))
+
+    assert reads() == alone + 20
 
 
 def test_a_verb_that_does_not_fit_the_state_is_a_conflict(world: World, admin: Api) -> None:
