@@ -98,6 +98,16 @@ def signed_in(world: World, admin: Api) -> tuple[Api, str]:
     return Api(world, Api(world, None).post("/auth/login", person).json["access_token"]), id
 
 
+def test_a_key_revokes_none_that_may_do_more(world: World, admin: Api) -> None:
+    made = {role: admin.post("/api-keys", {"name": role, "role": role}).json for role in ("admin", "viewer")}
+    leaked = Api(world, made["viewer"]["key"])
+
+    problem(leaked.call("DELETE", f"/api/v1/api-keys/{made['admin']['id']}"), 403, "forbidden")
+
+    assert Api(world, made["admin"]["key"]).get("/instances").status_code == 200
+    assert leaked.call("DELETE", f"/api/v1/api-keys/{made['viewer']['id']}").status_code == 204
+
+
 def test_whoever_was_removed_has_neither_a_session_nor_a_new_key(world: World, admin: Api) -> None:
     eve, id = signed_in(world, admin)
     assert eve.get("/instances").status_code == 200
