@@ -271,6 +271,7 @@ def test_what_the_market_refuses_is_a_typed_problem(world: World, admin: Api) ->
         ({"gpu": "H100 SXM", "ssh_public_key": "rm -rf /"}, "ssh_public_key"),
         ({"gpu": "H100 SXM", "surprise": 1}, "surprise"),
         ({}, "gpu"),
+        ({"gpu": "_ "}, "gpu"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_made(admin: Api, body: dict, field: str) -> None:
@@ -279,6 +280,10 @@ def test_a_wrong_field_is_named_and_nothing_is_made(admin: Api, body: dict, fiel
     problem(answer, 422, "invalid_input")
     assert any(field in name for name in answer.json["errors"])
     assert admin.get("/instances").json["items"] == []
+
+
+def test_a_look_for_a_gpu_without_a_name_says_so(admin: Api) -> None:
+    problem(admin.get("/offers?gpu=_"), 422, "invalid_input")
 
 
 def test_a_body_that_is_not_json_or_too_large_is_refused(world: World, admin: Api) -> None:
