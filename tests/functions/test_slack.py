@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from common import topology
 from common.domain.account import Role
 from common.domain.instance import Instance, Phase, State, Want
 from common.domain.spec import Spec
@@ -332,6 +333,20 @@ def test_who_does_not_answer_the_warning_is_hibernated_and_told(world: World, ad
     titles = [text_of(m.content) for m in ada.reads()]
     assert [sum(f"*{title}*" in text for text in titles) for title in ("Ready", "Idle", "Hibernated")] == [1, 1, 1]
     assert world.show(id).state is State.HIBERNATED
+
+
+def test_what_a_function_without_slacks_secrets_does_is_told_too(world: World, ada: Somebody) -> None:
+    without = {row.name for row in topology.FUNCTIONS if "slack" not in row.rights}
+    told_by = world.app
+    world.app = dataclasses.replace(told_by, chat=None)
+
+    running(world)
+    links = Api(world, another_admin(world)).get("/slack/links").json["items"]
+
+    world.app = told_by
+    world.until(lambda: any("Ready" in text_of(message.content) for message in ada.reads()), within_s=120)
+    assert {"api", "heartbeat", "provision", "failover"} <= without
+    assert [link["slack_user"] for link in links] == [ada.user]
 
 
 def test_an_interruption_and_the_way_back_are_told(world: World, ada: Somebody) -> None:
