@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("google.cloud.functions_v2", reason="the deployer is not installed: make deployer")
 
+from common import bootstrap
 from common.config import Settings
 from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function
 from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
@@ -259,7 +260,10 @@ def test_each_function_starts_with_the_settings_and_secrets_that_it_gets(cloud: 
     target = make.target(cloud.parts, cloud.google(), ())
     [spec] = [w.spec for w in wanted(target, cloud.parts.archive, {}) if (w.kind, w.name) == ("function", row.service)]
 
-    assert Settings.from_env({**spec["env"], **{name: secrets[name] for name in spec["secrets"]}})
+    settings = Settings.from_env({**spec["env"], **{name: secrets[name] for name in spec["secrets"]}})
+    app = bootstrap.build(settings, cloud.store)
+
+    assert "market" not in row.rights or [*app.markets] == ["vast"]
 
 
 def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) -> None:
