@@ -139,14 +139,13 @@ def _hint(url: str, token: str) -> None:
 
 
 class Markets(Mapping[str, Market]):
-    """The marketplaces that have a key, each made when it is first needed: most invocations call none."""
+    """The marketplaces that have a key, each made when it is first needed: most invocations call none.
+
+    Whoever asks where there is no key gets a `SettingError`, and no answer that looks like an empty account. A function
+    that needs none is given none.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        keys = {"vast": settings.vast_api_key, "tensordock": settings.tensordock_api_key}
-        self._keys = {name: key for name, key in keys.items() if key}
-        if not self._keys:
-            names = " or ".join(f"{name.upper()}_API_KEY" for name in keys)
-            raise SettingError(f"no marketplace's key is set: set {names}. Example: {EXAMPLES['VAST_API_KEY']}")
         self._settings, self._store = settings, store
         self._made: dict[str, Market] = {}
         self._making = threading.Lock()
@@ -154,8 +153,15 @@ class Markets(Mapping[str, Market]):
     def __getitem__(self, name: str) -> Market:
         with self._making:
             if name not in self._made:
-                self._made[name] = _market(name, self._keys[name], self._settings, self._store)
+                self._made[name] = _market(name, self._keys()[name], self._settings, self._store)
             return self._made[name]
+
+    def _keys(self) -> dict[str, str]:
+        keys = {"vast": self._settings.vast_api_key, "tensordock": self._settings.tensordock_api_key}
+        if not any(keys.values()):
+            names = " or ".join(f"{name.upper()}_API_KEY" for name in keys)
+            raise SettingError(f"no marketplace's key is set: set {names}. Example: {EXAMPLES['VAST_API_KEY']}")
+        return {name: key for name, key in keys.items() if key}
 
     def prepare(self) -> None:
         """Make them in the background: to load the HTTP client and the authorities is a tenth of a cold start.
@@ -165,10 +171,10 @@ class Markets(Mapping[str, Market]):
         threading.Thread(target=lambda: list(self.values()), name="markets", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys())
 
 
 def _market(name: str, key: str, settings: Settings, store: Store) -> Market:

@@ -115,7 +115,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("heartbeat", "functions", "/heartbeat", 60, 512, 32, _ADVANCE, public=True),
     Function("failover", "functions", "/failover", 60, 512, 16, _ADVANCE, public=True),
     Function("slack", "functions", "/slack", 60, 512, 16, _ALL, public=True),
-    Function("metrics", "functions", "/metrics", 60, 512, 16, ("store",), public=True),
+    Function("metrics", "functions", "/metrics", 60, 512, 16, ("store", "objects"), public=True),
     Function("reconcile", "jobs", "/jobs/reconcile", _RECONCILE_S, 512, 1, _ALL, **_JOB),
     Function("hibernate_idle", "jobs", "/jobs/hibernate_idle", 120, 512, 1, _ALL, **_JOB),
     Function("refill_warm_pool", "jobs", "/jobs/refill_warm_pool", 120, 512, 1, _RUN, **_JOB),

@@ -282,9 +282,9 @@ def _region(row: Json) -> str:
 
 
 def savings(found: Json) -> Answer:
-    """What was spent, and what was not billed because nothing was rented."""
+    """What was spent, and for how long no GPU was billed because none was rented."""
     days = found["days"]
-    hours = f"*{found['hibernated_hours']:.1f} h* not billed, because hibernated"
+    hours = f"*{found['hibernated_hours']:.1f} h* of GPU not billed, because hibernated"
     head = f"*{_usd(found['spent_usd'])}* spent in {days} days; {hours}"
     blocks = [section(head)]
     for item in found["items"][:INSTANCES_SHOWN]:

@@ -47,7 +47,8 @@ def savings(days: Annotated[int, typer.Option(min=1, max=90)] = 7, json_: Json =
     if json_:
         session.out(found)
         return
-    print(f"{float(found['spent_usd']):.4f} USD spent; {found['hibernated_hours']:.1f} h not billed, in {days} days")
+    spent, hours = float(found["spent_usd"]), found["hibernated_hours"]
+    print(f"{spent:.4f} USD spent; {hours:.1f} h of GPU not billed, in {days} days")
     for item in found["items"]:
         print(f"{item['id']}  {float(item['spent_usd']):.4f} USD  {item['hibernated_hours']:.1f} h hibernated")
         for span in item["hibernated"]:

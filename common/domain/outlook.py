@@ -292,8 +292,17 @@ def _present(
             "discount": price.discount(float(floor), float(cheapest.usd_per_hour)) if floor and cheapest else None,
             "availability_24h": past.availability(HOURS_PER_DAY),
             "availability_7d": past.availability(7 * HOURS_PER_DAY),
+            **_advice_at(before, past.hours[-1]),
         }
     )
+
+
+def _advice_at(before: RegionOutlook, seen: Hour) -> dict[str, Bid | Advice | None]:
+    """What was advised in the hour's first look, at the prices of this one: a bid that would be refused, or pay more
+    than the machine costs on demand, is none."""
+    usd, floor, bid = seen.usd_per_hour, seen.bid_floor_usd_per_hour, before.bid
+    may_bid = bid is not None and usd is not None and floor is not None and floor <= bid.usd_per_hour <= usd
+    return {"bid": bid if may_bid else None, "wait": before.wait.at(usd) if before.wait and usd else before.wait}
 
 
 def _median(offers: Sequence[Offer]) -> Decimal:

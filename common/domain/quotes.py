@@ -21,6 +21,8 @@ RECORDED_GPUS = (
     "RTX 3090", "RTX 4090", "RTX 5090", "L40S", "A100 PCIE", "A100 SXM4", "H100 SXM", "H100 PCIE", "H200", "B200",
 )  # fmt: skip
 """The models whose market is recorded; any other can be rented all the same."""
+GPUS_PER_RUN = 2
+"""Of each marketplace: ten models have their turn every 25 minutes, and half of a burst of searches is left alone."""
 LOOK_SPACING_S = 240
 """A look that comes sooner after another replaces it: an hour holds at most 15, whoever asks how often."""
 DECIMALS = 5

@@ -202,6 +202,8 @@ class Rental(Model):
     start_called_at: datetime | None = None
     """The last time that it was."""
     loss: Loss | None = None
+    was_held: bool = False
+    """Fenced, and never the writer again: the instance did not let it go by itself."""
     message: str = ""
     """What the market last said about it, or why the attempt ended."""
     ssh_host: str | None = None
@@ -221,6 +223,8 @@ class Rental(Model):
         if state not in MOVES[self.state]:
             raise IllegalMove(f"rental {self.label} is {self.state}; it cannot become {state}")
         update = {"state": state, "at": at, "message": self.message if message is None else message}
+        if state in (RentalState.HELD, RentalState.SERVING):
+            update["was_held"] = state is RentalState.HELD
         return self.model_copy(update=update)
 
     def assigned(self, *, account: str, instance_id: str, instance_key: str, at: datetime) -> Self:

@@ -62,7 +62,7 @@ class Spec(SnapshotTerms):
     @field_validator("gpu")
     @classmethod
     def _spaces_for_underscores(cls, gpu: str) -> str:
-        return gpu.replace("_", " ").strip()
+        return gpu_name(gpu)
 
     @field_validator("regions")
     @classmethod
@@ -75,6 +75,14 @@ class Spec(SnapshotTerms):
         if key is not None and ("\n" in key.strip() or not key.startswith(("ssh-", "ecdsa-", "sk-"))):
             raise ValueError("not an OpenSSH public key (one line that starts with ssh-ed25519, ssh-rsa, ...)")
         return key.strip() if key else None
+
+
+def gpu_name(gpu: str) -> str:
+    """As marketplaces write it; raises ValueError where nothing is left of it."""
+    name = gpu.replace("_", " ").strip()
+    if not name:
+        raise ValueError("no GPU has that name")
+    return name
 
 
 def country_codes(regions: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from common.domain.model import Model
 from common.domain.scores import quantile
@@ -32,6 +33,11 @@ class Advice(Model):
     """What the rule would have saved against buying at once, in the past of this series; None = no past."""
     n: int
     """Past purchases behind that."""
+
+    def at(self, usd_per_hour: float) -> Self:
+        """The same rule at another price than the newest of the series."""
+        cheap = self.cheap_usd_per_hour
+        return self.model_copy(update={"wait": cheap is not None and usd_per_hour > cheap})
 
 
 @dataclass(frozen=True)

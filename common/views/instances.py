@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Literal
 
 from common.domain.address import AddressRecord, address_name
@@ -164,6 +165,13 @@ def page(
     docs = app.store.query("instances", [("account", "==", account)], limit=limit + 1, start_after=start)
     shown = [_out(app, load(app, doc.id), now) for doc in docs[:limit]]
     return shown, shown[-1].id if len(docs) > limit else None
+
+
+def living(app: App, account: str, *, limit: int, now: datetime) -> list[InstanceOut]:
+    """The first of those that have not ended, in the order of their ids."""
+    docs = every(app.store, "instances", [("account", "==", account)])
+    alive = (doc for doc in docs if doc.data["ended_at"] is None)
+    return [_out(app, load(app, doc.id), now) for doc in islice(alive, limit)]
 
 
 def events(app: App, account: str, id: str) -> list[EventOut]:

@@ -7,7 +7,7 @@ from common.domain.model import Model
 from common.domain.offer import Usd
 from common.domain.outlook import Cheapest, Outlook, RegionOutlook, Score
 from common.domain.price import Bid, Forecast
-from common.domain.quotes import RECORDED_GPUS, market_id
+from common.domain.quotes import GPUS_PER_RUN, RECORDED_GPUS, market_id
 from common.domain.waiting import Advice
 from common.errors import UnknownGpu
 from common.ports import App, every
@@ -100,7 +100,7 @@ def _outlooks(app: App, gpu: str | None, provider: str | None) -> list[Outlook]:
 def _rows(outlook: Outlook, app: App, now: datetime) -> Iterable[SpotRow]:
     """An outlook that was not renewed for long tells the past and no price of now."""
     assert outlook.looked_at
-    turn_s = app.settings.timing.market_every_s * len(RECORDED_GPUS)
+    turn_s = app.settings.timing.market_every_s * len(RECORDED_GPUS) / GPUS_PER_RUN
     is_old = (now - outlook.looked_at).total_seconds() > turn_s * OLD_AFTER_LOOKS
     for name, region in outlook.regions.items():
         yield _row(outlook, name, _without_present(region) if is_old else region)

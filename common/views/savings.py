@@ -1,4 +1,4 @@
-"""What an account spent, and which hours were not billed because its instances were hibernated."""
+"""What an account spent, and in which hours no GPU was billed because its instances were hibernated."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 
 class SpanOut(Model):
-    """Nothing was rented for the instance from `start` to `end`."""
+    """No GPU was rented for the instance from `start` to `end`."""
 
     start: datetime
     end: datetime
@@ -49,7 +49,9 @@ def show(app: App, account: str, *, days: int, now: datetime) -> SavingsOut:
         LedgerEntry.model_validate(d.data) for d in every(app.store, "ledger", [*of_account, ("hour", ">=", since)])
     ]
     instances = [Instance.model_validate(doc.data) for doc in every(app.store, "instances", of_account)]
-    items = [_item(app, instance, booked, since, now) for instance in instances]
+    unsettled = every(app.store, "rentals", [*of_account, ("settled", "==", False)])
+    costly = {entry.instance_key for entry in booked} | {doc.data["instance_key"] for doc in unsettled}
+    items = [_item(app, one, booked, since, now) for one in instances if _lived(one, since) or one.key in costly]
     shown = [item for item in items if item.spent_usd or item.hibernated]
     return SavingsOut(
         days=days,
@@ -59,6 +61,11 @@ def show(app: App, account: str, *, days: int, now: datetime) -> SavingsOut:
         hibernated_hours=sum(item.hibernated_hours for item in items),
         items=shown,
     )
+
+
+def _lived(instance: Instance, since: datetime) -> bool:
+    """In the span, for a while at least. Nearly all instances of an account have ended long ago and stay on record."""
+    return instance.ended_at is None or instance.ended_at > since
 
 
 def _item(

@@ -73,12 +73,9 @@ class StandbyOut(Model):
 
 def standbys(app: App, account: str, now: datetime, *, only: str | None = None) -> list[StandbyOut]:
     """Of every instance of the account that lives, or of the one."""
-    found = (load(app, doc.id) for doc in every(app.store, "instances", [("account", "==", account)]))
-    return [
-        show(app, world, now)
-        for world in found
-        if world.instance.value.phase is not Phase.ENDED and only in (None, world.instance.value.id)
-    ]
+    docs = every(app.store, "instances", [("account", "==", account)])
+    alive = [doc.id for doc in docs if doc.data["ended_at"] is None and only in (None, doc.data["id"])]
+    return [show(app, load(app, id), now) for id in alive]
 
 
 def show(app: App, world: World, now: datetime) -> StandbyOut:

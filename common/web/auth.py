@@ -134,6 +134,8 @@ def _repeatable_ids(call: Call) -> Callable[[], str]:
 
 def remove_api_key(call: Call) -> None:
     kept = _api_key(call.app, call.caller, call.ids["key_id"])
+    if not RIGHTS[kept.value.role] <= RIGHTS[call.caller.role]:
+        raise Forbidden(f"you may not revoke a key with the role {kept.value.role}")
     call.app.store.delete(kept.doc)
 
 

@@ -2,13 +2,13 @@
 
 from decimal import Decimal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from common.domain.account import Right
 from common.domain.credit import Level, Runway
 from common.domain.model import Model
 from common.domain.offer import Usd
-from common.domain.spec import Spec
+from common.domain.spec import Spec, gpu_name
 from common.errors import Forbidden
 from common.records import read
 from common.views import market as view
@@ -25,6 +25,11 @@ class OffersQuery(Model):
     num_gpus: int = Field(default=1, ge=1, le=16)
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     max_usd_per_hour: Decimal | None = Field(default=None, gt=0)
+
+    @field_validator("gpu")
+    @classmethod
+    def _spaces_for_underscores(cls, gpu: str) -> str:
+        return gpu_name(gpu)
 
 
 class SpotQuery(Model):

@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field
 from common.domain.account import Right
 from common.domain.model import Model
 from common.domain.slack import Link
-from common.errors import NotFound
+from common.errors import Forbidden, NotFound
 from common.web.routes import Call, Page, Route
-from common.workflows import outbox
+from common.workflows import outbox, users
 from common.workflows import slack as workflow
 
 
@@ -33,6 +33,9 @@ class LinkOut(Model):
 
 
 def link_slack(call: Call) -> LinkOut:
+    """Who is linked may do in Slack what the user may: a key that may do less would give away more than it has."""
+    if users.present(call.app, call.caller).value.role is not call.caller.role:
+        raise Forbidden("this API key has another role than its user; link with one of the same, or sign in")
     return _link(workflow.link(call.app, call.caller, call.body.code, call.now))
 
 

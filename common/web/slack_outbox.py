@@ -201,8 +201,8 @@ class Work:
 
 
 def _list(work: Work) -> Done:
-    found = instances.list_instances(work.call(query=instances.PageQuery(limit=LISTED_MAX)))
-    return render.instances([_plain(item) for item in found.items], work.seed), None
+    found = view.living(work.app, work.caller.account, limit=LISTED_MAX, now=work.app.clock())
+    return render.instances([_plain(item) for item in found], work.seed), None
 
 
 def _show(work: Work) -> Done:
@@ -311,7 +311,8 @@ def _begun(accepted: instances.Accepted) -> Done:
 
 
 def _one(work: Work) -> str:
-    """The id of the instance that is meant: by its id, by its name, or because there is only one. Raises `BadRequest`.
+    """The id of the instance that is meant: by its id, by its name (of one that lives, if one does), or because there
+    is only one. Raises `BadRequest`.
 
     Only the caller's own account is looked at: another tenant's names and ids are as if they did not exist.
     """
@@ -323,7 +324,8 @@ def _one(work: Work) -> str:
         if len(owned) == 1:
             return owned[0].id
         raise BadRequest("say which instance; `list` shows them" if owned else "you have no instances")
-    found = [i for i in owned if i.id == wanted] or [i for i in owned if i.name.lower() == wanted.lower()]
+    named = [i for i in owned if i.name.lower() == wanted.lower()]
+    found = [i for i in owned if i.id == wanted] or [i for i in named if i.phase is not Phase.ENDED] or named
     if len(found) > 1:
         raise BadRequest(f"{len(found)} instances have that name; use an id: {', '.join(i.id for i in found[:5])}")
     if not found:

@@ -19,7 +19,7 @@ from common.errors import (
     Stale,
     StoreUnavailable,
 )
-from common.ports import App, Create, Data, Where, Write, every, expiring
+from common.ports import App, Create, Data, Doc, Where, Write, every, expiring
 from common.records import dump, event, read, record_of
 
 WEBHOOKS_MAX = 10
@@ -28,6 +28,8 @@ DRAIN_MAX = 50
 """Messages per run."""
 DRAIN_S = 20.0
 """Seconds per run: no further message is begun after that."""
+HANGS_S = 2.0
+"""A target that took longer to fail hangs."""
 FOLLOW_S = 45.0
 """Of one invocation that follows the outbox; the reconcile comes by each minute."""
 SAID_AGAIN_TRIES = 3
@@ -84,9 +86,8 @@ def tell(app: App, account: str, kind: Kind, body: dict[str, Any], now: datetime
 
 
 def links(app: App, account: str) -> list[Link]:
-    """Everybody in Slack who is linked to a user of the account."""
-    if app.chat is None:
-        return []
+    """Everybody in Slack who is linked to a user of the account. Asked in every function: most that have something to
+    tell hold none of Slack's secrets, and leave the telling to the few that do."""
     docs = every(app.store, "slack_links", [("account", "==", account)])
     return [record_of(doc, Link) for doc in docs]
 
@@ -122,11 +123,15 @@ WEBHOOKS: Mapping[str, Attempt] = {"webhook": to_webhook}
 
 
 def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -> dict[str, int]:
-    """Try what is due, oldest first, each once. A message is done only when its target said so."""
+    """Try what is due, oldest first, each once. A message is done only when its target said so.
+
+    What else waits for a target that hangs is left for CLAIM_S: it would keep everybody behind it waiting.
+    """
     counts = {"delivered": 0, "retried": 0, "dead": 0, "going_on": 0}
     if app.courier is None and app.chat is None:
         return counts
     due: list[Where] = [("next_at", "<=", now)]
+    hanging: set[str] = set()
     for doc in app.store.query("outbox", due, limit=DRAIN_MAX):
         if (app.clock() - now).total_seconds() > DRAIN_S:
             break
@@ -138,14 +143,24 @@ def drain(app: App, now: datetime, attempts: Mapping[str, Attempt] = WEBHOOKS) -
             claimed = app.store.cas(doc, dump(message.claimed(app.clock())))
         except (Stale, Missing):
             continue  # another run tries it too, or has: at least once is what is promised
-        after = attempt(app, message)
-        try:
-            app.store.cas(claimed, _document(after))
-        except (Stale, Missing, StoreUnavailable):
-            _say_again(app, message.id)
+        if message.target in hanging:
             continue
-        counts[_outcome(after)] += 1
+        began = app.clock()
+        after = attempt(app, message)
+        if after.error and (app.clock() - began).total_seconds() > HANGS_S:
+            hanging.add(message.target)
+        if _is_noted(app, claimed, after):
+            counts[_outcome(after)] += 1
     return counts
+
+
+def _is_noted(app: App, claimed: Doc, after: Message) -> bool:
+    try:
+        app.store.cas(claimed, _document(after))
+    except (Stale, Missing, StoreUnavailable):
+        _say_again(app, after.id)
+        return False
+    return True
 
 
 def _say_again(app: App, id: str) -> None:

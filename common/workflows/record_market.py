@@ -20,7 +20,7 @@ from common.domain.model import Model
 from common.domain.offer import Survey
 from common.domain.outlook import SURVIVAL_H, History, Outlook, look_ahead
 from common.domain.pacing import Priority
-from common.domain.quotes import RECORDED_GPUS, QuoteHour, due, hour_of
+from common.domain.quotes import GPUS_PER_RUN, RECORDED_GPUS, QuoteHour, due, hour_of
 from common.domain.scores import brier
 from common.domain.series import HOUR_S
 from common.domain.survival import Coefficients, Place, Row
@@ -29,8 +29,6 @@ from common.ports import App, Cas, Create, Data, Doc, Write, every, expiring
 from common.records import dump
 from common.workflows import pacing
 
-GPUS_PER_RUN = 2
-"""Of each marketplace: ten models have their turn every 25 minutes, and half of a burst of searches is left alone."""
 REFIT_EVERY = timedelta(days=1)
 FIT_SHARE = 0.8
 """Of the recorded hours; on the rest the new coefficients must be better than the present ones."""

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import bootstrap
-from common.topology import FUNCTIONS, SCHEDULES, Function, Schedule
+from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function, Schedule
 from infra.deploy import archive, runtime
 from infra.local.ports import free_ports
 
@@ -76,7 +76,7 @@ class Deployed:
             return subprocess.Popen(
                 command(self._python, row, port),
                 cwd=self._source,
-                env=self._env | function_env(row, self._url) | {"PORT": str(port)},
+                env=without_secrets_of_others(self._env, row) | function_env(row, self._url) | {"PORT": str(port)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -87,6 +87,15 @@ def command(python: Path, row: Function, port: int) -> list[str]:
     """How Google's image starts a function."""
     framework = str(python.parent / "functions-framework")
     return [framework, "--target", row.name, "--source", "main.py", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def without_secrets_of_others(env: Mapping[str, str], row: Function) -> dict[str, str]:
+    """What of the common settings a deployed function gets: no secret that its rights do not name."""
+    named = {name for right in row.rights for name in RIGHTS[right].secrets}
+    others = {name for right in RIGHTS.values() for name in right.secrets} - named
+    storage = env.get("STORAGE_PROVIDER", "s3").upper()
+    hidden = {name.replace("{STORAGE}", storage) for name in others}
+    return {name: value for name, value in env.items() if name not in hidden}
 
 
 def function_env(row: Function, url: str) -> dict[str, str]:

@@ -12,13 +12,18 @@ import pytest
 
 pytest.importorskip("google.cloud.functions_v2", reason="the deployer is not installed: make deployer")
 
-from common.topology import FUNCTIONS, RIGHTS, SCHEDULES
+from common import bootstrap
+from common.config import Settings
+from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function
 from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
 from infra.demo.gcp.sim import Refused, Trouble
+from infra.deploy import make
 from infra.deploy.archive import Archive
 from infra.deploy.google import GoogleRefused, GoogleSilent
 from infra.deploy.product import DELETED_AT_ONCE
+from infra.deploy.project import DRAWN
 from infra.deploy.resource import Failed, Step
+from infra.deploy.wanted import wanted
 from tests.deploy.cloud import ENV, PROJECT, Cloud, Killed, Served, built, cloud, new_cloud, served
 
 __all__ = ["built", "cloud", "served"]
@@ -247,6 +252,18 @@ def test_only_the_public_functions_may_be_called_by_everybody(cloud: Cloud) -> N
         everybody = binding["members"] == ["allUsers"]
         assert everybody is row.public
         assert everybody or binding["members"] == [f"serviceAccount:dumont-scheduler@{PROJECT}.iam.gserviceaccount.com"]
+
+
+@pytest.mark.parametrize("row", FUNCTIONS, ids=lambda row: row.name)
+def test_each_function_starts_with_the_settings_and_secrets_that_it_gets(cloud: Cloud, row: Function) -> None:
+    secrets = {**dict.fromkeys(DRAWN, "0" * 32), **cloud.parts.secret_values}
+    target = make.target(cloud.parts, cloud.google(), ())
+    [spec] = [w.spec for w in wanted(target, cloud.parts.archive, {}) if (w.kind, w.name) == ("function", row.service)]
+
+    settings = Settings.from_env({**spec["env"], **{name: secrets[name] for name in spec["secrets"]}})
+    app = bootstrap.build(settings, cloud.store)
+
+    assert "market" not in row.rights or [*app.markets] == ["vast"]
 
 
 def test_destroy_keeps_the_data_and_a_new_apply_takes_it_up_again(cloud: Cloud) -> None:

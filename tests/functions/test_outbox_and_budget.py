@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from common.adapters.courier import HttpCourier
 from common.cli import fleet, session
 from common.domain.account import Role
 from common.domain.instance import State
-from common.domain.outbox import ATTEMPTS_MAX, Message, MessageState
-from common.errors import StoreUnavailable
+from common.domain.outbox import ATTEMPTS_MAX, Kind, Message, MessageState
+from common.errors import DeliveryFailed, StoreUnavailable
 from common.ports import App
 from common.records import dump, read
 from common.workflows import outbox
@@ -90,6 +91,28 @@ def test_a_webhook_hears_only_the_kinds_it_asked_for_and_another_account_hears_n
     world.until(lambda: bool(told.heard), within_s=900)
 
     assert kinds(told) == ["instance.lost"]
+
+
+def test_a_webhook_that_hangs_holds_up_nobody_elses_messages(world: World, admin: Api) -> None:
+    taken: list[datetime] = []
+
+    def post(url: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        if "hangs" in url:
+            world.now += timedelta(seconds=5)
+            raise DeliveryFailed("ReadTimeout")
+        taken.append(world.now)
+
+    world.app = dataclasses.replace(world.app, courier=SimpleNamespace(post=post))
+    Api(world, key_for(world, "other", Role.ADMIN)).post("/webhooks", {"url": "https://hangs.example.com/"})
+    admin.post("/webhooks", {"url": "https://answers.example.com/"})
+    for account in ["other"] * 60 + ["acme"]:
+        world.store.commit(outbox.tell(world.app, account, Kind.RUNNING, {"text": "ready"}, world.now))
+        world.now += timedelta(milliseconds=1)
+    since = world.now
+
+    outbox.follow(world.app, lambda _seconds: None, outbox.WEBHOOKS)
+
+    assert [(at - since).total_seconds() < outbox.DRAIN_S for at in taken] == [True]
 
 
 def test_a_message_is_retried_under_one_id_until_it_is_taken(world: World, told: Receiver, admin: Api) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 from openapi_spec_validator import validate
 
 from common.domain.account import Role
-from common.domain.instance import State
+from common.domain.instance import Instance, Phase, State
 from common.domain.outbox import Kind
 from common.domain.slack import Person
+from common.domain.spec import Spec
 from common.ports import Store, Write
+from common.records import dump
 from common.web import rest
 from common.web.rest import PARTS, application, part_of, routes, specification
 from common.workflows import outbox, slack, users
+from tests.bench.bench_cost import Counting
 from tests.functions.conftest import PASSWORD, Api, key_for
 from tests.hand_cranked import World
 
@@ -92,6 +96,16 @@ def signed_in(world: World, admin: Api) -> tuple[Api, str]:
     person = {"email": "eve@acme.example", "password": "12345678"}
     id = admin.post("/users", person | {"role": "member"}).json["id"]
     return Api(world, Api(world, None).post("/auth/login", person).json["access_token"]), id
+
+
+def test_a_key_revokes_none_that_may_do_more(world: World, admin: Api) -> None:
+    made = {role: admin.post("/api-keys", {"name": role, "role": role}).json for role in ("admin", "viewer")}
+    leaked = Api(world, made["viewer"]["key"])
+
+    problem(leaked.call("DELETE", f"/api/v1/api-keys/{made['admin']['id']}"), 403, "forbidden")
+
+    assert Api(world, made["admin"]["key"]).get("/instances").status_code == 200
+    assert leaked.call("DELETE", f"/api/v1/api-keys/{made['viewer']['id']}").status_code == 204
 
 
 def test_whoever_was_removed_has_neither_a_session_nor_a_new_key(world: World, admin: Api) -> None:
@@ -257,6 +271,7 @@ def test_what_the_market_refuses_is_a_typed_problem(world: World, admin: Api) ->
         ({"gpu": "H100 SXM", "ssh_public_key": "rm -rf /"}, "ssh_public_key"),
         ({"gpu": "H100 SXM", "surprise": 1}, "surprise"),
         ({}, "gpu"),
+        ({"gpu": "_ "}, "gpu"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_made(admin: Api, body: dict, field: str) -> None:
@@ -265,6 +280,10 @@ def test_a_wrong_field_is_named_and_nothing_is_made(admin: Api, body: dict, fiel
     problem(answer, 422, "invalid_input")
     assert any(field in name for name in answer.json["errors"])
     assert admin.get("/instances").json["items"] == []
+
+
+def test_a_look_for_a_gpu_without_a_name_says_so(admin: Api) -> None:
+    problem(admin.get("/offers?gpu=_"), 422, "invalid_input")
 
 
 def test_a_body_that_is_not_json_or_too_large_is_refused(world: World, admin: Api) -> None:
@@ -290,6 +309,26 @@ def test_lists_come_in_pages(world: World, admin: Api) -> None:
     assert len(set(ids)) == 3
     assert second["next_cursor"] is None
     problem(admin.get("/instances?limit=0"), 422, "invalid_input")
+
+
+@pytest.mark.parametrize("path", ["/savings", "/standby"])
+def test_what_ended_long_ago_is_passed_over_with_one_read(world: World, admin: Api, path: str) -> None:
+    world.provision()
+    store = Counting(world.store)
+    looking = Api(SimpleNamespace(app=dataclasses.replace(world.app, store=store)), None)  # type: ignore[arg-type]
+    looking.headers = admin.headers
+
+    def reads() -> int:
+        before = store.counts["reads"]
+        assert looking.get(path).status_code == 200
+        return store.counts["reads"] - before
+
+    alone, spec, long_ago = reads(), Spec(gpu="H100 SXM"), world.now - timedelta(days=40)
+    for n in range(20):
+        made = Instance(id=f"0{n}", account="acme", spec=spec, at=long_ago, created_at=long_ago)
+        world.store.create("instances", made.key, dump(made.to(Phase.ENDED, at=long_ago).having(ended_at=long_ago)))
+
+    assert reads() == alone + 20
 
 
 def test_a_verb_that_does_not_fit_the_state_is_a_conflict(world: World, admin: Api) -> None:

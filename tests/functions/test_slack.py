@@ -7,8 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from common import topology
 from common.domain.account import Role
-from common.domain.instance import State
+from common.domain.instance import Instance, Phase, State, Want
+from common.domain.spec import Spec
+from common.records import dump, load
 from infra.demo.slack import CHANNEL, buttons
 from tests.functions.conftest import Api, key_for
 from tests.functions.slack_people import Somebody, ada, another_admin, text_of
@@ -83,6 +86,18 @@ def test_a_viewer_may_look_and_not_touch(world: World) -> None:
     assert "role viewer may not" in text_of(viewer.presses(message, "Hibernate"))
     world.pass_time(60)
     assert world.show(id).state is State.RUNNING
+
+
+def test_a_key_that_may_do_less_than_its_user_links_nobody_as_that_user(world: World) -> None:
+    id = running(world)
+    eve, admin = Somebody(world), Api(world, key_for(world, "acme", Role.ADMIN))
+    leaked = Api(world, admin.post("/api-keys", {"name": "dashboard", "role": "viewer"}).json["key"])
+    code = eve.types("link")["blocks"][0]["text"]["text"].split("link ")[1].strip("`")
+
+    assert leaked.post("/slack/link", {"code": code}).json["code"] == "forbidden"
+
+    assert "dumont slack link" in text_of(eve.types(f"hibernate {id}"))
+    assert admin.post("/slack/link", {"code": code}).status_code == 201
 
 
 def test_another_accounts_instances_do_not_exist(world: World, ada: Somebody) -> None:
@@ -189,6 +204,33 @@ def test_an_instance_is_known_by_its_name_and_a_wrong_one_gets_a_suggestion(worl
     assert "did you mean My Trainer" in text_of(ada.asks("show 'My Trainr'").content)
 
 
+def ended(world: World, id: str, name: str = "") -> None:
+    """An instance of long ago."""
+    spec = Spec(gpu="H100 SXM")
+    made = Instance(id=id, account="acme", name=name, spec=spec, at=world.now, created_at=world.now)
+    over = made.to(Phase.ENDED, at=world.now).having(want=Want.GONE, ended_at=world.now, purged_at=world.now)
+    world.store.create("instances", over.key, dump(over))
+
+
+def test_an_instance_is_listed_however_many_have_ended(world: World, ada: Somebody) -> None:
+    id = running(world)
+    for n in range(60):
+        ended(world, f"0{n:011d}")
+
+    assert id in text_of(ada.asks("list").content)
+
+
+def test_a_name_is_that_of_the_instance_that_lives(world: World, ada: Somebody) -> None:
+    ended(world, "abc", name="trainer")
+    id = running(world)
+    kept = load(world.app, f"acme.{id}").instance
+    world.store.commit([kept.becomes(kept.value.having(name="Trainer"))])
+
+    ada.asks("hibernate trainer")
+
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+
+
 def test_the_market_and_an_unknown_gpu(world: World, ada: Somebody) -> None:
     assert "H100 SXM" in text_of(ada.asks("market h100 sxm").content)
     wrong = text_of(ada.asks("market H1OO").content)
@@ -291,6 +333,20 @@ def test_who_does_not_answer_the_warning_is_hibernated_and_told(world: World, ad
     titles = [text_of(m.content) for m in ada.reads()]
     assert [sum(f"*{title}*" in text for text in titles) for title in ("Ready", "Idle", "Hibernated")] == [1, 1, 1]
     assert world.show(id).state is State.HIBERNATED
+
+
+def test_what_a_function_without_slacks_secrets_does_is_told_too(world: World, ada: Somebody) -> None:
+    without = {row.name for row in topology.FUNCTIONS if "slack" not in row.rights}
+    told_by = world.app
+    world.app = dataclasses.replace(told_by, chat=None)
+
+    running(world)
+    links = Api(world, another_admin(world)).get("/slack/links").json["items"]
+
+    world.app = told_by
+    world.until(lambda: any("Ready" in text_of(message.content) for message in ada.reads()), within_s=120)
+    assert {"api", "heartbeat", "provision", "failover"} <= without
+    assert [link["slack_user"] for link in links] == [ada.user]
 
 
 def test_an_interruption_and_the_way_back_are_told(world: World, ada: Somebody) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -239,6 +240,28 @@ def test_the_api_serves_prices_bands_survival_bids_and_the_waiting_rule(world: W
     }
 
 
+def test_advice_of_an_hour_is_that_of_its_newest_price(world: World, admin: Api) -> None:
+    hours(world, 24 * 12)
+    region = admin.get("/spot/market?gpu=rtx_4090").json["rent_now"]["region"]
+
+    def row() -> Any:
+        return admin.get(f"/spot/market?gpu=rtx_4090&region={region}").json["rent_now"]
+
+    def row_at(usd: float, floor: float) -> Any:
+        world.now += timedelta(minutes=10)
+        for machine in world.sim.machines(GPU):
+            world.sim.tamper(machine["machine_id"], dph_base=f"{usd:.4f}", min_bid=f"{floor:.4f}")
+        look_at(world)
+        return row()
+
+    bid = row()["bid"]["usd_per_hour"]
+    dear, cheap = row_at(usd=bid * 3, floor=bid * 2), row_at(usd=bid / 2, floor=bid / 4)
+
+    assert (dear["wait"]["wait"], cheap["wait"]["wait"]) == (True, False)
+    assert dear["bid"] is None, "a bid below what is taken now rents nothing"
+    assert cheap["bid"] is None, "a bid above the price on demand pays more for less"
+
+
 def test_a_flat_market_shows_no_trend_and_a_thin_one_says_less(world: World, admin: Api) -> None:
     hours(world, 3)
 
@@ -269,6 +292,17 @@ def test_nothing_recorded_is_an_empty_answer(world: World, admin: Api) -> None:
     found = admin.get("/spot/market").json
 
     assert (found["items"], found["rent_now"], found["as_of"]) == ([], None, None)
+
+
+def test_a_price_is_one_of_now_until_its_model_has_missed_twelve_turns(world: World, admin: Api) -> None:
+    look(world, turns=5)
+    turn = timedelta(minutes=25)
+    world.now += 11 * turn
+    before = admin.get("/spot/market?gpu=RTX%204090").json["rent_now"]
+    world.now += 2 * turn
+
+    assert before is not None
+    assert admin.get("/spot/market?gpu=RTX%204090").json["rent_now"] is None
 
 
 def test_a_price_of_yesterday_is_not_shown_as_one_of_now(world: World, admin: Api) -> None:

@@ -109,12 +109,13 @@ def test_a_second_marketplace_is_one_more_key() -> None:
     assert "'t'" not in repr(settings)
 
 
-def test_without_any_marketplaces_key_the_start_names_them_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ask", [list, len, lambda markets: markets["vast"], lambda markets: "vast" in markets])
+def test_without_any_marketplaces_key_whoever_asks_one_is_told_their_names(tmp_path: Path, ask) -> None:
     env = {name: value for name, value in GOOD.items() if name != "VAST_API_KEY"}
-    settings = Settings.from_env(env | {"DUMONT_STORE": f"sqlite:///{tmp_path}/store.db"})
+    app = bootstrap.build(Settings.from_env(env | {"DUMONT_STORE": f"sqlite:///{tmp_path}/store.db"}))
 
     with pytest.raises(SettingError, match="VAST_API_KEY or TENSORDOCK_API_KEY"):
-        bootstrap.build(settings)
+        ask(app.markets)
 
 
 def test_each_vendor_is_set_up_with_its_own_quirks() -> None:

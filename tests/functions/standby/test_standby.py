@@ -69,6 +69,19 @@ def test_the_gpu_dies_and_the_user_works_on_until_another_gpu_has_everything(wor
     world.until(lambda: lost not in states(world, id) or states(world, id)[lost] is RentalState.RELEASED)
 
 
+def test_the_hours_in_which_only_the_standby_billed_are_shown_as_hibernated(world: World) -> None:
+    id, api = mirrored(world), Api(world, key_for(world, ACCOUNT, Role.ADMIN))
+    api.post(f"/instances/{id}/hibernate")
+    world.until(lambda: world.show(id).state is State.HIBERNATED)
+    asleep = api.get("/savings?days=1").json
+    world.pass_time(3 * 3600, step_s=60)
+
+    found = api.get("/savings?days=1").json
+
+    assert 2.9 < found["hibernated_hours"] < 3.1
+    assert float(found["spent_usd"]) > float(asleep["spent_usd"])
+
+
 def test_a_cap_that_the_gpu_breaks_keeps_the_instance_asleep_though_its_standby_is_cheap(world: World) -> None:
     api = Api(world, key_for(world, ACCOUNT, Role.ADMIN))
     id = mirrored(world)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from common.domain.offer import Offer
-from common.domain.rental import Loss, Meter, Rental
+from common.domain.rental import Loss, Meter, Rental, RentalState
 from common.domain.savings import hibernated
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -27,7 +28,13 @@ def at(hours: float) -> datetime:
 
 
 def rental(
-    start: float, end: float | None, *, served: bool = True, loss: Loss | None = None, pooled: float | None = None
+    start: float,
+    end: float | None,
+    *,
+    served: bool = True,
+    loss: Loss | None = None,
+    pooled: float | None = None,
+    **more: Any,
 ):
     return Rental(
         label=f"l{start}",
@@ -45,6 +52,7 @@ def rental(
         assigned_at=at(pooled) if pooled is not None else None,
         loss=loss,
         meter=Meter(disk_from=at(start), disk_until=at(end) if end is not None else None),
+        **more,
     )
 
 
@@ -64,6 +72,19 @@ def test_what_still_runs_saves_nothing() -> None:
 def test_the_wait_for_the_first_machine_and_after_an_interruption_is_no_saving() -> None:
     assert spans() == []
     assert spans(rental(5, 6, loss="interrupted"), rental(7, None)) == []
+
+
+def test_a_standby_that_bills_on_takes_nothing_from_the_hours_without_a_gpu() -> None:
+    assert spans(rental(1, 3), rental(1.5, None, kind="standby"), rental(8, 9)) == [(3, 8), (9, 24)]
+
+
+def test_the_wait_after_a_gpu_that_was_fenced_is_no_saving() -> None:
+    serving = rental(1, 3, state=RentalState.SERVING)
+    fenced = serving.to(RentalState.HELD, at=at(2)).to(RentalState.RELEASING, at=at(3))
+    back = serving.to(RentalState.HELD, at=at(2)).to(RentalState.SERVING, at=at(2.5))
+
+    assert spans(fenced, rental(5, None)) == []
+    assert spans(back, rental(5, None)) == [(3, 5)]
 
 
 def test_the_losers_of_a_race_and_failed_starts_are_no_hibernation() -> None:
