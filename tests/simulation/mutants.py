@@ -309,7 +309,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "common.domain.standby.is_behind",
         planted.constant(False),
         "W2",
-        frozenset({"cut_pair", "asks_failover"}),
+        frozenset({"cut_control", "cut_pair", "asks_failover"}),
     ),
     Mutant(
         "a winner begins with what it has",
