@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import hmac
+import threading  # noqa: TID251 - a lock between the threads that the functions framework makes, and no thread
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,11 +42,15 @@ API_KEY_PREFIX = "dk_"
 WRAP_NONCE_BYTES = 12
 SSH_KEY_TYPE = b"\0\0\0\x0bssh-ed25519"
 
+_hashing = threading.Lock()
+"""One password at a time: each takes 64 MiB, and half as many as the function takes requests would take all it has."""
+
 
 def hash_password(password: str) -> str:
     from argon2 import PasswordHasher
 
-    return PasswordHasher().hash(password)
+    with _hashing:
+        return PasswordHasher().hash(password)
 
 
 def password_is_right(password_hash: str, password: str) -> bool:
@@ -53,7 +58,8 @@ def password_is_right(password_hash: str, password: str) -> bool:
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
-        return PasswordHasher().verify(password_hash, password)
+        with _hashing:
+            return PasswordHasher().verify(password_hash, password)
     except (VerificationError, InvalidHashError):
         return False
 
