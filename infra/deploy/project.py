@@ -25,6 +25,8 @@ NEW_VERSION = "new"
 """The version that an apply will add."""
 DRAWN = ("JWT_SECRET",)
 """Secrets that only this deployment knows: drawn when nobody gives one."""
+BEFORE = {"JWT_SECRET": "JWT_SECRET_BEFORE"}
+"""Under which name the value before is kept when another is given: machines that run hold what it signed."""
 
 
 class Apis:
@@ -135,30 +137,47 @@ class Secrets:
         return {name: self._found(name) for name in names}
 
     def create(self, name: str, spec: Spec) -> None:
-        body = {"replication": {"automatic": {}}, "labels": LABELS}
-        unless_there(lambda: self._google.write("POST", "secretmanager", self._path, body, secretId=name))
-        self._add(name)
+        self._make(name)
+        self._add(name, self._value(name))
 
     def change(self, name: str, spec: Spec, found: Found) -> None:
-        self._add(name)
+        """The value before goes first: killed in between, the next apply finds everything as it was."""
+        if name in BEFORE and (kept := self._newest(name)):
+            self._make(BEFORE[name])
+            self._add(BEFORE[name], kept[1])
+        self._add(name, self._value(name))
 
     def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._google.write("DELETE", "secretmanager", f"{self._path}/{name}"))
 
     def _found(self, name: str) -> Found:
         """With the newest version's number: a function is given that one, so that a new value is a new revision."""
-        kept = self._google.read("secretmanager", f"{self._path}/{name}/versions/latest:access")
+        kept = self._newest(name)
         if kept is None:
             return Found({"value": "missing"}, handle=NEW_VERSION)
-        value = base64.b64decode(kept["payload"]["data"]).decode()
+        version, value = kept
         if self._values.get(name, value) == value:
-            return Found({"value": "current"}, handle=kept["name"].rpartition("/")[2])
+            return Found({"value": "current"}, handle=version)
         return Found({"value": "outdated"}, handle=NEW_VERSION)
 
-    def _add(self, name: str) -> None:
+    def _newest(self, name: str) -> tuple[str, str] | None:
+        """Its newest version's number and value."""
+        kept = self._google.read("secretmanager", f"{self._path}/{name}/versions/latest:access")
+        if kept is None:
+            return None
+        return kept["name"].rpartition("/")[2], base64.b64decode(kept["payload"]["data"]).decode()
+
+    def _value(self, name: str) -> str:
         value = self._values.get(name) or (chance.token_hex(32) if name in DRAWN else None)
         if value is None:
             raise Failed(f"secret {name} has no value yet: set {name} in the environment and apply again")
+        return value
+
+    def _make(self, name: str) -> None:
+        body = {"replication": {"automatic": {}}, "labels": LABELS}
+        unless_there(lambda: self._google.write("POST", "secretmanager", self._path, body, secretId=name))
+
+    def _add(self, name: str, value: str) -> None:
         body = {"payload": {"data": base64.b64encode(value.encode()).decode()}}
         self._google.write("POST", "secretmanager", f"{self._path}/{name}:addVersion", body)
 

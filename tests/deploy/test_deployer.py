@@ -181,6 +181,21 @@ def test_a_secret_that_is_not_given_again_keeps_its_value(cloud: Cloud) -> None:
     assert len(drawn[0]) == 64
 
 
+def test_the_secret_before_is_kept_for_the_machines_that_hold_what_it_signed(cloud: Cloud) -> None:
+    cloud.apply()
+    secrets, [drawn] = cloud.sim.table("secrets"), cloud.sim.table("secrets")["JWT_SECRET"]["versions"]
+    cloud.having(env={**ENV, "JWT_SECRET": "another secret than the first"})
+
+    cloud.apply()
+
+    assert secrets["JWT_SECRET"]["versions"] == [drawn, "another secret than the first"]
+    assert secrets["JWT_SECRET_BEFORE"]["versions"] == [drawn]
+    for row in FUNCTIONS:
+        found = cloud.deployer().look()["function"][row.service].spec["secrets"]
+        assert (found["JWT_SECRET"], found["JWT_SECRET_BEFORE"]) == ("2", "1")
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "refusal"),
     [
