@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from common.domain.region import regions
 from common.errors import DumontError, SettingError
 from common.ports import Store, every
 from infra.deploy import cost
-from infra.deploy.resource import Failed, Step
+from infra.deploy.resource import Failed, Found, Step
 
 deploy = typer.Typer(add_completion=False, no_args_is_help=True, help="The control plane on Google Cloud.")
 out, err = Console(), Console(stderr=True)
@@ -76,7 +76,7 @@ def destroy(
 ) -> None:
     """Delete the deployment; the data stays unless it is asked for. Refused while a machine or address may bill."""
     with _session(project, region) as session:
-        session.refuse_while_machines_bill()
+        session.refuse_to_destroy()
         what = f"everything of Dumont in {project}, WITH ALL DATA," if with_data else f"Dumont's functions in {project}"
         if not yes and typer.prompt(f"This deletes {what} type the project's name to go on") != project:
             raise SystemExit(2)
@@ -100,11 +100,12 @@ class Session:
             self.google, self._parts, functools.cache(self._app), functools.cache(self._objects)
         )
 
-    def refuse_while_machines_bill(self) -> None:
+    def refuse_to_destroy(self) -> None:
         """What was never made cannot bill. Google is asked too: an address bills on when no machine has it."""
         from infra.deploy import standing
 
         found = self.deployer.look()
+        refuse_another_region(found["database"].values(), self.google.region)
         store: Store | None = self._app().store if found["database"] else None
         if store:
             refuse_while_machines_bill(store)
@@ -130,6 +131,12 @@ class Session:
         objects = bootstrap.objects_of(self._settings)
         self.google.at_close(objects.close)
         return objects
+
+
+def refuse_another_region(databases: Iterable[Found], region: str) -> None:
+    """What is the project's would go, and the functions and schedules stay where they are: raises `Failed`."""
+    for location in {database.spec["location"] for database in databases} - {region}:
+        raise Failed(f"the deployment is in {location}, and in {region} there is none: say --region {location}")
 
 
 def refuse_while_machines_bill(store: Store) -> None:

@@ -120,6 +120,17 @@ def test_a_deployment_is_not_destroyed_while_a_machine_may_still_bill(tmp_path: 
     store.close()
 
 
+def test_a_deployment_is_not_destroyed_from_another_region_which_would_leave_its_functions(google: GoogleSim) -> None:
+    CliRunner().invoke(deploy, ["apply", *WHERE])
+    google.calls.clear()
+
+    elsewhere = ["--project", PROJECT, "--region", "us-central1"]
+    refused = CliRunner().invoke(deploy, ["destroy", "--with-data", "--yes", *elsewhere])
+
+    assert (refused.exit_code, f"say --region {REGION}" in refused.output) == (1, True), refused.output
+    assert {path for _, path in google.writes} <= {"/token"}
+
+
 def test_a_standby_of_another_deployment_is_told_and_left(google: GoogleSim) -> None:
     """There is no database yet, and so no deployment of which it could be."""
     google.enabled["compute"] = datetime(2026, 1, 1, tzinfo=UTC)
