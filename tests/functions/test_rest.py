@@ -192,6 +192,21 @@ def test_the_same_idempotency_key_adds_one_user_and_one_api_key_only(world: Worl
     problem(admin.post("/api-keys", {"name": "other"}, Idempotency_Key="k"), 409, "idempotency_mismatch")
 
 
+def test_an_api_key_that_was_revoked_is_not_shown_again(admin: Api) -> None:
+    made = admin.post("/api-keys", {"name": "laptop"}, Idempotency_Key="k-1").json
+    assert admin.call("DELETE", f"/api/v1/api-keys/{made['id']}").status_code == 204
+
+    problem(admin.post("/api-keys", {"name": "laptop"}, Idempotency_Key="k-1"), 409, "idempotency_mismatch")
+
+
+def test_a_colleague_with_the_same_idempotency_key_is_shown_no_key_that_opens_nothing(world: World) -> None:
+    one, other = (Api(world, key_for(world, "acme", role)) for role in (Role.ADMIN, Role.MEMBER))
+    wish = {"name": "ci", "role": "viewer"}
+    assert one.post("/api-keys", wish, Idempotency_Key="ci-1").status_code == 201
+
+    problem(other.post("/api-keys", wish, Idempotency_Key="ci-1"), 409, "idempotency_mismatch")
+
+
 class Interrupted:
     """The store, with one thing that happens just before the next commit."""
 
