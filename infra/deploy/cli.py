@@ -168,17 +168,21 @@ def hosts(env: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def credentials() -> Any:
-    """The service account key that GCP_CREDENTIALS names, else what gcloud left; raises `SettingError`."""
+    """The service account's key that GCP_CREDENTIALS is or names, else what gcloud left; raises `SettingError`."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.oauth2.service_account import Credentials
 
+    from common.adapters.gcp.keys import DEFAULT_CREDENTIALS, key_of
+    from infra.deploy.google import HOSTS
+
     scopes = ["https://www.googleapis.com/auth/cloud-platform"]
     try:
-        if path := os.environ.get("GCP_CREDENTIALS"):
-            return Credentials.from_service_account_file(path, scopes=scopes)  # type: ignore[no-untyped-call]
-        return google.auth.default(scopes=scopes)[0]
-    except (GoogleAuthError, OSError, ValueError) as error:
+        key = key_of(os.environ.get("GCP_CREDENTIALS") or DEFAULT_CREDENTIALS, HOSTS["compute"])
+        if isinstance(key, str):
+            return google.auth.default(scopes=scopes)[0]
+        return Credentials.from_service_account_info(key, scopes=scopes)  # type: ignore[no-untyped-call]
+    except (GoogleAuthError, OSError, ValueError, SettingError) as error:
         raise SettingError(
             f"no Google credentials: {error}. Set GCP_CREDENTIALS to a service account's key file, or run: "
             "gcloud auth application-default login"
