@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import hmac
+import threading  # noqa: TID251 - a lock between the threads that the functions framework makes, and no thread
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from common.errors import KeyLost, Unauthenticated
 
 ALGORITHM = "HS256"
 ISSUER = "dumont"
+AUDIENCES_OF_HOSTS = ("bootstrap", "host")
 SESSION_FOR = timedelta(hours=12)
 BOOTSTRAP_FOR = timedelta(minutes=10)
 HOST_TOKEN_FOR = timedelta(minutes=15)
@@ -41,11 +43,15 @@ API_KEY_PREFIX = "dk_"
 WRAP_NONCE_BYTES = 12
 SSH_KEY_TYPE = b"\0\0\0\x0bssh-ed25519"
 
+_hashing = threading.Lock()
+"""One password at a time: each takes 64 MiB, and half as many as the function takes requests would take all it has."""
+
 
 def hash_password(password: str) -> str:
     from argon2 import PasswordHasher
 
-    return PasswordHasher().hash(password)
+    with _hashing:
+        return PasswordHasher().hash(password)
 
 
 def password_is_right(password_hash: str, password: str) -> bool:
@@ -53,7 +59,8 @@ def password_is_right(password_hash: str, password: str) -> bool:
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
-        return PasswordHasher().verify(password_hash, password)
+        with _hashing:
+            return PasswordHasher().verify(password_hash, password)
     except (VerificationError, InvalidHashError):
         return False
 
@@ -144,6 +151,20 @@ def recorded_of_host(token: str, *, secret: str, now: datetime) -> tuple[str, Re
     key, beat, facts, written_at, durable_at = claims["rec"]
     times = [datetime.fromtimestamp(at, UTC) for at in (written_at, durable_at)]
     return str(claims["sub"]), Recorded(key, beat, facts, *times)
+
+
+def signed_anew(token: str, *, secret: str, before: str) -> str:
+    """What the secret before signed for a machine, with the same claims under the present one; any other as it is."""
+    import jwt
+
+    options: Any = {"verify_exp": False, "verify_iat": False}
+    try:
+        claims = jwt.decode(
+            token, before, algorithms=[ALGORITHM], audience=AUDIENCES_OF_HOSTS, issuer=ISSUER, options=options
+        )
+    except jwt.PyJWTError:
+        return token
+    return jwt.encode(claims, secret, algorithm=ALGORITHM)
 
 
 def scheduler_token(job: str, *, secret: str, now: datetime) -> str:

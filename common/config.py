@@ -89,6 +89,8 @@ class Settings(Model):
     url: str
     """Where hosts reach the functions."""
     jwt_secret: str = Field(min_length=16, repr=False)
+    jwt_secret_before: str | None = Field(default=None, min_length=16, repr=False)
+    """The one before: what it signed for machines that run is taken for signed by the present one."""
     snapshot_secret: str | None = Field(default=None, min_length=16, repr=False)
     """Wraps the data keys of instances; None = the deployment's key in the store does."""
     snapshot_secret_before: str | None = Field(default=None, min_length=16, repr=False)
@@ -196,6 +198,7 @@ class Settings(Model):
             _required(env, "WASABI_ROLE_ARN")
         values["host_storage_endpoint"] = env.get("DUMONT_HOST_STORAGE_ENDPOINT") or values["storage_endpoint"]
         optional = {
+            "jwt_secret_before": "JWT_SECRET_BEFORE",
             "vast_url": "VAST_URL",
             "snapshot_secret": "DUMONT_SNAPSHOT_SECRET",
             "snapshot_secret_before": "DUMONT_SNAPSHOT_SECRET_BEFORE",

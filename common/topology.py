@@ -19,7 +19,7 @@ class Right:
 
 
 RIGHTS: Mapping[str, Right] = {
-    "store": Right(roles=("roles/datastore.user",), secrets=("JWT_SECRET",)),
+    "store": Right(roles=("roles/datastore.user",), secrets=("JWT_SECRET", "JWT_SECRET_BEFORE")),
     "market": Right(secrets=("VAST_API_KEY", "TENSORDOCK_API_KEY")),
     "objects": Right(
         secrets=(

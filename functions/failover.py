@@ -32,7 +32,7 @@ def _announced(app: App, market: str, request: Request) -> ResponseReturnValue:
 def _noticed(app: App, request: Request) -> ResponseReturnValue:
     """A host's `notice`. Being stopped: list its market. A standby's claim: keep it. Then look at its instance."""
     notice = problem.parsed(Notice, request)
-    token = auth.bearer(request.headers.get("Authorization"))
+    token = problem.token_of_host(app, request.headers.get("Authorization"))
     now = app.clock()
     label = auth.label_of_host(token, secret=app.settings.jwt_secret, now=now)
     if label != notice.label:

@@ -6,7 +6,7 @@ import functions_framework
 from flask import Request
 from flask.typing import ResponseReturnValue
 
-from common import auth, bootstrap
+from common import bootstrap
 from common.domain.host import Heartbeat
 from common.ports import App
 from common.web import problem
@@ -21,7 +21,7 @@ def heartbeat(request: Request) -> ResponseReturnValue:
 
 def _heartbeat(app: App, request: Request) -> ResponseReturnValue:
     beat = problem.parsed(Heartbeat, request)
-    token = auth.bearer(request.headers.get("Authorization"))
+    token = problem.token_of_host(app, request.headers.get("Authorization"))
     reply, news = hosts.receive(app, beat, token, app.clock())
     if news:
         # the lifecycle looks at what the host said, and the host hears the outcome at once

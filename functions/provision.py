@@ -24,7 +24,7 @@ def provision(request: Request) -> ResponseReturnValue:
 
 def _provision(app: App, request: Request) -> ResponseReturnValue:
     call = problem.parsed(Boot, request)
-    token = auth.bearer(request.headers.get("Authorization"))
+    token = problem.token_of_host(app, request.headers.get("Authorization"))
     booted, rental = hosts.boot(app, call, token, app.clock())
     if rental and call.failed:
         lifecycle.hint(app, rental.instance_key)

@@ -37,7 +37,7 @@ from common.ports import App, Grant, Launch, ObjectStore
 from common.records import load
 from common.views import instances as view
 from common.views.instances import InstanceOut
-from common.web import slack_outbox
+from common.web import problem, slack_outbox
 from common.workflows import deploy, hosts, lifecycle, outbox
 from infra.demo.gcp.compute import ComputeSim
 from infra.demo.s3_server import S3Server
@@ -290,7 +290,8 @@ class World:
         if not (home / "token").exists():  # a standby that is started again has its disk
             try:
                 call = Boot(label=effect.label, boot_id="0123456789abcdef", up_for_s=0.0)
-                booted, _ = hosts.boot(self.app, call, effect.env["DUMONT_BOOTSTRAP"], self.now)
+                token = problem.token_of_host(self.app, f"Bearer {effect.env['DUMONT_BOOTSTRAP']}")
+                booted, _ = hosts.boot(self.app, call, token, self.now)
             except NotFound:
                 return
             assert booted
@@ -379,6 +380,7 @@ class Control:
         if machine is None or machine.cut:
             raise Unanswered("cut")
         try:
+            token = problem.token_of_host(self.world.app, f"Bearer {token}")
             reply, news = hosts.receive(self.world.app, heartbeat, token, self.world.now)
             if news:
                 at_rest = lifecycle.hint(self.world.app, news.rental.instance_key, news.instance)

@@ -12,6 +12,7 @@ from common.domain.offer import Usd
 from common.domain.rental import Rental
 from common.domain.savings import hibernated
 from common.ports import App, Where, every
+from common.records import record_of
 
 HOUR = timedelta(hours=1)
 
@@ -48,7 +49,7 @@ def show(app: App, account: str, *, days: int, now: datetime) -> SavingsOut:
     booked = [
         LedgerEntry.model_validate(d.data) for d in every(app.store, "ledger", [*of_account, ("hour", ">=", since)])
     ]
-    instances = [Instance.model_validate(doc.data) for doc in every(app.store, "instances", of_account)]
+    instances = [record_of(doc, Instance) for doc in every(app.store, "instances", of_account)]
     unsettled = every(app.store, "rentals", [*of_account, ("settled", "==", False)])
     costly = {entry.instance_key for entry in booked} | {doc.data["instance_key"] for doc in unsettled}
     items = [_item(app, one, booked, since, now) for one in instances if _lived(one, since) or one.key in costly]

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from common import auth
 from common.domain.account import EMAIL, RIGHTS, ApiKey, Caller, Right, Role, User
 from common.domain.model import Model
-from common.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from common.errors import BadRequest, Forbidden, IdempotencyMismatch, NotFound, Unauthenticated
 from common.ports import App, every
 from common.records import Kept, read
 from common.web.routes import Call, Page, Route
@@ -122,6 +122,8 @@ def add_api_key(call: Call) -> ApiKeyOut:
     if made is None:
         remembered = operations.remember(call.caller.account, call.idempotency_key, mark, key.id, call.now)
         users.add_api_key(call.app, users.present(call.app, call.caller), key, remembered)
+    elif read(call.app, "api_keys", key.id, ApiKey) is None:
+        raise IdempotencyMismatch("this Idempotency-Key made a key that was revoked, or another user's; take a new one")
     return _key(key).model_copy(update={"key": text})
 
 

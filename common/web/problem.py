@@ -66,6 +66,15 @@ def invalid(error: ValidationError) -> DumontError:
     return InvalidInput("; ".join(f"{name}: {reason}" for name, reason in fields.items()), fields)
 
 
+def token_of_host(app: App, header: str | None) -> str:
+    """Of an Authorization header, as if the present secret had signed it; raises `Unauthenticated`.
+
+    A machine holds what was signed before the deployment's secret changed, and is given another only in a reply.
+    """
+    secret, before = app.settings.jwt_secret, app.settings.jwt_secret_before
+    return auth.signed_anew(auth.bearer(header), secret=secret, before=before) if before else auth.bearer(header)
+
+
 def only_the_scheduler(app: App, request: Request) -> None:
     """Raises `Unauthenticated` unless Cloud Scheduler signed the call, or, where a setting says so, the local ticker."""
     token, settings = auth.bearer(request.headers.get("Authorization")), app.settings

@@ -29,7 +29,7 @@ from common.errors import (
     UnknownGpu,
 )
 from common.ports import App, Chat, every
-from common.records import dump
+from common.records import dump, record_of
 from common.views import instances as view
 from common.views.instances import OperationOut
 from common.web import instances, market, savings, standby
@@ -317,7 +317,7 @@ def _one(work: Work) -> str:
     Only the caller's own account is looked at: another tenant's names and ids are as if they did not exist.
     """
     docs = every(work.app.store, "instances", [("account", "==", work.caller.account)])
-    owned = [Instance.model_validate(doc.data) for doc in docs]
+    owned = [record_of(doc, Instance) for doc in docs]
     wanted = work.ask.instance
     if not wanted:
         owned = [instance for instance in owned if instance.phase is not Phase.ENDED]

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from common.domain.region import regions
 from common.errors import DumontError, SettingError
 from common.ports import Store, every
 from infra.deploy import cost
-from infra.deploy.resource import Failed, Step
+from infra.deploy.resource import Failed, Found, Step
 
 deploy = typer.Typer(add_completion=False, no_args_is_help=True, help="The control plane on Google Cloud.")
 out, err = Console(), Console(stderr=True)
@@ -76,7 +76,7 @@ def destroy(
 ) -> None:
     """Delete the deployment; the data stays unless it is asked for. Refused while a machine or address may bill."""
     with _session(project, region) as session:
-        session.refuse_while_machines_bill()
+        session.refuse_to_destroy()
         what = f"everything of Dumont in {project}, WITH ALL DATA," if with_data else f"Dumont's functions in {project}"
         if not yes and typer.prompt(f"This deletes {what} type the project's name to go on") != project:
             raise SystemExit(2)
@@ -100,11 +100,12 @@ class Session:
             self.google, self._parts, functools.cache(self._app), functools.cache(self._objects)
         )
 
-    def refuse_while_machines_bill(self) -> None:
+    def refuse_to_destroy(self) -> None:
         """What was never made cannot bill. Google is asked too: an address bills on when no machine has it."""
         from infra.deploy import standing
 
         found = self.deployer.look()
+        refuse_another_region(found["database"].values(), self.google.region)
         store: Store | None = self._app().store if found["database"] else None
         if store:
             refuse_while_machines_bill(store)
@@ -130,6 +131,12 @@ class Session:
         objects = bootstrap.objects_of(self._settings)
         self.google.at_close(objects.close)
         return objects
+
+
+def refuse_another_region(databases: Iterable[Found], region: str) -> None:
+    """What is the project's would go, and the functions and schedules stay where they are: raises `Failed`."""
+    for location in {database.spec["location"] for database in databases} - {region}:
+        raise Failed(f"the deployment is in {location}, and in {region} there is none: say --region {location}")
 
 
 def refuse_while_machines_bill(store: Store) -> None:
@@ -161,17 +168,21 @@ def hosts(env: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def credentials() -> Any:
-    """The service account key that GCP_CREDENTIALS names, else what gcloud left; raises `SettingError`."""
+    """The service account's key that GCP_CREDENTIALS is or names, else what gcloud left; raises `SettingError`."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.oauth2.service_account import Credentials
 
+    from common.adapters.gcp.keys import DEFAULT_CREDENTIALS, key_of
+    from infra.deploy.google import HOSTS
+
     scopes = ["https://www.googleapis.com/auth/cloud-platform"]
     try:
-        if path := os.environ.get("GCP_CREDENTIALS"):
-            return Credentials.from_service_account_file(path, scopes=scopes)  # type: ignore[no-untyped-call]
-        return google.auth.default(scopes=scopes)[0]
-    except (GoogleAuthError, OSError, ValueError) as error:
+        key = key_of(os.environ.get("GCP_CREDENTIALS") or DEFAULT_CREDENTIALS, HOSTS["compute"])
+        if isinstance(key, str):
+            return google.auth.default(scopes=scopes)[0]
+        return Credentials.from_service_account_info(key, scopes=scopes)  # type: ignore[no-untyped-call]
+    except (GoogleAuthError, OSError, ValueError, SettingError) as error:
         raise SettingError(
             f"no Google credentials: {error}. Set GCP_CREDENTIALS to a service account's key file, or run: "
             "gcloud auth application-default login"

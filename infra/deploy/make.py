@@ -111,14 +111,14 @@ def deployer(google: Google, parts: Parts, app: Callable[[], App], objects: Call
 
 def kinds(google: Google, parts: Parts, app: Callable[[], App], objects: Callable[[], S3]) -> list[Kind]:
     """In the order in which they are made."""
-    secrets, databases = Secrets(google, parts.secret_values), Databases(google)
+    secrets, databases, accounts = Secrets(google, parts.secret_values), Databases(google), Accounts(google)
     return [
         Apis(google, APIS),
-        Accounts(google),
+        accounts,
         secrets,
         databases,
         Buckets(google),
-        Roles(google),
+        Roles(google, accounts),
         Readers(google),
         Firewalls(google),
         Indexes(google),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import secrets as chance
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,9 @@ from infra.deploy.resource import Failed, Found, Pending, Sort, Spec
 
 PREFIX = "dumont-"
 LABELS = {"managed-by": "dumont"}
+TITLES = ("Dumont function ", "Dumont's ")
+"""How an account's title begins that is ours: it takes no labels, and whoever deploys may call his own account
+`dumont-deployer`."""
 READER = "roles/secretmanager.secretAccessor"
 POLICY_VERSION = 3
 """The oldest that keeps other people's conditions."""
@@ -21,6 +25,8 @@ NEW_VERSION = "new"
 """The version that an apply will add."""
 DRAWN = ("JWT_SECRET",)
 """Secrets that only this deployment knows: drawn when nobody gives one."""
+BEFORE = {"JWT_SECRET": "JWT_SECRET_BEFORE"}
+"""Under which name the value before is kept when another is given: machines that run hold what it signed."""
 
 
 class Apis:
@@ -49,7 +55,7 @@ class Apis:
 
 
 class Accounts:
-    """Service accounts, by the part before the @."""
+    """Service accounts of ours, by the part before the @."""
 
     sort = Sort("account", api="iam")
 
@@ -58,14 +64,15 @@ class Accounts:
 
     def present(self) -> dict[str, Found]:
         rows = self._google.pages("iam", self._path, "accounts", pageSize="100")
-        names = {row["email"].partition("@")[0]: row for row in rows}
-        return {
-            name: Found({"title": row.get("displayName", "")}) for name, row in names.items() if name.startswith(PREFIX)
-        }
+        titles = {row["email"].partition("@")[0]: row.get("displayName", "") for row in rows}
+        ours = {name: title for name, title in titles.items() if name.startswith(PREFIX) and title.startswith(TITLES)}
+        return {name: Found({"title": title}) for name, title in ours.items()}
 
     def create(self, name: str, spec: Spec) -> None:
+        """One that is there by that name is only not known as ours: it gets its title back."""
         body = {"accountId": name, "serviceAccount": {"displayName": spec["title"]}}
-        unless_there(lambda: self._google.write("POST", "iam", self._path, body))
+        if unless_there(lambda: self._google.write("POST", "iam", self._path, body)) is None:
+            self.change(name, spec, Found({}))
 
     def change(self, name: str, spec: Spec, found: Found) -> None:
         body = {"serviceAccount": {"displayName": spec["title"]}, "updateMask": "displayName"}
@@ -81,30 +88,37 @@ class Roles:
 
     sort = Sort("role", api="cloudresourcemanager")
 
-    def __init__(self, google: Google) -> None:
+    def __init__(self, google: Google, accounts: Accounts) -> None:
         self._policy = Policy(google, "cloudresourcemanager", f"/v1/projects/{google.project}")
-        self._ours = f"@{google.project}.iam.gserviceaccount.com"
+        self._accounts, self._domain = accounts, email(google.project, "").lstrip("@")
 
     def present(self) -> dict[str, Found]:
-        bindings = self._policy.read().get("bindings", [])
-        ours = {row["role"]: self._of_ours(row["members"]) for row in bindings if "condition" not in row}
+        is_ours = self._judge()
+        bindings = [row for row in self._policy.read().get("bindings", []) if "condition" not in row]
+        ours = {row["role"]: sorted(filter(is_ours, row["members"])) for row in bindings}
         return {role: Found({"members": members}) for role, members in ours.items() if members}
 
     def create(self, name: str, spec: Spec) -> None:
-        self._policy.set(name, spec["members"], self._is_ours)
+        self._policy.set(name, spec["members"], self._judge())
 
     def change(self, name: str, spec: Spec, found: Found) -> None:
         self.create(name, spec)
 
     def delete(self, name: str, found: Found) -> None:
-        self._policy.set(name, [], self._is_ours)
+        self._policy.set(name, [], self._judge())
 
-    def _of_ours(self, members: Iterable[str]) -> list[str]:
-        return sorted(member for member in members if self._is_ours(member))
+    def _judge(self) -> Callable[[str], bool]:
+        """Is a member ours? The accounts are looked at once, and only when one could be: IAM may not be on yet."""
+        known = functools.cache(self._accounts.present)
 
-    def _is_ours(self, member: str) -> bool:
-        """Also one whose account was deleted, which Google lists as `deleted:serviceAccount:...?uid=`."""
-        return f"serviceAccount:{PREFIX}" in member and self._ours in member
+        def is_ours(member: str) -> bool:
+            """Also one whose account was deleted, which Google lists as `deleted:serviceAccount:...?uid=`."""
+            kind, _, address = member.rpartition("serviceAccount:")
+            name, _, domain = address.partition("@")
+            could_be = name.startswith(PREFIX) and domain.startswith(self._domain)
+            return could_be and (kind == "deleted:" or name in known())
+
+        return is_ours
 
 
 class Secrets:
@@ -123,30 +137,47 @@ class Secrets:
         return {name: self._found(name) for name in names}
 
     def create(self, name: str, spec: Spec) -> None:
-        body = {"replication": {"automatic": {}}, "labels": LABELS}
-        unless_there(lambda: self._google.write("POST", "secretmanager", self._path, body, secretId=name))
-        self._add(name)
+        self._make(name)
+        self._add(name, self._value(name))
 
     def change(self, name: str, spec: Spec, found: Found) -> None:
-        self._add(name)
+        """The value before goes first: killed in between, the next apply finds everything as it was."""
+        if name in BEFORE and (kept := self._newest(name)):
+            self._make(BEFORE[name])
+            self._add(BEFORE[name], kept[1])
+        self._add(name, self._value(name))
 
     def delete(self, name: str, found: Found) -> None:
         unless_gone(lambda: self._google.write("DELETE", "secretmanager", f"{self._path}/{name}"))
 
     def _found(self, name: str) -> Found:
         """With the newest version's number: a function is given that one, so that a new value is a new revision."""
-        kept = self._google.read("secretmanager", f"{self._path}/{name}/versions/latest:access")
+        kept = self._newest(name)
         if kept is None:
             return Found({"value": "missing"}, handle=NEW_VERSION)
-        value = base64.b64decode(kept["payload"]["data"]).decode()
+        version, value = kept
         if self._values.get(name, value) == value:
-            return Found({"value": "current"}, handle=kept["name"].rpartition("/")[2])
+            return Found({"value": "current"}, handle=version)
         return Found({"value": "outdated"}, handle=NEW_VERSION)
 
-    def _add(self, name: str) -> None:
+    def _newest(self, name: str) -> tuple[str, str] | None:
+        """Its newest version's number and value."""
+        kept = self._google.read("secretmanager", f"{self._path}/{name}/versions/latest:access")
+        if kept is None:
+            return None
+        return kept["name"].rpartition("/")[2], base64.b64decode(kept["payload"]["data"]).decode()
+
+    def _value(self, name: str) -> str:
         value = self._values.get(name) or (chance.token_hex(32) if name in DRAWN else None)
         if value is None:
             raise Failed(f"secret {name} has no value yet: set {name} in the environment and apply again")
+        return value
+
+    def _make(self, name: str) -> None:
+        body = {"replication": {"automatic": {}}, "labels": LABELS}
+        unless_there(lambda: self._google.write("POST", "secretmanager", self._path, body, secretId=name))
+
+    def _add(self, name: str, value: str) -> None:
         body = {"payload": {"data": base64.b64encode(value.encode()).decode()}}
         self._google.write("POST", "secretmanager", f"{self._path}/{name}:addVersion", body)
 

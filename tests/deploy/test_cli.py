@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_a_wrong_setting_stops_before_anything_is_made(
     assert not google.writes
 
 
+def test_the_key_itself_is_taken_as_the_path_of_its_file_is(google: GoogleSim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCP_CREDENTIALS", Path(os.environ["GCP_CREDENTIALS"]).read_text())
+
+    shown = CliRunner().invoke(deploy, ["plan", *WHERE])
+
+    assert shown.exit_code == 0, shown.output
+
+
+def test_a_broken_key_is_refused_and_not_shown(google: GoogleSim, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path(os.environ["GCP_CREDENTIALS"]).read_text()
+    for broken in (whole[:-1], whole.replace("PRIVATE KEY", "SECRET"), whole.replace("client_email", "email")):
+        monkeypatch.setenv("GCP_CREDENTIALS", broken)
+
+        shown = CliRunner().invoke(deploy, ["plan", *WHERE])
+
+        assert (shown.exit_code, "no Google credentials" in shown.output) == (2, True)
+        assert json.loads(whole)["private_key"].splitlines()[1] not in shown.output
+
+
 def test_a_deployment_is_not_destroyed_while_a_machine_may_still_bill(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "store.db"))
     store.create("rentals", "dumont-d-i1-1-aaaaaaaa", {"settled": True})
@@ -118,6 +138,17 @@ def test_a_deployment_is_not_destroyed_while_a_machine_may_still_bill(tmp_path: 
     with pytest.raises(Failed, match=r"1 machines are not settled yet .dumont-d-i1-2-bbbbbbbb"):
         refuse_while_machines_bill(store)
     store.close()
+
+
+def test_a_deployment_is_not_destroyed_from_another_region_which_would_leave_its_functions(google: GoogleSim) -> None:
+    CliRunner().invoke(deploy, ["apply", *WHERE])
+    google.calls.clear()
+
+    elsewhere = ["--project", PROJECT, "--region", "us-central1"]
+    refused = CliRunner().invoke(deploy, ["destroy", "--with-data", "--yes", *elsewhere])
+
+    assert (refused.exit_code, f"say --region {REGION}" in refused.output) == (1, True), refused.output
+    assert {path for _, path in google.writes} <= {"/token"}
 
 
 def test_a_standby_of_another_deployment_is_told_and_left(google: GoogleSim) -> None:

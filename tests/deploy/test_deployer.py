@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from common import bootstrap
 from common.config import Settings
 from common.topology import FUNCTIONS, RIGHTS, SCHEDULES, Function
 from infra.demo.gcp.code import DEPLOYING, ENABLED, PAUSED
+from infra.demo.gcp.project import has_role
 from infra.demo.gcp.sim import Refused, Trouble
 from infra.deploy import make
 from infra.deploy.archive import Archive
@@ -24,7 +26,7 @@ from infra.deploy.product import DELETED_AT_ONCE
 from infra.deploy.project import DRAWN
 from infra.deploy.resource import Failed, Step
 from infra.deploy.wanted import wanted
-from tests.deploy.cloud import ENV, PROJECT, Cloud, Killed, Served, built, cloud, new_cloud, served
+from tests.deploy.cloud import ENV, PROJECT, START, Cloud, Killed, Served, built, cloud, new_cloud, served
 
 __all__ = ["built", "cloud", "served"]
 
@@ -179,6 +181,21 @@ def test_a_secret_that_is_not_given_again_keeps_its_value(cloud: Cloud) -> None:
     assert len(drawn[0]) == 64
 
 
+def test_the_secret_before_is_kept_for_the_machines_that_hold_what_it_signed(cloud: Cloud) -> None:
+    cloud.apply()
+    secrets, [drawn] = cloud.sim.table("secrets"), cloud.sim.table("secrets")["JWT_SECRET"]["versions"]
+    cloud.having(env={**ENV, "JWT_SECRET": "another secret than the first"})
+
+    cloud.apply()
+
+    assert secrets["JWT_SECRET"]["versions"] == [drawn, "another secret than the first"]
+    assert secrets["JWT_SECRET_BEFORE"]["versions"] == [drawn]
+    for row in FUNCTIONS:
+        found = cloud.deployer().look()["function"][row.service].spec["secrets"]
+        assert (found["JWT_SECRET"], found["JWT_SECRET_BEFORE"]) == ("2", "1")
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "refusal"),
     [
@@ -222,6 +239,33 @@ def test_a_failed_build_is_told_and_tried_anew(cloud: Cloud) -> None:
     assert step.differences == ["failed before: the build ran out of memory"]
     cloud.apply()
 
+    assert {step.act for step in cloud.plan()} == {"keep"}
+
+
+def test_an_account_that_only_begins_like_ours_keeps_its_roles_and_stays(cloud: Cloud) -> None:
+    email, role = f"dumont-deployer@{PROJECT}.iam.gserviceaccount.com", "roles/datastore.user"
+    mine = {"role": "roles/owner", "members": [f"serviceAccount:{email}"]}
+    theirs = {"role": role, "members": [f"serviceAccount:{email}"]}
+    cloud.sim.table("accounts")[email] = {"email": email, "displayName": "deploys Dumont", "made": START - timedelta(1)}
+    cloud.sim.table("policies")["project"] = {"version": 1, "etag": "0", "bindings": [mine, theirs]}
+
+    assert not [step for step in cloud.apply() if step.act == "delete"]
+    assert {step.act for step in cloud.plan()} == {"keep"}
+    assert has_role(cloud.sim, "project", role, email)
+    cloud.destroy(with_data=True)
+
+    assert [*cloud.sim.table("accounts")] == [email]
+    assert cloud.sim.table("policies")["project"]["bindings"] == [mine, theirs]
+
+
+def test_an_account_of_ours_that_somebody_renamed_is_put_right(cloud: Cloud) -> None:
+    cloud.apply()
+    account = cloud.sim.table("accounts")[f"dumont-api@{PROJECT}.iam.gserviceaccount.com"]
+    account["displayName"] = "answers the API"
+
+    cloud.apply()
+
+    assert account["displayName"] == "Dumont function api"
     assert {step.act for step in cloud.plan()} == {"keep"}
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import get_ident
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from openapi_spec_validator import validate
 
+from common import auth
 from common.domain.account import Role
 from common.domain.instance import Instance, Phase, State
 from common.domain.outbox import Kind
@@ -19,6 +24,7 @@ from common.domain.slack import Person
 from common.domain.spec import Spec
 from common.ports import Store, Write
 from common.records import dump
+from common.topology import function
 from common.web import rest
 from common.web.rest import PARTS, application, part_of, routes, specification
 from common.workflows import outbox, slack, users
@@ -50,6 +56,23 @@ def test_a_wrong_password_and_an_unknown_address_look_the_same(world: World, adm
 
     problem(wrong, 401, "unauthenticated")
     assert wrong.json == unknown.json
+
+
+def test_passwords_are_compared_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, right = set[int](), [0], auth.hash_password(PASSWORD)
+
+    def slow(_hasher: PasswordHasher, _hash: str, _password: str) -> bool:
+        running.add(get_ident())
+        most[0] = max(most[0], len(running))
+        sleep(0.01)
+        running.discard(get_ident())
+        return True
+
+    monkeypatch.setattr(PasswordHasher, "verify", slow)
+    with ThreadPoolExecutor(function("api").concurrency) as pool:
+        assert all(pool.map(lambda _: auth.password_is_right(right, PASSWORD), range(function("api").concurrency)))
+
+    assert most == [1]
 
 
 def test_every_route_but_the_login_needs_credentials(world: World) -> None:
@@ -167,6 +190,21 @@ def test_the_same_idempotency_key_adds_one_user_and_one_api_key_only(world: Worl
     assert keys[0].json == keys[1].json
     assert Api(world, keys[1].json["key"]).get("/instances").status_code == 200
     problem(admin.post("/api-keys", {"name": "other"}, Idempotency_Key="k"), 409, "idempotency_mismatch")
+
+
+def test_an_api_key_that_was_revoked_is_not_shown_again(admin: Api) -> None:
+    made = admin.post("/api-keys", {"name": "laptop"}, Idempotency_Key="k-1").json
+    assert admin.call("DELETE", f"/api/v1/api-keys/{made['id']}").status_code == 204
+
+    problem(admin.post("/api-keys", {"name": "laptop"}, Idempotency_Key="k-1"), 409, "idempotency_mismatch")
+
+
+def test_a_colleague_with_the_same_idempotency_key_is_shown_no_key_that_opens_nothing(world: World) -> None:
+    one, other = (Api(world, key_for(world, "acme", role)) for role in (Role.ADMIN, Role.MEMBER))
+    wish = {"name": "ci", "role": "viewer"}
+    assert one.post("/api-keys", wish, Idempotency_Key="ci-1").status_code == 201
+
+    problem(other.post("/api-keys", wish, Idempotency_Key="ci-1"), 409, "idempotency_mismatch")
 
 
 class Interrupted:

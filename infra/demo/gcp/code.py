@@ -24,6 +24,11 @@ def add_code(sim: GoogleSim) -> None:
     sim.on("GET", LOCATION + "/operations/{id}", lambda ask: sim.operations[_operation(sim, ask)].shown(), api=None)
 
 
+def _there(sim: GoogleSim, ask: Ask, rows: dict[str, Any]) -> list[Any]:
+    """Everything is in one region; in another there is nothing."""
+    return list(rows.values()) if ask.names["region"] == sim.region else []
+
+
 def _operation(sim: GoogleSim, ask: Ask) -> str:
     return f"projects/{sim.project}/locations/{sim.region}/operations/{ask.names['id']}"
 
@@ -131,7 +136,7 @@ def _functions(sim: GoogleSim) -> None:
 
         return sim.slow(_begin(sim), ask.now, finish, factor=5)
 
-    sim.on("GET", path, lambda _: {"functions": list(functions.values())}, api=api)
+    sim.on("GET", path, lambda ask: {"functions": _there(sim, ask, functions)}, api=api)
     sim.on("POST", path, create, api=api)
     sim.on("PATCH", path + "/{function}", update, api=api)
     sim.on("DELETE", path + "/{function}", delete, api=api)
@@ -192,7 +197,7 @@ def _services(sim: GoogleSim) -> None:
         there(services, ask.names["service"])
         return set_policy(sim, f"service/{ask.names['service']}", ask)
 
-    sim.on("GET", path, lambda _: {"services": list(services.values())}, api=api)
+    sim.on("GET", path, lambda ask: {"services": _there(sim, ask, services)}, api=api)
     sim.on("PATCH", path + "/{service}", change, api=api)
     sim.on("GET", path + "/{service}:getIamPolicy", policy, api=api)
     sim.on("POST", path + "/{service}:setIamPolicy", set_, api=api)
@@ -233,7 +238,7 @@ def _jobs(sim: GoogleSim) -> None:
         del jobs[ask.names["job"]]
         return {}
 
-    sim.on("GET", JOBS, lambda _: {"jobs": list(jobs.values())}, api=api)
+    sim.on("GET", JOBS, lambda ask: {"jobs": _there(sim, ask, jobs)}, api=api)
     sim.on("POST", JOBS, create, api=api)
     sim.on("PATCH", JOBS + "/{job}", update, api=api)
     sim.on("POST", JOBS + "/{job}:resume", resume, api=api)
