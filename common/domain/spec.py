@@ -18,6 +18,9 @@ DEFAULT_IMAGE_GLIBC = (2, 35)
 MBIT_S_LEAST = 8.0
 """A slower line would not get one pack through within the transfer's patience."""
 
+CAP_USD_MAX = 10**9
+"""Per hour: no cap at all, and still a number that every marketplace can be told."""
+
 
 class SnapshotTerms(Model):
     """How an instance is kept: what its owner may change at any time."""
@@ -48,7 +51,7 @@ class Spec(SnapshotTerms):
     """Compressed size of the image, for the expected time to ready; None = a usual one."""
     disk_gb: int = Field(default=32, ge=8, le=16_000)
     ssh_public_key: str | None = Field(default=None, max_length=4096)
-    max_usd_per_hour: Usd | None = Field(default=None, gt=0)
+    max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=CAP_USD_MAX)
     regions: tuple[str, ...] = Field(default=(), max_length=64)
     strategy: Strategy = Strategy.COLDSTART
     idle_for_s: float | None = Field(default=None, ge=5, le=86_400)

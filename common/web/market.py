@@ -8,7 +8,7 @@ from common.domain.account import Right
 from common.domain.credit import Level, Runway
 from common.domain.model import Model
 from common.domain.offer import Usd
-from common.domain.spec import Spec, gpu_name
+from common.domain.spec import CAP_USD_MAX, Spec, gpu_name
 from common.errors import Forbidden
 from common.records import read
 from common.views import market as view
@@ -24,7 +24,7 @@ class OffersQuery(Model):
     gpu: str = Field(min_length=1, max_length=64, examples=["RTX 4090"])
     num_gpus: int = Field(default=1, ge=1, le=16)
     disk_gb: int = Field(default=32, ge=8, le=16_000)
-    max_usd_per_hour: Decimal | None = Field(default=None, gt=0)
+    max_usd_per_hour: Decimal | None = Field(default=None, gt=0, le=CAP_USD_MAX)
 
     @field_validator("gpu")
     @classmethod
