@@ -28,6 +28,8 @@ DEFAULT_RETRY_AFTER_S = 5.0
 VM_IMAGE = "ubuntu2404"
 FOLDER = "/opt/dumont"
 """Of the start-up script and its environment on the virtual machine."""
+EVERY_BOOT = "/var/lib/cloud/scripts/per-boot/dumont"
+"""What lies there is run at every boot, before `runcmd`, which is run at the first one alone."""
 SSH_PORT = 22
 
 DISK_GB_MIN, DISK_GB_STEP = 100, 50
@@ -236,15 +238,20 @@ class _Missing(MarketRefused):
 
 
 def cloud_init(launch: Launch) -> Json:
-    """The start-up script in a virtual machine: the same script and environment as in a container, run as root."""
+    """The start-up script in a virtual machine: the same script and environment as in a container, run as root.
+
+    A machine that booted before has its token: whoever reboots it finds the agent back, and the work with it.
+    """
     env = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in launch.env.items())
     start = f". {FOLDER}/env && HOME=/root nohup sh {FOLDER}/onstart.sh >{FOLDER}/log 2>&1 &"
+    again = f"#!/bin/sh\n[ ! -s {FOLDER}/token ] || {{ {start} }}\n"
     return {
         "package_update": False,
         "package_upgrade": False,
         "write_files": [
             {"path": f"{FOLDER}/env", "permissions": "0600", "content": env},
             {"path": f"{FOLDER}/onstart.sh", "permissions": "0700", "content": launch.start_script},
+            {"path": EVERY_BOOT, "permissions": "0700", "content": again},
         ],
         "runcmd": [start],
     }

@@ -10,8 +10,9 @@ AGENT_STARTS_MAX = 1000
 
 SCRIPT = r"""#!/bin/sh
 # Dumont: fetch the host bundle, check it, keep the agent running.
-clock() { cut -d' ' -f1 /proc/uptime | tr -d .; }
-up0=$(clock)
+clock() { cut -d' ' -f1 /proc/uptime | tr -d . | sed 's/^0*\(.\)/\1/'; }  # 0.08 is no octal number
+up0=$(clock) bootstrap=$DUMONT_BOOTSTRAP
+unset DUMONT_BOOTSTRAP  # not for the agent, nor for what it starts
 dir=${DUMONT_HOME:-/opt/dumont}
 mkdir -p "$dir" "${DUMONT_WORKSPACE:=/workspace}"
 cd "$dir" || exit 1
@@ -33,7 +34,7 @@ print(u.urlopen(r,timeout=20).read().decode())' "$1" "$2" "$3"; fi
 say() {
   cs=$(($(clock)-up0))
   body="{\"label\":\"$DUMONT_LABEL\",\"boot_id\":\"$boot\",\"up_for_s\":$((cs/100)).$(printf %02d $((cs%100)))$1}"
-  post "$DUMONT_URL/provision" "$body" "Authorization: Bearer $DUMONT_BOOTSTRAP"
+  post "$DUMONT_URL/provision" "$body" "Authorization: Bearer $bootstrap"
 }
 fail() { echo "dumont: $1" >&2; say ",\"failed\":\"$1\"" >/dev/null; exit 1; }
 if [ ! -s token ]; then
@@ -41,7 +42,6 @@ if [ ! -s token ]; then
   until say "" >token.new; do i=$((i+1)); [ $i -ge 20 ] && exit 1; sleep 2; done
   chmod 600 token.new && mv token.new token
 fi
-unset DUMONT_BOOTSTRAP
 libc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)
 [ -n "$libc" ] || fail "no glibc in the image"
 oldest=$(printf '%s\n' "$DUMONT_GLIBC" "$libc" | sort -V | head -n 1)

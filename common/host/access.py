@@ -10,7 +10,7 @@ def authorize(home: Path, public_key: str) -> None:
     folder = home / ".ssh"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / "authorized_keys"
-    known = file.read_text() if file.exists() else ""
+    known = file.read_text(errors="replace") if file.exists() else ""  # an image's own; comments may be anything
     if public_key not in known.splitlines():
         gap = "" if not known or known.endswith("\n") else "\n"
         with open(file, "a") as keys:

@@ -49,6 +49,8 @@ log = logging.getLogger("dumont.agent")
 BEATS_PER_START = 10**9
 LAST_SNAPSHOT_S = 1800.0
 """How long the dead man waits for work under way."""
+STOP_AGAIN_S = 300.0
+"""Between two tries of the dead man to stop this machine."""
 PAUSE_MAX_S = 60.0
 """The user's processes are held still no longer for a snapshot that is to be of one moment; then it may be torn."""
 FILLS = ("copy", "rewind")
@@ -102,6 +104,7 @@ class Agent:
     told_of_pair: tuple[object, ...] = ()
     """What the last report said of its pair that was answered."""
     dead_man: DeadMan = DeadMan.ARMED
+    stop_again_at: datetime | None = None
     is_written_down: bool = True
     """False: the disk was too full for what is remembered."""
 
@@ -433,7 +436,10 @@ class Agent:
                 self.dead_man = DeadMan.SAVING
                 self._save_what_there_is()
             case DeadMan.SAVING:
-                self.dead_man = DeadMan.STOPPED
+                self.dead_man, self.stop_again_at = DeadMan.STOPPED, now + timedelta(seconds=STOP_AGAIN_S)
+                self.stop_machine()
+            case DeadMan.STOPPED if now >= (self.stop_again_at or now):  # it runs on: nobody took its word
+                self.stop_again_at = now + timedelta(seconds=STOP_AGAIN_S)
                 self.stop_machine()
 
     def _save_what_there_is(self) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.host.owner import as_owner_of
+
 TIMEOUT_S = 1.0
 SERVERS_MAX = 4
 """Asked at one look."""
@@ -33,7 +35,8 @@ def _server(pid: int) -> Mapping[str, Any] | None:
     try:
         if b"jupyter" not in Path(f"/proc/{pid}/cmdline").read_bytes():
             return None
-        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        with as_owner_of(pid):
+            lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return None
     env = {name: os.fsdecode(value) for name, _, value in (line.partition(b"=") for line in lines)}

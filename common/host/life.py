@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +16,12 @@ from pathlib import Path
 from common.domain import life
 from common.domain.life import Key, Reading
 from common.host import jupyter, sockets
+from common.host.owner import as_owner_of
 
 SSH_PORT = 22
 SSH_SERVERS = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear"})
+SECRETIVE = SSH_SERVERS | {"ssh-agent", "gpg-agent"}
+"""They show themselves to nobody, and move nothing from disks."""
 PTS_MAJORS = range(136, 144)
 """Device numbers of pseudo-terminals (linux/Documentation/admin-guide/devices.txt)."""
 SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -119,11 +122,12 @@ def _disk(processes: Iterable[Process], missing: set[str]) -> Mapping[Key, int]:
     found = {}
     for process in processes:
         try:
-            text = Path(f"/proc/{process.pid}/io").read_text()
+            with as_owner_of(process.pid):
+                text = Path(f"/proc/{process.pid}/io").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError:
-            if process.name not in SSH_SERVERS:  # those show themselves to nobody, and move nothing from disks
+            if process.name not in SECRETIVE:
                 missing.add(life.DISK)
             continue
         counts = dict(line.split(": ") for line in text.splitlines())
@@ -147,23 +151,25 @@ def _traffic(processes: list[Process], missing: set[str]) -> tuple[Mapping[int, 
     return network, {one.inode: one.received_bytes for one in ssh}
 
 
-def _inodes(process: Process, missing: set[str]) -> Iterator[int]:
+def _inodes(process: Process, missing: set[str]) -> list[int]:
     """Of the sockets that it holds."""
     try:
-        entries = list(os.scandir(f"/proc/{process.pid}/fd"))
+        with as_owner_of(process.pid):
+            links = [_link(entry) for entry in os.scandir(f"/proc/{process.pid}/fd")]
     except (FileNotFoundError, ProcessLookupError):
-        return
+        return []
     except OSError:
-        if process.name not in SSH_SERVERS:
+        if process.name not in SECRETIVE:
             missing.add(life.NETWORK)
-        return
-    for entry in entries:
-        try:
-            match = SOCKET.match(str(Path(entry.path).readlink()))
-        except OSError:
-            continue  # closed meanwhile
-        if match:
-            yield int(match[1])
+        return []
+    return [int(match[1]) for link in links if (match := SOCKET.match(link))]
+
+
+def _link(entry: os.DirEntry[str]) -> str:
+    try:
+        return str(Path(entry.path).readlink())
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def _lease(file: Path) -> datetime | None:

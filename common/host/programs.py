@@ -32,6 +32,7 @@ WROTE_HERE = "wrote.here"
 """This standby has been the writer, and its users' processes have not been ended since."""
 NOBODY = -1
 """No process has this number."""
+SSHD_CONFIG = "sshd_config"
 SSHD_S = 10
 SSHD_AGAIN_S = 5.0
 
@@ -175,7 +176,7 @@ class GpuPrograms:
         """It leaves for a life of its own: what the user starts in it is the user's, and freezes with it."""
         if self._sshd_pid() is not None:
             return
-        config = self.home / "sshd_config"
+        config = self.home / SSHD_CONFIG
         port, keys = self.ports.ssh.gpu_port, self.keys
         try:
             config.write_text(tunnel.user_sshd_config(host="127.0.0.1", port=port, home=self.home, keys=keys))
@@ -186,11 +187,13 @@ class GpuPrograms:
             return  # tried again; until then the probe of the watchdog finds nobody, and the beats count alone
 
     def _sshd_pid(self) -> int | None:
+        """Told by the file that it was started with: after a restart of the machine another may have its number."""
         try:
             pid = int((self.home / "sshd.pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return None
-        is_it = started(pid) is not None and b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        is_it = started(pid) is not None and bytes(self.home / SSHD_CONFIG) in words
         return pid if is_it else None
 
     def _stop_sshd(self) -> None:

@@ -40,10 +40,7 @@ class HttpControl:
     """The control plane over HTTP. `http` can be swapped for a client with another transport."""
 
     def __init__(self, url: str, http: httpx.Client | None = None) -> None:
-        import httpx
-
-        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._http = http or httpx.Client(base_url=url, timeout=timeout)
+        self._http = http or _client(url)
 
     def beat(self, heartbeat: Heartbeat, token: str) -> Reply:
         import httpx
@@ -64,6 +61,17 @@ class HttpControl:
             self._http.post("/failover", json={"label": label, "reason": reason}, headers=_headers(token), timeout=2.0)
         except httpx.HTTPError:
             return
+
+
+def _client(url: str = "") -> httpx.Client:
+    """Through the proxies that the image's environment names, unless httpx can make nothing of them."""
+    import httpx
+
+    timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    try:
+        return httpx.Client(base_url=url, timeout=timeout)
+    except (ImportError, ValueError, httpx.InvalidURL):  # of SOCKS, or what NO_PROXY may hold
+        return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
 
 
 def _code_of(answer: httpx.Response) -> str | None:
@@ -87,7 +95,8 @@ def stop_machine() -> None:
         return
     url = f"{os.environ.get('VAST_URL', 'https://console.vast.ai')}/api/v0/instances/{contract}/"
     try:
-        httpx.put(url, json={"state": "stopped"}, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT_S)
+        with _client() as http:
+            http.put(url, json={"state": "stopped"}, headers={"Authorization": f"Bearer {key}"})
     except httpx.HTTPError:
         return
 

@@ -71,7 +71,7 @@ def is_system_service(cgroup: str) -> bool:
 
 def _cgroup(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cgroup").read_text()
+        return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     except OSError:
         return ""
 
@@ -80,7 +80,8 @@ def _parents() -> Iterator[tuple[int, int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+                # the kernel cuts a name at 15 bytes, in the middle of a letter too
+                after_name = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
             yield int(entry.name), int(after_name[1])

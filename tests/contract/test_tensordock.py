@@ -238,6 +238,25 @@ def test_what_cloud_init_writes_is_started_by_a_real_shell(tmp_path: Path) -> No
     assert (tmp_path / "done").read_text() == "it's /root\n"
 
 
+def test_a_machine_that_is_rebooted_starts_its_agent_again_and_one_that_boots_first_only_once(tmp_path: Path) -> None:
+    launch = Launch(label="l", image="i", disk_gb=8, env={"A": "1"}, start_script='echo "$A" "$HOME" >>"$1/done"\n')
+    for file in cloud_init(launch)["write_files"]:
+        content = file["content"].replace("/opt/dumont", f"{tmp_path}/opt/dumont")
+        place = tmp_path / Path(file["path"]).relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content.replace("onstart.sh ", f"onstart.sh {tmp_path} "))
+    scripts = list((tmp_path / "var/lib/cloud/scripts/per-boot").iterdir())  # as cloud-init has it
+
+    def boots() -> str:
+        for script in scripts:
+            subprocess.run(["sh", "-c", f". {script}; wait"], check=True, timeout=10)
+        return (tmp_path / "done").read_text() if (tmp_path / "done").exists() else ""
+
+    assert boots() == ""
+    (tmp_path / "opt/dumont/token").write_text("{}")
+    assert boots() == "1 /root\n"
+
+
 def test_the_key_that_the_vendor_demands_is_a_key_that_nobody_holds(market: Market) -> None:
     market.rent()
 

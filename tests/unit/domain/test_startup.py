@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,48 @@ def test_the_script_needs_one_of_three_downloaders_only() -> None:
 
 def test_the_bootstrap_token_does_not_stay_in_the_agents_environment() -> None:
     assert script().index("unset DUMONT_BOOTSTRAP") < script().index("agent/agent $DUMONT_KIND && exit 0")
+
+
+def run_script(folder: Path, *, glibc_floor: str = "2.17", uptime: str = "12345.67") -> list[str]:
+    """What a machine that has been up for so long says with curl: each call's words, one after the other."""
+    (folder / "programs").mkdir()
+    programs = {
+        "curl": f'echo "$@" >>{folder}/calls; case "$*" in *bundle*) exit 22;; esac; echo \'{{"token":"t"}}\'',
+        "cut": f'case "$*" in */proc/uptime) echo {uptime};; *) exec {shutil.which("cut")} "$@";; esac',
+        "sleep": "exit 0",
+    }
+    for name, does in programs.items():
+        (folder / "programs" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / "programs" / name).chmod(0o755)
+    env = environment(
+        url="http://control",
+        label="dumont-d-o-1-t",
+        bootstrap="once",
+        bundle_url="http://control/bundle",
+        bundle_sha256="s",
+        probe_url="p",
+        glibc_floor=glibc_floor,
+        ssh_public_key=None,
+    )
+    places = {"DUMONT_HOME": f"{folder}/home", "DUMONT_WORKSPACE": f"{folder}/workspace", "HOME": str(folder)}
+    path = {"PATH": f"{folder}/programs:{os.environ['PATH']}"}
+    subprocess.run(["sh"], input=script().encode(), env={**path, **places, **env}, capture_output=True, timeout=60)
+    return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+
+
+def test_why_a_machine_cannot_go_on_is_said_with_the_token_that_it_has(tmp_path: Path) -> None:
+    first, failed = run_script(tmp_path, glibc_floor="99.0")
+
+    for call in (first, failed):
+        assert "Authorization: Bearer once" in call
+    assert "is older than 99.0" in failed
+
+
+def test_a_machine_that_has_just_been_started_says_so_too(tmp_path: Path) -> None:
+    """Where a container has an uptime of its own; the shell takes a number that begins with 0 for an octal one."""
+    first, *_ = run_script(tmp_path, uptime="0.08", glibc_floor="99.0")
+
+    assert '"up_for_s":0.00' in first
 
 
 def test_a_standbys_script_brings_what_it_runs_before_the_bundle_and_parses_in_a_plain_shell() -> None:

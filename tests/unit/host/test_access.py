@@ -25,3 +25,13 @@ def test_a_home_without_ssh_gets_a_private_folder(tmp_path: Path) -> None:
     authorize(tmp_path / "new", KEY)
 
     assert (tmp_path / "new" / ".ssh").stat().st_mode & 0o777 == 0o700
+
+
+def test_keys_of_an_image_whose_comments_are_of_another_encoding_are_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    keys = tmp_path / ".ssh" / "authorized_keys"
+    keys.write_bytes("ssh-rsa BBBB josé\n".encode("latin-1"))
+
+    authorize(tmp_path, KEY)
+
+    assert keys.read_bytes() == "ssh-rsa BBBB josé\n".encode("latin-1") + KEY.encode() + b"\n"

@@ -201,6 +201,22 @@ def test_a_host_that_is_cut_off_saves_what_there_is_and_then_stops_itself(host: 
     assert task["args"] == {"instance_key": "00", "prefix": "p/", "fz": None}
 
 
+def test_a_host_whose_market_does_not_stop_it_asks_again_until_it_is_heard(host: Host) -> None:
+    host.control.reply = reply(dead_man_s=600)
+    host.pass_time(61)
+    host.control.answers = False
+    host.pass_time(700)
+    assert host.stopped == 1
+
+    host.pass_time(600)
+    assert host.stopped == 3
+
+    host.control.answers = True
+    host.pass_time(600)
+    assert host.stopped == 3
+    assert len([task for task in host.tasks if task["kind"] == "snapshot"]) == 1
+
+
 def test_a_host_that_is_heard_again_before_it_stopped_goes_on_and_reports_its_snapshot(host: Host) -> None:
     host.control.reply = reply(dead_man_s=600)
     host.pass_time(61)

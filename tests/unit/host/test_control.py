@@ -31,3 +31,14 @@ def test_only_the_functions_themselves_can_say_that_there_is_no_such_rental() ->
 def test_a_404_of_whoever_stands_in_front_of_them_ends_no_agent(status: int, body: bytes) -> None:
     with pytest.raises(Unanswered):
         answered(status, body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:1"), ("NO_PROXY", "localhost,::1/128"), ("HTTPS_PROXY", "nonsense://p")],
+)
+def test_proxies_that_cannot_be_used_end_no_agent(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(Unanswered):
+        HttpControl("http://127.0.0.1:9").beat(BEAT, "token")

@@ -257,6 +257,40 @@ def test_an_answer_that_is_no_list_of_kernels_is_no_information(user: User) -> N
     assert jupyter.busy_kernels([child.pid]) is None
 
 
+IN_A_CONTAINER = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", "--")
+AS_ANOTHER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+LOOK = """
+import sys, pathlib, datetime
+from common.host.life import Life
+seen = Life(lambda: map(int, sys.argv[1:]), pathlib.Path()).read(datetime.datetime.now(datetime.UTC))
+print(len(seen.disk_bytes), len(seen.network_bytes), *seen.missing)
+"""
+
+
+def seen_by_a_containers_root(*pids: int) -> str:
+    """Of how many the disk is known, how many connections, and what is not known."""
+    words = (*IN_A_CONTAINER, sys.executable, "-c", LOOK, *map(str, pids))
+    root = Path(__file__).parents[3]
+    return subprocess.run(words, cwd=root, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is anybody")
+def test_a_containers_root_sees_what_another_users_service_does(user: User) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
+        service = user.runs(*AS_ANOTHER, "sleep", "60", stdin=connection)
+        until(lambda: Path(f"/proc/{service.pid}").stat().st_uid == 65534)
+
+        assert seen_by_a_containers_root(service.pid) == "1 1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is anybody")
+def test_an_agent_of_keys_that_shows_itself_to_nobody_keeps_no_machine_awake(user: User) -> None:
+    agent = user.runs("ssh-agent", "-D", "-a", str(user.home / "keys"), stdout=subprocess.DEVNULL)
+    until((user.home / "keys").exists)
+
+    assert seen_by_a_containers_root(agent.pid) == "0 0"
+
+
 def test_processes_that_end_while_they_are_looked_at_change_nothing(user: User) -> None:
     child = user.runs("true")
     child.wait()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from common.host.writers import is_system_service
+from common.host.writers import Processes, is_system_service
 
 SYSTEMS = {
     "systemd itself": "0::/init.scope\n",
@@ -30,3 +33,14 @@ def test_a_service_of_the_machine_is_never_frozen(who: str) -> None:
 @pytest.mark.parametrize("who", USERS)
 def test_what_the_user_runs_is_frozen(who: str) -> None:
     assert not is_system_service(USERS[who])
+
+
+def test_a_program_whose_name_the_kernel_cut_within_a_letter_is_a_process_like_any_other(tmp_path: Path) -> None:
+    script = tmp_path / "обучение_модели.sh"
+    script.write_text("#!/bin/sh\nread line\n")
+    script.chmod(0o755)
+    with subprocess.Popen([script], stdin=subprocess.PIPE) as program:
+        try:
+            assert program.pid not in Processes().users()  # for it is this one's own child
+        finally:
+            program.kill()
