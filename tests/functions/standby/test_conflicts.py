@@ -87,16 +87,8 @@ def test_a_silent_gpu_without_a_standby_gives_what_its_snapshots_lack_when_it_an
     first = world.record(id).writer or ""
     world.until(lambda: world.record(id).pointer is not None, within_s=2400)
     write(world, id, "later.txt", "after the last snapshot\n")
-    epoch, gpu = world.record(id).epoch, world.machines[first]
-    gpu.cut = True
-    world.until(lambda: states(world, id).get(first) is RentalState.HELD)
-    gpu.cut = False
 
-    world.until(lambda: world.show(id).state is State.RUNNING)
-    found = world.workspace(id) / "conflicts" / str(epoch) / "later.txt"
-    world.until(found.exists)
-
-    assert found.read_text() == "after the last snapshot\n"
+    assert brought_by_the_held_gpu(world, id) == "after the last snapshot\n"
     world.until(lambda: first not in world.machines)
     world.close()
 
@@ -108,17 +100,21 @@ def test_what_only_a_standby_that_never_took_over_has_confirmed_is_saved_by_the_
     world.until(lambda: of(world, id).pointer is not None, within_s=2400)
     write(world, id, "later.txt", "after the last snapshot\n")
     world.pass_time(5)
-    first, epoch, gpu = of(world, id).writer or "", of(world, id).epoch, world.writer(id)
-    confirmed(gpu.agent.home)
-    gpu.cut = True
-    world.until(lambda: states(world, id).get(first) is RentalState.HELD)
-    gpu.cut = False
+    confirmed(world.writer(id).agent.home)
 
+    assert brought_by_the_held_gpu(world, id) == "after the last snapshot\n"
+
+
+def brought_by_the_held_gpu(world: World, id: str) -> str:
+    """What `later.txt` holds beside the files: its GPU fell silent, was held, and answers again."""
+    epoch, gpu, label = of(world, id).epoch, world.writer(id), of(world, id).writer or ""
+    gpu.cut = True
+    world.until(lambda: states(world, id).get(label) is RentalState.HELD)
+    gpu.cut = False
     world.until(lambda: world.show(id).state is State.RUNNING)
     found = world.workspace(id) / "conflicts" / str(epoch) / "later.txt"
     world.until(found.exists)
-
-    assert found.read_text() == "after the last snapshot\n"
+    return found.read_text()
 
 
 def confirmed(home: Path) -> None:
